@@ -1,0 +1,7 @@
+"""The operators of `vae_fast`: reparameterization, the ELBO and the counter-based noise they draw.
+
+The folder stands at the top level of the repository and installs as `vae_fast.kernels`.
+"""
+
+if __name__ != "vae_fast.kernels":
+    raise ImportError(f"this folder is the package vae_fast.kernels and was imported as {__name__!r}; install vae_fast")

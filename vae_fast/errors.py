@@ -1,0 +1,16 @@
+"""What a user can cause. A command prints one of these as a single line, without a traceback, and exits with 1.
+
+Each also is the built-in error that a caller from Python expects.
+"""
+
+
+class UserError(Exception):
+    """A mistake that the message alone explains: it names the argument or file, what was expected and what came."""
+
+
+class DataError(UserError, ValueError):
+    """Images or labels that cannot be read or are not what training needs."""
+
+
+class RunError(UserError, RuntimeError):
+    """This machine, run directory or run cannot do what was asked."""
