@@ -14,3 +14,7 @@ class DataError(UserError, ValueError):
 
 class RunError(UserError, RuntimeError):
     """This machine, run directory or run cannot do what was asked."""
+
+
+class ConfigError(UserError, ValueError):
+    """A setting that no machine or file could make valid; commands exit with 2."""

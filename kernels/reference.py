@@ -1,0 +1,108 @@
+"""The formulas in plain PyTorch. This file is the specification: every fast implementation is held against it.
+
+Arithmetic is float32 for float32, float16 and bfloat16 input, and float64 as soon as one floating input is float64.
+Gradients are autograd's. Nothing is clamped: where a value overflows (exp(logvar) in float32 above 88.7) the result is
+inf, NaN goes in and comes out, and whoever trains decides what to do with such a step.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import philox
+
+LEVELS = 255  # the uint8 value k stands for the pixel k / 255
+
+
+def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if any given tensor is float64, else float32."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def reparameterize(mu: Tensor, logvar: Tensor, seed: Tensor, step: Tensor, row_offset: int, stream: int) -> Tensor:
+    """z = mu + exp(logvar / 2) * eps (Kingma and Welling: Auto-Encoding Variational Bayes, 2013, section 2.4)."""
+    dtype = compute_dtype(mu, logvar)
+    eps = philox.normals(mu.shape[:-1].numel(), mu.shape[-1], seed, step, row_offset, stream)
+    z = mu.to(dtype) + (0.5 * logvar.to(dtype)).exp() * eps.to(dtype).view(mu.shape)
+    return z.to(torch.promote_types(mu.dtype, logvar.dtype))
+
+
+def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, e^logvar) || N(0, 1)), elementwise (Kingma and Welling 2013, appendix B)."""
+    dtype = compute_dtype(mu, logvar)
+    mu, logvar = mu.to(dtype), logvar.to(dtype)
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp())
+
+
+def elbo(
+    logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, likelihood: str, log_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The two terms of the negative ELBO, each [B]: nll_b = -sum_d log p(x_bd | z_b) and kl_b."""
+    dtype = compute_dtype(logits, target, mu, logvar, log_scale)
+    logits = logits.flatten(1).to(dtype)
+    pixels = target.flatten(1).to(dtype)
+    if target.dtype == torch.uint8:
+        pixels = pixels / LEVELS
+    scale = () if log_scale is None else (log_scale.to(dtype),)
+    nll = LIKELIHOODS[likelihood](logits, pixels, *scale).sum(1)
+    return nll, kl_per_dimension(mu.to(dtype), logvar.to(dtype)).flatten(1).sum(1)
+
+
+def bernoulli(logit: Tensor, x: Tensor) -> Tensor:
+    """softplus(l) - x l, the cross entropy of x and sigmoid(l), stable for any logit."""
+    return F.binary_cross_entropy_with_logits(logit, x, reduction="none")
+
+
+def continuous_bernoulli(logit: Tensor, x: Tensor) -> Tensor:
+    """The Bernoulli's value less the log of the constant that makes it a density on [0, 1].
+
+    Loaiza-Ganem and Cunningham: The continuous Bernoulli, NeurIPS 2019. Their C(sigmoid(l)) is l / tanh(l / 2), even
+    in l and 2 at l = 0.
+    """
+    return bernoulli(logit, x) - _log_normalizer(logit)
+
+
+def _log_normalizer(logit: Tensor) -> Tensor:
+    """log(l / tanh(l / 2)): near 0, where the derivative 1/l - 1/sinh(l) cancels, by its series.
+
+    The bounds balance cancellation above them (eps / l against l / 6) with the first left-out term below
+    (0.0022 (l/2)^10).
+    """
+    near = logit.abs() < (0.05 if logit.dtype == torch.float64 else 0.5)
+    size = torch.where(near, 1.0, logit.abs())  # a where() on the input too: an inf on the branch not taken gives NaN
+    far = size.log() + torch.log1p((-size).exp()) - torch.log(-torch.expm1(-size))
+    square = torch.where(near, logit / 2, 0.0).square()
+    series = square * (1 / 3 - square * (7 / 90 - square * (62 / 2835 - square * (127 / 18900))))
+    return torch.where(near, math.log(2) + series, far)
+
+
+def gaussian(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
+    """-log N(x; mean, e^(2 log_scale)); the decoder's output is the mean."""
+    return 0.5 * ((x - mean) * (-log_scale).exp()).square() + log_scale + 0.5 * math.log(2 * math.pi)
+
+
+def discretized_logistic(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
+    """-log of a logistic's mass on the bin of width 1/255 around x; the end bins reach to infinity.
+
+    Kingma et al.: Improving Variational Inference with Inverse Autoregressive Flow, 2016, appendix; Salimans et al.:
+    PixelCNN++, 2017. The decoder's output is the mean. With a > b the bin's scaled edges, sigmoid(a) - sigmoid(b) =
+    sigmoid(a) sigmoid(-b) (1 - e^(b - a)), whose three logs are stable wherever x lies.
+    """
+    inverse = (-log_scale).exp()
+    upper = (x - mean + 0.5 / LEVELS) * inverse
+    lower = (x - mean - 0.5 / LEVELS) * inverse
+    below_upper, above_lower = F.logsigmoid(upper), F.logsigmoid(-lower)
+    inside = below_upper + above_lower + torch.log(-torch.expm1(-inverse / LEVELS))
+    return -torch.where(x <= 0, below_upper, torch.where(x >= 1, above_lower, inside))
+
+
+LIKELIHOODS: dict[str, Callable[..., Tensor]] = {
+    "bernoulli": bernoulli,
+    "continuous_bernoulli": continuous_bernoulli,
+    "gaussian": gaussian,
+    "discretized_logistic": discretized_logistic,
+}
+SCALED = ("gaussian", "discretized_logistic")

@@ -1,0 +1,171 @@
+"""Checkpoints that are either whole or not there: safetensors and JSON under a SHA-256 manifest, moved in by rename.
+
+checkpoints/step-00004680/model.safetensors      parameters, and the hyperparameters that rebuild the VAE
+                          optimizer.safetensors  the optimizer's tensors, named after their parameters
+                          state.json             counters, sums, scaler, best value
+                          manifest.json          size and SHA-256 of the three
+checkpoints/latest, best                         relative symlinks, replaced by rename
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from vae_fast.errors import RunError
+from vae_fast.model import VAE
+
+MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+METADATA_KEY = "vae_fast"  # one key only: safetensors writes several in an order that changes from process to process
+
+
+class Checkpoint(NamedTuple):
+    """What one checkpoint directory holds."""
+
+    path: Path
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(
+    checkpoints: Path, model: VAE, parameters: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+) -> Path:
+    """Write `checkpoints`/step-N, N being state["step"], and point `latest` at it.
+
+    A process killed at any moment leaves the directory whole or absent, and every earlier checkpoint as it was.
+    """
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    _sweep(checkpoints)
+    final = checkpoints / f"step-{state['step']:08d}"
+    temporary = checkpoints / f".{final.name}.tmp"
+    temporary.mkdir()
+    files = {
+        MODEL: safetensors.torch.save(_plain(parameters), {METADATA_KEY: json.dumps(model.hyperparameters)}),
+        OPTIMIZER: safetensors.torch.save(_plain(optimizer)),
+        STATE: json.dumps(state, indent=1).encode(),
+    }
+    manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    for name, data in {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}.items():
+        write_durably(temporary / name, data)
+    fsync_directory(temporary)
+    if final.exists():  # of this step, from before a resume
+        final.rename(checkpoints / f".{final.name}.old")
+    temporary.rename(final)
+    fsync_directory(checkpoints)
+    point(checkpoints / "latest", final)
+    return final
+
+
+def point(link: Path, target: Path) -> None:
+    """Make `link` a relative symlink to `target`, a sibling; it names the old or the new target at any moment."""
+    temporary = link.with_name(f".{link.name}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.name)
+    temporary.rename(link)
+    fsync_directory(link.parent)
+
+
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints and the best one."""
+    best = (checkpoints / "best").resolve()
+    for path in sorted(checkpoints.glob("step-*"))[:-keep]:
+        if path.resolve() != best:
+            path.rename(checkpoints / f".{path.name}.old")
+    _sweep(checkpoints)
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint directory's content, every byte checked against its manifest; RunError where it does not hold."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        data = {name: _verified(path / name, manifest[name]) for name in (MODEL, OPTIMIZER, STATE)}
+        return Checkpoint(
+            path, safetensors.torch.load(data[MODEL]), safetensors.torch.load(data[OPTIMIZER]), json.loads(data[STATE])
+        )
+    except OSError as error:
+        raise RunError(f"{error.filename or path}: not readable ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: not a valid checkpoint ({error or type(error).__name__})") from None
+
+
+def valid_checkpoints(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
+    """From the newest to the oldest: each checkpoint, or what is wrong with it."""
+    for path in sorted(checkpoints.glob("step-*"), reverse=True):
+        try:
+            yield read(path)
+        except RunError as error:
+            yield error
+
+
+def load(path: str | Path) -> VAE:
+    """The VAE of a run directory (its latest valid checkpoint), a checkpoint directory or a model.safetensors file.
+
+    On the CPU, float32, in eval mode. RunError names what is missing or broken.
+    """
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        found = next((c for c in valid_checkpoints(path / "checkpoints") if isinstance(c, Checkpoint)), None)
+        if found is None:
+            raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
+        path = found.path
+    elif (path / MANIFEST).is_file():
+        read(path)
+    return _load_model(path / MODEL if path.is_dir() else path)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file and wait until it is on the disk."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fsync_directory(path: Path) -> None:
+    """Wait until the directory's entries are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _load_model(file: Path) -> VAE:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            model = VAE(**json.loads(opened.metadata()[METADATA_KEY]))
+            model.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+    except OSError:
+        raise RunError(
+            f"{file}: expected a run directory, a checkpoint or a model.safetensors file, found none"
+        ) from None
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise RunError(f"{file}: not a model saved by vae_fast ({error or type(error).__name__})") from None
+    return model.eval()
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _verified(path: Path, entry: dict[str, Any]) -> bytes:
+    data = path.read_bytes()
+    if len(data) != entry["bytes"]:
+        raise ValueError(f"{path.name} has {len(data)} bytes, the manifest says {entry['bytes']}")
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise ValueError(f"{path.name} does not have the SHA-256 that the manifest states")
+    return data
+
+
+def _sweep(checkpoints: Path) -> None:
+    """Remove what killed processes left half-written or half-removed."""
+    for path in checkpoints.glob(".step-*"):
+        shutil.rmtree(path)

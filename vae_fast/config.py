@@ -1,0 +1,259 @@
+"""What a run is: one frozen, flat dataclass whose fields are the long flags and the TOML keys.
+
+Where a value comes from, later winning: the defaults below < a preset < a `--config` file < flags. The defaults are
+the recipe of pytorch/examples.
+"""
+
+import math
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from vae_fast.errors import ConfigError, RunError
+
+PRESETS = Path(__file__).parent / "presets"
+RECORDED_TABLES = ("plan", "environment")  # what a run adds to its config.toml; read past when that file is a config
+NOT_RECORDED = ("resume", "out", "dry_run")  # about one invocation, not about what the run is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train a Variational Autoencoder.
+
+    Without --data, --preset, --config and --resume the preset `digits` trains on 1,000 embedded digits.
+    """
+
+    data: str = "digits"
+    """digits (embedded), mnist, fashion-mnist, or a path: an IDX file or folder of them, .npy or .npz"""
+    data_root: str | None = None
+    """folder where mnist and fashion-mnist are looked for first"""
+    valid: int = 0
+    """hold out the last N training images to choose the best checkpoint on"""
+    test_fraction: float = 0.1
+    """of a single array without a test part: the share held out at its end; 0 for none"""
+    binarize: Literal["none", "static", "threshold", "dynamic"] = "none"
+    """pixels as they are (grey), one fixed Bernoulli sample, x >= 1/2, or a fresh sample every step"""
+
+    hidden: tuple[int, ...] = (400,)
+    """widths of the encoder's hidden layers; the decoder mirrors them"""
+    latent: int = 20
+    """latent dimensions"""
+    activation: Literal["relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh"] = "relu"
+    """between the layers"""
+
+    epochs: int = 10
+    """in total, those before a resume included"""
+    batch_size: int = 128
+    """images a step"""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """both in their fused form"""
+    lr: float = 1e-3
+    """learning rate, or the highest one under a schedule"""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: down to 0 at the last epoch's end"""
+    lr_warmup: float = 0.0
+    """epochs over which the learning rate rises linearly from 0"""
+    weight_decay: float = 0.0
+    """decoupled, for adamw"""
+    clip: float | None = None
+    """largest global gradient norm"""
+    beta: float = 1.0
+    """weight of the KL term, or the highest one under a schedule"""
+    beta_schedule: Literal["constant", "linear", "cyclical"] = "constant"
+    """linear: from 0 over --beta-warmup epochs; cyclical: --beta-cycles times from 0, flat for the second half"""
+    beta_warmup: float = 1.0
+    """epochs of the linear schedule"""
+    beta_cycles: int = 4
+    """cycles of the cyclical schedule (Fu et al. 2019)"""
+    free_bits: float = 0.0
+    """nats per latent dimension, averaged over the batch, below which its KL is not pressed (Kingma et al. 2016)"""
+
+    amp: bool = False
+    """mixed precision; the dtype is --amp-dtype"""
+    amp_dtype: Literal["auto", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the units are native, else fp16 on a GPU, else fp32; a named dtype implies --amp"""
+    compile: bool = False
+    """compile the step with torch.compile"""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """capture steps in CUDA graphs"""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N"""
+    deterministic: bool = False
+    """only deterministic algorithms, also on a GPU"""
+    seed: int = 0
+    """of the initialisation, the noise and the shuffle"""
+
+    out: str | None = None
+    """the run directory (default: runs/<UTC time>-<data>)"""
+    resume: str | None = None
+    """a run directory to continue, or auto: continue the one in --out if it has a valid checkpoint, else start it"""
+    keep: int = 3
+    """checkpoints kept besides the best one"""
+    nvtx: bool = False
+    """mark data, steps, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
+    dry_run: bool = False
+    """check settings, data, memory and the output folder, run one step, write nothing"""
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints().items():
+            object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
+        _check_ranges(self)
+
+    @classmethod
+    def from_toml(cls, path: str | Path, **overrides: Any) -> "Config":
+        """The settings of a TOML file, a run's config.toml for one, with any of them overridden."""
+        return cls(**{**read_toml(path), **overrides})
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "Config":
+        """The settings of a preset, with any of them overridden."""
+        return cls.from_toml(preset_path(name), **overrides)
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.toml holds: every setting that is part of what the run is; None is left out."""
+        return {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where the command line takes its starting values from."""
+
+    preset: str | None = None
+    """a recipe that ships with vae_fast, see below"""
+    config: str | None = None
+    """a TOML file with any of these settings; a run's config.toml runs it again"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FirstLook(Sources):
+    data: str | None = None
+    resume: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CommandLine(Config, Sources):
+    __doc__ = Config.__doc__
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """The command line's settings; a mistake in them prints what is wrong and exits with 2."""
+    import tyro
+
+    prog = "python -m vae_fast.train"
+    # The settings' starting values are known only after a first look at these few flags.
+    look, _ = tyro.cli(_FirstLook, args=arguments, prog=prog, add_help=False, return_unknown_args=True)
+    start = _CommandLine(**_starting_values(look))
+    description = f"{Config.__doc__}\n\nPresets: {', '.join(preset_names())}."
+    line = tyro.cli(_CommandLine, args=arguments, prog=prog, default=start, description=description)
+    if "--no-amp" in arguments and line.amp_dtype != "auto":
+        raise ConfigError(f"--no-amp: contradicts amp_dtype = {line.amp_dtype!r}, which implies --amp")
+    return Config(**{f.name: getattr(line, f.name) for f in fields(Config)})
+
+
+def resumed_directory(resume: str, out: str | None) -> Path | None:
+    """The run directory that `--resume` continues; None when `auto` finds no run there yet."""
+    if resume != "auto":
+        if not (Path(resume) / "config.toml").is_file():
+            raise RunError(f"--resume: expected a run directory, but {resume} holds no config.toml")
+        return Path(resume)
+    if out is None:
+        raise ConfigError("--resume auto: needs --out, the run directory to continue or start")
+    return Path(out) if (Path(out) / "config.toml").is_file() else None
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def preset_path(name: str) -> Path:
+    if name not in preset_names():
+        raise ConfigError(f"preset: expected one of {', '.join(preset_names())}, got {name!r}")
+    return PRESETS / f"{name}.toml"
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The settings in a TOML file, checked for unknown keys."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from None
+    settings = {key: value for key, value in table.items() if key not in RECORDED_TABLES}
+    for key in settings:
+        if key not in _hints():
+            raise ConfigError(f"{path}: unknown key {key!r}{_suggestion(key)}")
+    try:
+        Config(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return settings
+
+
+def _starting_values(look: _FirstLook) -> dict[str, Any]:
+    directory = resumed_directory(look.resume, look.out) if look.resume is not None else None
+    if directory is not None:
+        if look.preset or look.config:
+            raise ConfigError("--resume: takes its settings from the run's config.toml, not from --preset or --config")
+        return read_toml(directory / "config.toml")
+    nothing_chosen = not (look.data or look.preset or look.config or look.resume)
+    preset = "digits" if nothing_chosen else look.preset
+    values = read_toml(preset_path(preset)) if preset else {}
+    return values | (read_toml(look.config) if look.config else {})
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Config)
+
+
+def _suggestion(key: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(key, _hints(), n=1)
+    return f"; perhaps {close[0]!r} is meant" if close else f"; the keys are {', '.join(_hints())}"
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value if it has the field's type, after the harmless conversions of a path, a list and an int."""
+    from typeguard import TypeCheckError, check_type
+
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and hint is float:
+        value = float(value)
+    members = value if isinstance(value, tuple) else (value,)
+    try:
+        if hint is not bool and any(isinstance(member, bool) for member in members):
+            raise TypeCheckError("a bool is not accepted")
+        return check_type(value, hint)
+    except TypeCheckError:
+        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise ConfigError(f"{name}: expected {expected}, got {value!r}") from None
+
+
+def _check_ranges(c: Config) -> None:
+    def check(name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"{name}: expected {expected}, got {getattr(c, name)!r}")
+
+    for name in ("latent", "epochs", "batch_size", "beta_cycles", "keep"):
+        check(name, getattr(c, name) >= 1, "at least 1")
+    for name in ("valid", "lr_warmup", "weight_decay", "beta", "free_bits"):
+        check(name, 0 <= getattr(c, name) < math.inf, "a finite number, 0 or more")
+    for name in ("lr", "beta_warmup"):
+        check(name, 0 < getattr(c, name) < math.inf, "a finite number above 0")
+    check("clip", c.clip is None or 0 < c.clip < math.inf, "a finite number above 0")
+    check("hidden", all(width >= 1 for width in c.hidden), "positive widths")
+    check("test_fraction", 0 <= c.test_fraction < 1, "a number in [0, 1)")
+    check("seed", 0 <= c.seed < 2**63, "0 <= seed < 2^63")
+    check("weight_decay", c.weight_decay == 0 or c.optimizer == "adamw", "0 with optimizer 'adam' (use 'adamw')")
+    check("lr_warmup", c.lr_warmup <= c.epochs, f"at most the {c.epochs} epochs of the run")
+    check("data", c.data != "", "a name or path")

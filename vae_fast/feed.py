@@ -1,0 +1,49 @@
+"""Which images a step sees: a shuffle that is a pure function of (seed, epoch), over images resident on the device.
+
+No worker processes, no state: any step of any epoch can be asked for directly, which is what makes a resume exact.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vae_fast.errors import DataError
+from vae_fast.kernels import random_bits
+
+STREAM = 4
+
+
+def shuffled(count: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
+    """A permutation of range(count), int64 [count]: the images sorted by 63 random bits each, ties by index."""
+    bits = random_bits(count, 2, seed, epoch, stream=STREAM, device=device)
+    return torch.argsort(bits[:, 0] << 31 | bits[:, 1] >> 1, stable=True)
+
+
+class Feed:
+    """The indices of each training batch. The last incomplete batch of an epoch is left out (`left_out` images).
+
+    Args:
+        count: the number of training images.
+        batch_size: images a step, at most `count`.
+        seed: of the shuffle.
+        device: where the indices go: the images' device.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+        if batch_size > count:
+            raise DataError(f"batch_size: expected at most the {count} training images, got {batch_size}")
+        self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.count // self.batch_size
+
+    @property
+    def left_out(self) -> int:
+        return self.count % self.batch_size
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """Indices int64 [batch_size] of every batch of `epoch`, from the epoch's step `start` on."""
+        order = shuffled(self.count, self.seed, epoch, self.device)
+        yield from order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)[start:]

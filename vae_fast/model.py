@@ -1,0 +1,148 @@
+"""The network: an MLP encoder, an MLP decoder, and the VAE that joins them by the reparameterization.
+
+x -> encoder -> mu, logvar -> z = mu + exp(logvar / 2) eps -> decoder -> logits
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae_fast.kernels import reparameterize
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class VAEOutput(NamedTuple):
+    """One pass through the VAE: logits [B, *input_shape]; mu, logvar and z [B, Z]."""
+
+    logits: Tensor
+    mu: Tensor
+    logvar: Tensor
+    z: Tensor
+
+
+class Encoder(nn.Module):
+    """[B, D] pixels in [0, 1] -> stats [B, 2 Z]: the posterior's mean, then its log variance."""
+
+    def __init__(self, widths: Sequence[int], latent: int, activation: str) -> None:
+        super().__init__()
+        self.hidden = _mlp(widths, activation)
+        self.stats = nn.Linear(widths[-1], 2 * latent)  # one product for both halves
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        stats: Tensor = self.stats(self.hidden(pixels))
+        return stats
+
+
+class Decoder(nn.Module):
+    """[B, Z] latents -> [B, D] logits."""
+
+    def __init__(self, widths: Sequence[int], pixels: int, activation: str) -> None:
+        super().__init__()
+        self.hidden = _mlp(widths, activation)
+        self.logits = nn.Linear(widths[-1], pixels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.hidden(z))
+        return logits
+
+
+class VAE(nn.Module):
+    """A Variational Autoencoder with a Gaussian posterior and MLPs of any depth; the decoder mirrors the encoder.
+
+    Args:
+        input_shape: of one image, (C, H, W) or any other.
+        hidden: widths of the encoder's hidden layers; () for a linear encoder and decoder.
+        latent: the number Z of latent dimensions.
+        activation: one of `ACTIVATIONS`.
+
+    Parameters are initialised as nn.Linear does (Kaiming uniform) from torch's global generator; the defaults
+    (784-400-20-400-784) have 652,824 of them.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] = (1, 28, 28),
+        hidden: Sequence[int] = (400,),
+        latent: int = 20,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        for name, sizes in (("input_shape", input_shape), ("hidden", hidden), ("latent", (latent,))):
+            if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+                raise ValueError(f"{name}: expected positive integers, got {sizes!r}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.input_shape, self.hidden, self.latent, self.activation = (
+            tuple(input_shape),
+            tuple(hidden),
+            latent,
+            activation,
+        )
+        self.encoder = Encoder((self.pixels, *hidden), latent, activation)
+        self.decoder = Decoder((latent, *reversed(hidden)), self.pixels, activation)
+
+    @property
+    def pixels(self) -> int:
+        """The number D of values in one image."""
+        return prod(self.input_shape)
+
+    @property
+    def widths(self) -> str:
+        """The network at a glance: 784-400-20-400-784."""
+        return "-".join(map(str, (self.pixels, *self.hidden, self.latent, *reversed(self.hidden), self.pixels)))
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What `VAE(**hyperparameters)` needs to build the same network."""
+        return {
+            "input_shape": list(self.input_shape),
+            "hidden": list(self.hidden),
+            "latent": self.latent,
+            "activation": self.activation,
+        }
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D], uint8 (k is k / 255) or float in [0, 1]."""
+        mu, logvar = self.encoder(self._normalise(x)).chunk(2, dim=-1)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits [B, *input_shape] of latents [B, Z]."""
+        logits: Tensor = self.decoder(z)
+        return logits.view(-1, *self.input_shape)
+
+    def forward(
+        self, x: Tensor, seed: int | Tensor, step: int | Tensor, *, row_offset: int = 0, stream: int = 0
+    ) -> VAEOutput:
+        """Encode, draw z with the noise of (seed, step, row_offset, stream), decode: see `reparameterize`."""
+        mu, logvar = self.encode(x)
+        z = reparameterize(mu, logvar, seed, step, row_offset=row_offset, stream=stream)
+        return VAEOutput(self.decode(z), mu, logvar, z)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if x.shape[1:] not in (self.input_shape, (self.pixels,)):
+            raise ValueError(
+                f"x: expected [B, {', '.join(map(str, self.input_shape))}] or [B, {self.pixels}], got {list(x.shape)}"
+            )
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise TypeError(f"x: expected uint8 or a floating dtype, got {x.dtype}")
+        pixels = x.flatten(1).to(self.encoder.stats.weight.dtype)
+        return pixels / 255 if x.dtype == torch.uint8 else pixels
+
+
+def _mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
+    layers = [(nn.Linear(n, m), ACTIVATIONS[activation]()) for n, m in pairwise(widths)]
+    return nn.Sequential(*(module for pair in layers for module in pair))

@@ -1,0 +1,58 @@
+"""How pixels are treated: grey as they are, or binarized. Results of different treatments are never put side by side.
+
+Binarized pixels stay uint8, 0 or 255, so that everything downstream still reads k as k / 255.
+"""
+
+import torch
+from torch import Tensor
+
+from vae_fast.kernels import random_bits
+
+STREAM = 3
+TRAIN_SAMPLE, TEST_SAMPLE, VALID_SAMPLE = 0, 1, 2  # the `step` of the static samples, so that they draw apart
+TREATMENTS = {  # how results say what the pixels were
+    "none": "grey pixels",
+    "static": "one static Bernoulli sample of the pixels",
+    "threshold": "thresholded pixels",
+    "dynamic": "dynamically binarized pixels",
+}
+CHUNK = 2048  # images binarized at a time: bounds the memory that their random bits take
+
+
+def bernoulli_sample(pixels: Tensor, seed: int | Tensor, step: int | Tensor, row_offset: int = 0) -> Tensor:
+    """Binary images, uint8 0 or 255, each pixel on with the probability that its grey value states.
+
+    `pixels` is [B, D], uint8 (k stands for k / 255) or float; the draw is a pure function of (seed, step, row, column).
+    """
+    rows, columns = pixels.shape
+    bits = random_bits(rows, columns, seed, step, row_offset=row_offset, stream=STREAM, device=pixels.device)
+    levels = 255 if pixels.dtype == torch.uint8 else 1
+    # u < p with u = (bits >> 8) 2^-24; the doubles hold both sides exactly
+    return ((bits >> 8).double() * levels < pixels.double() * 2**24).to(torch.uint8) * 255
+
+
+def treat(pixels: Tensor, treatment: str, sample: int) -> Tensor:
+    """Images [N, D] as `--binarize` wants them before training starts: "none", "static" or "threshold".
+
+    The static sample has seed 0 whatever the run's seed, so that all runs share one data set.
+    """
+    if treatment == "none":
+        return pixels
+    if treatment == "threshold":
+        half = 128 if pixels.dtype == torch.uint8 else 0.5
+        return (pixels >= half).to(torch.uint8) * 255
+    parts = pixels.split(CHUNK)
+    return torch.cat([bernoulli_sample(part, 0, sample, CHUNK * i) for i, part in enumerate(parts)])
+
+
+def mean_entropy(pixels: Tensor) -> float:
+    """H(x) of grey pixels [N, D], averaged over the images, in nats: the lowest nll that any decoder can reach.
+
+    H(x) = -sum_d (x_d log x_d + (1 - x_d) log(1 - x_d)).
+    """
+    scale = 255 if pixels.dtype == torch.uint8 else 1
+    total = 0.0
+    for part in pixels.split(CHUNK):
+        x = part.double() / scale
+        total -= (torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).sum().item()
+    return total / len(pixels)

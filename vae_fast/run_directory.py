@@ -1,0 +1,133 @@
+"""A run's files: config.toml, metrics.jsonl, checkpoints/ and pictures/ in one directory."""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from vae_fast import checkpoint
+from vae_fast.config import Config, read_toml, resumed_directory
+from vae_fast.errors import ConfigError, RunError
+
+MAY_CHANGE = {"epochs", "data_root", "device", "keep", "nvtx"}  # on a resume; all else is what the run is
+
+
+class RunDirectory:
+    """One run on the disk.
+
+    Attributes:
+        path: the directory itself.
+        recorded: config.toml's tables, empty before `begin`.
+    """
+
+    def __init__(self, path: Path, recorded: dict[str, Any]) -> None:
+        self.path, self.recorded = path, recorded
+
+    @classmethod
+    def open(cls, config: Config) -> "RunDirectory":
+        """The directory to start or go on in. Nothing is written; RunError if it holds a run that is not to resume."""
+        if config.resume is not None:
+            directory = resumed_directory(config.resume, config.out)
+            if directory is not None:
+                return cls._resumed(directory, config)
+        path = Path(config.out) if config.out is not None else _fresh_path(config.data)
+        held = next((name for name in ("config.toml", "metrics.jsonl", "checkpoints") if (path / name).exists()), None)
+        if held is not None:
+            raise RunError(f"--out: {path} already holds a run ({held}); continue it with --resume {path}")
+        _require_writable(path)
+        return cls(path, {})
+
+    @classmethod
+    def _resumed(cls, path: Path, config: Config) -> "RunDirectory":
+        before = Config(**read_toml(path / "config.toml"))
+        for name in {**before.recorded(), **config.recorded()}.keys() - MAY_CHANGE:
+            old, new = getattr(before, name), getattr(config, name)
+            if old != new:
+                raise ConfigError(f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}")
+        _require_writable(path)
+        return cls(path, tomllib.loads((path / "config.toml").read_text(encoding="utf-8")))
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def begin(self, config: Config, plan: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Write config.toml: the settings, the plan, and what the numbers depend on besides."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.recorded = {**config.recorded(), "plan": plan, "environment": environment}
+        _replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of the epochs so far; a last line that a killed process left incomplete is read past."""
+        if not self.metrics_file.exists():
+            return []
+        records = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def cut_metrics(self, epoch: int) -> list[dict[str, Any]]:
+        """Keep the records up to `epoch`, those that the checkpoint resumed from has seen."""
+        kept = [record for record in self.metrics() if record["epoch"] <= epoch]
+        if self.metrics_file.exists():
+            _replace(self.metrics_file, _lines(kept))
+        return kept
+
+    def latest_checkpoint(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+        """The newest valid checkpoint, and a warning for each newer one that was skipped."""
+        warnings: list[str] = []
+        for found in checkpoint.valid_checkpoints(self.checkpoints):
+            if isinstance(found, checkpoint.Checkpoint):
+                return found, warnings
+            warnings.append(f"skipped an invalid checkpoint: {found}")
+        return None, warnings
+
+
+def _fresh_path(data: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(data).stem) or "data"
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}"
+    candidates = [Path("runs", stamp), *(Path("runs", f"{stamp}-{n}") for n in range(2, 100))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _require_writable(path: Path) -> None:
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise RunError(f"--out: {existing} is a file, expected a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"--out: {existing} is not writable")
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    checkpoint.write_durably(temporary, data)
+    temporary.replace(path)
+    checkpoint.fsync_directory(path.parent)

@@ -1,0 +1,54 @@
+"""The images of one run: read, binarized if asked for, and divided into training, validation and test."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae_fast.config import Config
+from vae_fast.data import load_splits
+from vae_fast.errors import DataError
+from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, TREATMENTS, VALID_SAMPLE, treat
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Images [N, C, H, W] on the host, uint8 or float32; None where there are none."""
+
+    train: Tensor
+    valid: Tensor | None
+    test: Tensor | None
+
+    @property
+    def image_shape(self) -> torch.Size:
+        return self.train.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.train, self.valid, self.test) if part is not None)
+
+
+def prepare(config: Config, say: Callable[[str], None]) -> Splits:
+    """What `config` trains and is evaluated on. With dynamic binarization the held-out parts are one static sample."""
+    train_images, test_images = load_splits(config.data, config.data_root, test_fraction=config.test_fraction)
+    train, valid = train_images.pixels, None
+    if config.valid:
+        if config.valid >= len(train):
+            raise DataError(f"valid: expected fewer than the {len(train)} training images, got {config.valid}")
+        train, valid = train[: -config.valid], train[-config.valid :]
+    held_out = "static" if config.binarize == "dynamic" else config.binarize
+    splits = Splits(
+        train if config.binarize == "dynamic" else _treated(train, config.binarize, TRAIN_SAMPLE),
+        None if valid is None else _treated(valid, held_out, VALID_SAMPLE),
+        None if test_images is None else _treated(test_images.pixels, held_out, TEST_SAMPLE),
+    )
+    parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
+    counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+    shape = " x ".join(map(str, splits.image_shape))
+    say(f"data: {train_images.name}, {shape}, {counts} images; {TREATMENTS[config.binarize]}, {train_images.note}")
+    return splits
+
+
+def _treated(images: Tensor, treatment: str, sample: int) -> Tensor:
+    return treat(images.flatten(1), treatment, sample).view_as(images)

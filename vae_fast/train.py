@@ -1,0 +1,309 @@
+"""Train a VAE: data, epochs, evaluation, checkpoints, signals. `python -m vae_fast.train --help`
+
+One batch's way: `splits` reads the images, `feed` says which of them a step sees, `engine` gathers, trains and counts.
+This module strings the epochs together and writes what the run leaves behind.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_fast import checkpoint, pictures
+from vae_fast.config import Config, parse
+from vae_fast.engine import Engine, evaluate
+from vae_fast.errors import ConfigError, RunError, UserError
+from vae_fast.feed import Feed
+from vae_fast.model import VAE
+from vae_fast.pixels import TREATMENTS, mean_entropy
+from vae_fast.plan import Plan, environment, make_plan, recorded_plan, require_memory
+from vae_fast.profiling import ranges
+from vae_fast.progress import Printer, epoch_line
+from vae_fast.run_directory import RunDirectory
+from vae_fast.splits import Splits, prepare
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `fit` returns: the run directory, the trained model, and the records of metrics.jsonl, one per epoch."""
+
+    directory: Path
+    model: VAE
+    metrics: list[dict[str, Any]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended the run; its state is saved."""
+
+    def __init__(self, number: int, directory: Path) -> None:
+        super().__init__(f"{signal.Signals(number).name}: saved; go on with --resume {directory}")
+        self.number = number
+
+
+def fit(config: Config) -> Run:
+    """Train as `config` says, printing progress; what the command line calls.
+
+    Raises:
+        ConfigError, DataError, RunError: what the user can mend; the message says how.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    printer = Printer()
+    directory = RunDirectory.open(config)
+    plan = _choose_plan(config, directory, printer)
+    training = Training(config, plan, prepare(config, printer.line), directory, printer)
+    if config.dry_run:
+        training.rehearse()
+    else:
+        training.begin()
+        training.run()
+        training.finish()
+    return Run(directory.path, training.model, training.metrics)
+
+
+class Training:
+    """One run under way: its parts, and what it has recorded so far."""
+
+    def __init__(self, config: Config, plan: Plan, splits: Splits, directory: RunDirectory, printer: Printer) -> None:
+        self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
+        device = plan.torch_device
+        torch.use_deterministic_algorithms(config.deterministic)
+        self.feed = Feed(len(splits.train), config.batch_size, config.seed, device)
+        require_memory(splits.nbytes, config, splits.image_shape.numel(), device)
+        self.model = _new_model(config, splits.image_shape).to(device)
+        self.engine = Engine(self.model, _resident(splits.train, device), config, plan, self.feed.steps_per_epoch)
+        self.held_out = {  # by the name under which metrics report them
+            name: _resident(part, device)
+            for name, part in (("valid", splits.valid), ("test", splits.test))
+            if part is not None
+        }
+        self.metrics: list[dict[str, Any]] = []
+        self.epoch = 0  # completed
+        self.best: float | None = None
+        self.range = ranges(config.nvtx)
+        self._describe()
+
+    def rehearse(self) -> None:
+        """One step and one evaluation, and nothing written."""
+        self.engine.warm_up()
+        self.engine.step(next(self.feed.batches(1)))
+        loss = self.engine.finish_epoch()["train_loss"]
+        self.printer.line(f"dry run: one step done, loss {loss:.2f}; the run would go to {self.directory.path}")
+
+    def begin(self) -> None:
+        """Take up the state to resume from, if there is one; write config.toml; compile."""
+        found, warnings = self.directory.latest_checkpoint() if self.config.resume else (None, [])
+        for warning in warnings:
+            self.printer.line(f"warning: {warning}")
+        if warnings and found is None and self.config.resume != "auto":
+            raise RunError(f"--resume: {self.directory.path} holds no valid checkpoint")
+        if found is not None:
+            self._take_up(found)
+        self.metrics = self.directory.cut_metrics(self.epoch)
+        self.directory.begin(self.config, self.plan.recorded(), environment(self.plan.torch_device))
+        began = time.perf_counter()
+        self.engine.warm_up()
+        if self.plan.compile:
+            self.printer.line(f"compiled in {time.perf_counter() - began:.1f} s")
+
+    def run(self) -> None:
+        """The epochs that are left. A signal saves at the step boundary and raises Interrupted."""
+        with _signals() as received:
+            while self.epoch < self.config.epochs:
+                record = self._train_epoch(self.epoch + 1, received)
+                with self.range("evaluation"):
+                    record |= self._evaluate()
+                self._close_epoch(record)
+
+    def finish(self) -> None:
+        """Pictures and the summary."""
+        folder = self.directory.pictures
+        folder.mkdir(exist_ok=True)
+        shape = self.splits.image_shape
+        shown = self.held_out.get("test", self.engine.images)[: pictures.MOST_RECONSTRUCTIONS]
+        pictures.save_reconstructions(self.model, shown.unflatten(1, shape), folder / "reconstructions.png")
+        pictures.save_samples(self.model, self.config.seed, shape, folder / "samples.png")
+        pictures.save_loss_curve(self.metrics, TREATMENTS[self.config.binarize], folder / "loss.png")
+        for line in self._summary():
+            self.printer.line(line)
+
+    def _train_epoch(self, epoch: int, received: list[int]) -> dict[str, Any]:
+        """The steps of an epoch from where the run stands: its record, the evaluation's part still missing."""
+        total = self.feed.steps_per_epoch
+        done = self.engine.step_number - (epoch - 1) * total
+        began = time.perf_counter()
+        batches = self.printer.steps(self.feed.batches(epoch, done), f"epoch {epoch}", total, done)
+        for rows in batches:
+            if received:
+                self._save(self.epoch)
+                raise Interrupted(received[0], self.directory.path)
+            with self.range("step"):
+                self.engine.step(rows)
+        averages = self.engine.finish_epoch()  # waits for the device, so the clock is read after it
+        seconds = time.perf_counter() - began
+        images = (total - done) * self.config.batch_size
+        return {
+            "epoch": epoch,
+            "step": self.engine.step_number,
+            "seconds": seconds,
+            "images_per_second": images / seconds if images else None,
+            **averages,
+            "lr": self.engine.learning_rate,
+            "beta": self.engine.beta,
+        }
+
+    def _evaluate(self) -> dict[str, float | None]:
+        """test_* (null where no images are held out for it) and, with --valid, valid_*."""
+        record: dict[str, float | None] = dict.fromkeys(("test_loss", "test_nll", "test_kl"))
+        for name, images in self.held_out.items():
+            for key, value in evaluate(self.model, images, self.config.seed).items():
+                record[f"{name}_{key}"] = value
+        return _finite(record)
+
+    def _close_epoch(self, record: dict[str, Any]) -> None:
+        """Record the epoch, then save it: in this order, so that a resume never lacks a record."""
+        self.epoch = record["epoch"]
+        self.metrics.append(record)
+        self.directory.append_metrics(record)
+        self.printer.line(epoch_line(record, self.config.epochs))
+        self.engine.stop_if_diverged()
+        if self.engine.is_skipping:  # what is saved is to be good: the checkpoints before serve
+            self.printer.line(f"warning: no checkpoint after epoch {self.epoch}: its last steps were skipped")
+            return
+        judged = record.get("valid_loss", record["test_loss"])
+        is_best = judged is not None and (self.best is None or judged < self.best)
+        if is_best:
+            self.best = judged
+        path = self._save(self.epoch)
+        if is_best:
+            checkpoint.point(self.directory.checkpoints / "best", path)
+        checkpoint.prune(self.directory.checkpoints, self.config.keep)
+
+    def _save(self, epoch: int) -> Path:
+        parameters, optimizer, counters = self.engine.state()
+        state = {**counters, "epoch": epoch, "best": self.best}
+        with self.range("checkpoint"):
+            return checkpoint.save(self.directory.checkpoints, self.model, parameters, optimizer, state)
+
+    def _take_up(self, found: checkpoint.Checkpoint) -> None:
+        self.engine.load_state(found.parameters, found.optimizer, found.state)
+        self.epoch, self.best = found.state["epoch"], found.state["best"]
+        self.printer.line(f"resumed from {found.path} (step {found.state['step']}, {self.epoch} epochs done)")
+        if self.epoch > self.config.epochs:
+            raise RunError(f"--epochs: {self.directory.path} has done {self.epoch} already, got {self.config.epochs}")
+        now, before = environment(self.plan.torch_device), self.directory.recorded.get("environment", {})
+        for key, value in before.items():
+            if now.get(key) != value:
+                self.printer.line(
+                    f"warning: not bit-exact with the start of the run: {key} was {value}, is {now.get(key)}"
+                )
+
+    def _describe(self) -> None:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.printer.line(f"model: {self.model.widths}, {parameters:,} parameters")
+        left_out = f"; {self.feed.left_out} images of each epoch are left out" if self.feed.left_out else ""
+        self.printer.line(f"feed: {self.feed.steps_per_epoch} steps of {self.config.batch_size} an epoch{left_out}")
+
+    def _summary(self) -> Iterator[str]:
+        last = self.metrics[-1] if self.metrics else {}
+        treatment = TREATMENTS[self.config.binarize]
+        if last.get("test_loss") is not None:
+            entropy = ""
+            if self.config.binarize == "none":
+                entropy = f", nll - H(x) {last['test_nll'] - mean_entropy(self.held_out['test']):.2f}"
+            yield f"test loss: {last['test_loss']:.2f} nats per image after {last['epoch']} epochs ({treatment}){entropy}"
+        path = self.directory.path
+        yield f"run          {path}"
+        yield f"metrics      {self.directory.metrics_file}"
+        yield f"checkpoint   {path / 'checkpoints' / 'latest'}" + (f" (best loss {self.best:.2f})" if self.best else "")
+        for name in ("reconstructions", "samples", "loss"):
+            yield f"picture      {path / 'pictures' / name}.png"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Exit codes: 0 done, 1 this machine, file or run, 2 the settings, 130 and 143 after signals."""
+    try:
+        fit(parse(sys.argv[1:] if arguments is None else arguments))
+    except Interrupted as interruption:
+        return _fail(str(interruption), 128 + interruption.number)
+    except KeyboardInterrupt:
+        return _fail("SIGINT: stopped before the first step, or twice: not saved", 130)
+    except UserError as error:
+        return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
+    except torch.OutOfMemoryError as error:
+        return _fail(f"error: out of memory: {str(error).splitlines()[0]}", 1)
+    except OSError as error:
+        return _fail(f"error: {error.filename or 'the machine'}: {error.strerror or error}", 1)
+    return 0
+
+
+def _fail(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def _choose_plan(config: Config, directory: RunDirectory, printer: Printer) -> Plan:
+    """The plan, printed part by part with its reason; on a resume the one that the run began with."""
+    before = directory.recorded
+    if "plan" in before and before.get("device") == config.device:
+        plan = recorded_plan(before["plan"])
+        reasons = dict.fromkeys(plan.recorded(), "as the run began")
+    else:
+        plan, reasons = make_plan(config)
+    for name, value in plan.recorded().items():
+        shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
+    return plan
+
+
+def _new_model(config: Config, input_shape: Sequence[int]) -> VAE:
+    """A VAE initialised on the CPU from the seed alone, whatever the device and the global generator's state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return VAE(input_shape, config.hidden, config.latent, config.activation)
+
+
+def _resident(images: Tensor, device: torch.device) -> Tensor:
+    """[N, C, H, W] on the host -> [N, D] on the device."""
+    return images.flatten(1).to(device)
+
+
+def _finite(record: dict[str, float | None]) -> dict[str, float | None]:
+    """JSON has no NaN or infinity: null stands for them."""
+    return {key: value if value is not None and abs(value) < float("inf") else None for key, value in record.items()}
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one takes its usual course."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: object) -> None:
+        received.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
