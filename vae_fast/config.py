@@ -221,7 +221,7 @@ def _suggestion(key: str) -> str:
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """The value if it has the field's type, after the harmless conversions of a path, a list and an int."""
-    from typeguard import TypeCheckError, check_type
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -233,7 +233,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     try:
         if hint is not bool and any(isinstance(member, bool) for member in members):
             raise TypeCheckError("a bool is not accepted")
-        return check_type(value, hint)
+        return check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError:
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
         raise ConfigError(f"{name}: expected {expected}, got {value!r}") from None

@@ -1,0 +1,229 @@
+"""Images to train on: a set known by name (digits, mnist, fashion-mnist) or a user's own file, checked before any use.
+
+Everything that could spoil a run later is found here, once: a wrong dtype or shape, a value outside [0, 1], NaN, labels
+that do not match. Each is a `DataError` that names the file, the first offender and what to do about it. Pixels stay
+uint8 where they can, one byte each; k stands for k/255.
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vae_fast import catalogue, readers
+from vae_fast.errors import DataError
+from vae_fast.readers import Source
+
+_CHUNK = 1 << 18  # pixels looked at together: the fp64 copies stay in the cache
+_TOLERANCE = 1e-6  # how near to k/255 a float pixel must be to count as one
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A checked set of images.
+
+    pixels: [N, C, H, W], contiguous; uint8 (k stands for k/255) or float32 in [0, 1].
+    labels: int64 [N], or None where the file has none.
+    name: a short name for titles. note: how the pixels are kept, and why.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor | None
+    name: str
+    note: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def load_images(
+    data: str | os.PathLike[str],
+    split: Literal["train", "test"] = "train",
+    root: str | os.PathLike[str] | None = None,
+    *,
+    test_fraction: float = 0.1,
+) -> Images:
+    """Load one part of a data set.
+
+    data: "digits" (embedded), "mnist", "fashion-mnist", or the path of an IDX file (plain or gzipped), a `.npy`, a
+        `.npz` with the members `train` and optionally `test`, `train_labels` and `test_labels`, or a folder of IDX
+        files with MNIST's names. Images are [N, H, W], [N, C, H, W] or [N, D] (which becomes [N, 1, 1, D]); uint8, or
+        floats in [0, 1], kept as uint8 if every one is k/255 within 1e-6, else as float32.
+    root: where to look first for mnist and fashion-mnist; then come the folder that the environment variable
+        VAE_FAST_DATA names, the user's cache, and the system's folders. If none has it, it is downloaded.
+    test_fraction: how much of the end of a set without a test part is held out as one; 0 for none.
+
+    Raises `DataError` (a `ValueError`) for all that is wrong with the arguments or the file.
+    """
+    if split not in ("train", "test"):
+        raise DataError(f"split: expected 'train' or 'test', got {split!r}")
+    train, test = load_splits(data, root, test_fraction=test_fraction)
+    if split == "train":
+        return train
+    if test is None:
+        raise DataError(f"{data}: has no test part; give it one, or hold one out with a test_fraction above 0")
+    return test
+
+
+def load_splits(
+    data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, test_fraction: float = 0.1
+) -> tuple[Images, Images | None]:
+    """Load the training and the test part of a data set, as `load_images` does; no test part is None."""
+    if not 0 <= test_fraction < 1:
+        raise DataError(f"test_fraction: expected at least 0 and less than 1, got {test_fraction!r}")
+    name, sources = _open(data, root)
+    as_uint8 = _check(sources)
+    train = _images(sources, "train", name, as_uint8)
+    if "test" in sources:
+        return train, _images(sources, "test", name, as_uint8)
+    if test_fraction == 0:
+        return train, None
+    return _hold_out(train, test_fraction, sources["train"].where)
+
+
+def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> tuple[str, dict[str, Source]]:
+    """A name for titles, and the arrays."""
+    if isinstance(data, str) and data in catalogue.NAMES:
+        return data, catalogue.read_known(data, root)
+    path = Path(os.path.expanduser(data))
+    if not data or not os.path.exists(path):
+        near = difflib.get_close_matches(str(data), catalogue.NAMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"{data}: no such file or folder, and not one of {', '.join(catalogue.NAMES)}{hint}")
+    name = path.resolve().name
+    return name if path.is_dir() else Path(name.removesuffix(".gz")).stem, readers.read(path)
+
+
+def _images(sources: Mapping[str, Source], part: str, name: str, as_uint8: bool) -> Images:
+    array, labels = sources[part].array, sources.get(f"{part}_labels")
+    if array.dtype == np.uint8:
+        pixels, note = np.require(array, requirements=["C", "W", "E"]), "uint8"  # copies a map, not an array
+    elif as_uint8:
+        pixels, note = _to_uint8(array), "float pixels stored as uint8: every value is a multiple of 1/255"
+    else:
+        pixels, note = np.require(array, np.float32, ["C", "W", "E"]), "float32 (not multiples of 1/255)"
+    shape = {2: (1, 1), 3: (1,), 4: ()}[array.ndim] + array.shape[1:]
+    return Images(
+        pixels=torch.from_numpy(pixels).view(len(array), *shape),
+        labels=None if labels is None else torch.from_numpy(labels.array.astype(np.int64)),
+        name=name,
+        note=note,
+    )
+
+
+def _to_uint8(array: NDArray[Any]) -> NDArray[Any]:
+    pixels = np.empty(array.shape, np.uint8)
+    for start, chunk in _chunks(array):
+        pixels[start : start + len(chunk)] = np.rint(chunk.astype(np.float64) * 255)
+    return pixels
+
+
+def _hold_out(images: Images, fraction: float, where: str) -> tuple[Images, Images]:
+    """Split off the last images, as views."""
+    count = len(images) - round(len(images) * fraction)
+    if not 0 < count < len(images):
+        raise DataError(
+            f"{where}: holding out {fraction:g} of {len(images)} images leaves one part empty; "
+            f"choose another test_fraction (0 for no test part)"
+        )
+    pixels, labels = images.pixels, images.labels
+    return (
+        replace(images, pixels=pixels[:count], labels=None if labels is None else labels[:count]),
+        replace(images, pixels=pixels[count:], labels=None if labels is None else labels[count:]),
+    )
+
+
+def _check(sources: Mapping[str, Source]) -> bool:
+    """Raise `DataError` for what is wrong with a data set; else say whether its float pixels can be kept as uint8."""
+    parts = [part for part in ("train", "test") if part in sources]
+    if "test_labels" in sources and "test" not in parts:
+        raise DataError(
+            f"{sources['test_labels'].where}: labels of test images that are missing; add them or remove it"
+        )
+    for part in parts:
+        _check_kind(sources[part])
+        if labels := sources.get(f"{part}_labels"):
+            _check_labels(labels, sources[part])
+    train, last = sources["train"], sources[parts[-1]]
+    if train.array.shape[1:] != last.array.shape[1:]:
+        raise DataError(
+            f"{last.where}: test images are {list(last.array.shape[1:])}, training images "
+            f"{list(train.array.shape[1:])}; expected the same shape"
+        )
+    if train.array.dtype == np.uint8 and train.array.max() == 1:
+        raise DataError(f"{train.where}: its largest pixel is 1, but a uint8 white is 255; multiply the pixels by 255")
+    floats = [sources[part] for part in parts if sources[part].array.dtype.kind == "f"]
+    gridded = [_check_floats(source) for source in floats]  # every part, also behind one that is not
+    as_uint8 = all(gridded)
+    if not as_uint8 and len(floats) < len(parts):
+        raise DataError(
+            f"{floats[0].where}: its float pixels are not multiples of 1/255, and the other part of the set is uint8; "
+            f"store both parts alike"
+        )
+    return as_uint8
+
+
+def _check_kind(source: Source) -> None:
+    """The dtype and shape of images."""
+    array, where = source
+    if array.dtype != np.uint8 and array.dtype.name not in ("float16", "float32", "float64"):
+        advice = "multiply by 255 and convert to uint8" if array.dtype == np.bool_ else "convert to uint8 or float32"
+        raise DataError(f"{where}: dtype {array.dtype}: expected uint8, or floats in [0, 1]; {advice}")
+    shape = list(array.shape)
+    if array.ndim < 2:
+        raise DataError(f"{where}: shape {shape}: expected images as [N, H, W], [N, C, H, W] or [N, D]")
+    if array.ndim == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > 4:
+        raise DataError(
+            f"{where}: shape {shape}: its channels seem to come last; expected [N, C, H, W]: use "
+            f"numpy.moveaxis(images, -1, 1)"
+        )
+
+
+def _check_labels(labels: Source, images: Source) -> None:
+    array, where = labels
+    if array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64):
+        raise DataError(f"{where}: dtype {array.dtype}: expected integer labels; convert to int64")
+    if array.shape != (len(images.array),):
+        raise DataError(
+            f"{where}: shape {list(array.shape)}: expected [{len(images.array)}], one label for each image of "
+            f"{images.where}"
+        )
+
+
+def _check_floats(source: Source) -> bool:
+    """Raise for a pixel that is NaN, infinite or outside [0, 1]; else say whether every pixel is k/255."""
+    gridded = True
+    for start, chunk in _chunks(source.array):
+        with np.errstate(invalid="ignore"):  # a NaN gets its own error below, not NumPy's warning
+            pixels = chunk.astype(np.float64)
+            inside = (pixels >= 0) & (pixels <= 1)
+        if not inside.all():
+            first = np.argwhere(~inside)[0]
+            value = float(pixels[tuple(first)])
+            first[0] += start
+            raise DataError(f"{source.where}: image {first[0]}: pixel {first.tolist()} is {_fault(value)}")
+        gridded = gridded and bool((np.abs(pixels - np.rint(pixels * 255) / 255) <= _TOLERANCE).all())
+    return gridded
+
+
+def _fault(value: float) -> str:
+    if math.isnan(value):
+        return "NaN: expected a number in [0, 1]; repair or drop the image"
+    if math.isinf(value):
+        return f"infinite ({value}): expected a number in [0, 1]; repair or drop the image"
+    advice = "rescale the pixels, for instance (x + 1) / 2 from [-1, 1]" if value < 0 else "divide by the largest value"
+    return f"{value:g}, outside [0, 1]; {advice}"
+
+
+def _chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Runs of whole images, each with the index of its first, so that working copies stay small."""
+    step = max(1, _CHUNK // math.prod(array.shape[1:]))
+    for start in range(0, len(array), step):
+        yield start, array[start : start + step]
