@@ -1,0 +1,205 @@
+"""The step: what it learns, counts, skips and repeats, eager and compiled."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vae_fast as vf
+from vae_fast.engine import MOST_SKIPS_IN_A_ROW, Engine, HostCopy, evaluate, learning_rate_at
+from vae_fast.errors import RunError
+from vae_fast.objective import objective
+from vae_fast.pixels import bernoulli_sample
+from vae_fast.plan import make_plan
+
+ROWS = torch.arange(32)
+
+
+def images() -> Tensor:
+    return vf.load_images("digits").pixels[:64].flatten(1)
+
+
+def engine(data: Tensor | None = None, **settings: Any) -> Engine:
+    config = vf.Config(**{"hidden": (16,), "latent": 4, "device": "cpu", "batch_size": 32, **settings})
+    torch.manual_seed(0)
+    model = vf.VAE(hidden=config.hidden, latent=config.latent)
+    return Engine(model, images() if data is None else data, config, make_plan(config)[0], steps_per_epoch=10)
+
+
+def parameters(e: Engine) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in e.model.parameters()])
+
+
+def test_a_step_is_the_textbook_step() -> None:
+    """Against the VAE written out: forward, elbo_loss, backward, Adam; two steps, so that the noise has moved on."""
+    e, twin = engine(clip=1.0), engine().model
+    optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
+    for step in range(2):
+        out = twin(images()[:32], 0, step)
+        loss = vf.elbo_loss(out.logits, images()[:32], out.mu, out.logvar).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        optimizer.step()
+        e.step(ROWS)
+    # Adam divides by the root of its second moment: where a gradient is near zero, rounding moves a step by up to lr
+    expected = torch.cat([p.detach().flatten() for p in twin.parameters()])
+    torch.testing.assert_close(parameters(e), expected, rtol=0, atol=2e-5)
+    assert e.finish_epoch()["train_loss"] > 100
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"compile": True, "binarize": "dynamic"},
+        {"free_bits": 0.1, "optimizer": "adamw", "weight_decay": 0.1},
+        {"amp_dtype": "bf16"},
+        {"amp_dtype": "fp16"},
+    ],
+)
+def test_loss_falls_whatever_the_settings(settings: dict[str, Any]) -> None:
+    e = engine(lr=3e-3, **settings)
+    e.warm_up()
+    averages = []
+    for _ in range(3):
+        for _ in range(20):
+            e.step(ROWS)
+        averages.append(e.finish_epoch())
+    assert averages[0]["train_loss"] > averages[1]["train_loss"] > averages[2]["train_loss"]
+    assert all(record["train_nll"] > 0 and record["train_kl"] > 0 for record in averages)
+
+
+def test_compiled_and_eager_steps_agree() -> None:
+    eager, compiled = engine(), engine(compile=True)
+    compiled.warm_up()
+    for _ in range(3):
+        eager.step(ROWS)
+        compiled.step(ROWS)
+    torch.testing.assert_close(parameters(eager), parameters(compiled), rtol=0, atol=2e-5)
+    assert eager.finish_epoch()["train_loss"] == pytest.approx(compiled.finish_epoch()["train_loss"], rel=1e-5)
+
+
+def test_warming_up_leaves_no_trace() -> None:
+    e, fresh = engine(), engine()
+    e.warm_up()
+    assert torch.equal(parameters(e), parameters(fresh))
+    assert e.state()[2] == fresh.state()[2]
+    assert all(p.grad is None for p in e.model.parameters())
+
+
+def test_averages_are_over_the_images_seen() -> None:
+    e = engine(binarize="dynamic")
+    sums = torch.zeros(2, dtype=torch.float64)
+    for step in range(2):
+        x = bernoulli_sample(images()[:32], 0, step)
+        with torch.no_grad():
+            _, nll, kl = objective(e.model(x, 0, step), x, torch.ones(()))
+        sums += torch.stack((nll.double().sum(), kl.double().sum()))
+        e.step(ROWS)
+    record = e.finish_epoch()
+    assert (record["train_nll"], record["train_kl"]) == pytest.approx((sums / 64).tolist())
+    assert record["train_loss"] == pytest.approx(record["train_nll"] + record["train_kl"])
+    assert e.finish_epoch()["train_loss"] is None  # counted anew
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip": 1.0}, {"compile": True}, {"amp_dtype": "fp16"}])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(settings: dict[str, Any]) -> None:
+    data = images() / 255
+    data[40] = float("nan")
+    e = engine(data, **settings)
+    for _ in range(8):  # under fp16 the scaler first finds its scale
+        e.step(ROWS)
+    e.finish_epoch()
+    before, optimizer = parameters(e), {k: v.clone() for k, v in e.state()[1].items()}
+    e.step(ROWS + 20)  # holds image 40
+    assert torch.equal(parameters(e), before)
+    assert all(torch.equal(v, optimizer[k]) for k, v in e.state()[1].items())
+    assert e.is_skipping
+    e.step(ROWS)
+    assert not e.is_skipping
+    assert not torch.equal(parameters(e), before)
+    record = e.finish_epoch()
+    assert record["skipped_steps"] == 1
+    assert record["train_loss"] < 1000
+    assert e.step_number == 10
+
+
+def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped() -> None:
+    e = engine()
+    with torch.no_grad():
+        e.model.encoder.stats.bias[4:] = 88.5  # e^logvar / 2 is finite, and so is every gradient; the sum of 4 is not
+    before = parameters(e)
+    e.step(ROWS)
+    assert torch.equal(parameters(e), before)
+
+
+def test_a_diverged_run_stops_within_200_steps() -> None:
+    e = engine(torch.full((64, 784), float("nan")))
+
+    def train() -> None:
+        for _ in range(200):
+            e.step(ROWS)
+
+    with pytest.raises(RunError, match=r"training diverged: .* not finite in \d+ steps in a row"):
+        train()
+    assert MOST_SKIPS_IN_A_ROW <= e.step_number <= 200
+
+
+def test_a_loaded_state_goes_on_bit_for_bit() -> None:
+    whole, first, second = engine(), engine(), engine(seed=0)
+    for _ in range(6):
+        whole.step(ROWS)
+    for _ in range(3):
+        first.step(ROWS)
+    model, optimizer, counters = first.state()
+    second.load_state({k: v.clone() for k, v in model.items()}, optimizer, counters)
+    for _ in range(3):
+        second.step(ROWS)
+    assert torch.equal(parameters(whole), parameters(second))
+    for ours, theirs in zip(whole.state()[1:], second.state()[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {0: 1e-3, 99: 1e-3}),
+        ({"lr_warmup": 1.0}, {0: 1e-4, 9: 1e-3, 50: 1e-3}),
+        ({"lr_schedule": "cosine"}, {0: 1e-3, 50: 5e-4, 100: 0}),
+        ({"lr_schedule": "cosine", "lr_warmup": 2.0}, {0: 5e-5, 19: 1e-3, 20: 1e-3, 60: 5e-4}),
+    ],
+)
+def test_schedules_of_the_learning_rate(settings: dict[str, Any], expected: dict[int, float]) -> None:
+    config = vf.Config(epochs=10, **settings)
+    assert {step: learning_rate_at(step, config, 10) for step in expected} == pytest.approx(expected)
+
+
+def test_the_step_follows_its_schedules() -> None:
+    e = engine(lr_schedule="cosine", beta_schedule="linear", beta_warmup=2.0)
+    seen = []
+    for _ in range(3):
+        e.step(ROWS)
+        seen.append((e.learning_rate, e.beta))
+    assert seen == [(learning_rate_at(s, e.config, 10), s / 20) for s in range(3)]
+
+
+def test_evaluation_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    e = engine()
+    whole = evaluate(e.model, images(), seed=0)
+    monkeypatch.setattr("vae_fast.engine.EVALUATION_BATCH", 7)
+    parts = evaluate(e.model, images(), seed=0)
+    assert whole == pytest.approx(parts, rel=1e-5)
+    assert whole["loss"] == whole["nll"] + whole["kl"]
+    assert evaluate(e.model, images(), seed=1)["nll"] != whole["nll"]
+
+
+def test_a_host_copy_is_what_was_asked_for_not_what_came_later() -> None:
+    source = torch.zeros(2)
+    copy = HostCopy(source)
+    assert copy.latest() is None
+    copy.request()
+    source += 1
+    assert copy.latest().tolist() == [0, 0]  # type: ignore[union-attr]
+    assert copy.latest() is None

@@ -1,0 +1,39 @@
+"""The shuffle and the batches it yields."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_fast.errors import DataError
+from vae_fast.feed import Feed, shuffled
+
+
+@given(count=st.integers(0, 200), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000))
+def test_the_shuffle_is_a_permutation_and_a_pure_function(count: int, seed: int, epoch: int) -> None:
+    order = shuffled(count, seed, epoch)
+    assert order.sort().values.tolist() == list(range(count))
+    assert torch.equal(order, shuffled(count, seed, epoch))
+
+
+def test_epochs_and_seeds_shuffle_apart_and_without_bias() -> None:
+    orders = torch.stack([shuffled(6, seed, epoch) for seed in range(40) for epoch in range(50)]).double()
+    # where an image lands is uniform on 0..5: mean 2.5, variance 35/12
+    assert ((orders.mean(0) - 2.5).abs() < 4.5 * (35 / 12 / len(orders)) ** 0.5).all()
+    assert len(orders.unique(dim=0)) > 600
+
+
+@given(count=st.integers(1, 60), size=st.integers(1, 60), start=st.integers(0, 60))
+def test_batches_cover_the_epoch_and_can_start_anywhere(count: int, size: int, start: int) -> None:
+    if size > count:
+        with pytest.raises(DataError, match=f"batch_size: expected at most the {count} training images, got {size}"):
+            Feed(count, size, 0)
+        return
+    feed = Feed(count, size, seed=3)
+    batches = list(feed.batches(2))
+    assert len(batches) == feed.steps_per_epoch
+    assert all(len(rows) == size for rows in batches)
+    seen = torch.cat(batches)
+    assert len(seen.unique()) == len(seen) == count - feed.left_out
+    later = list(feed.batches(2, start))
+    assert [rows.tolist() for rows in later] == [rows.tolist() for rows in batches[start:]]

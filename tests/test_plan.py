@@ -1,0 +1,83 @@
+"""What is chosen on this machine, why, and what is refused."""
+
+import pytest
+import torch
+
+import vae_fast as vf
+from vae_fast.errors import ConfigError, RunError
+from vae_fast.plan import Plan, auto_precision, environment, make_plan, recorded_plan, require_memory
+
+CPU = torch.device("cpu")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+
+
+def test_every_part_has_a_reason_and_reads_back() -> None:
+    plan, reasons = make_plan(vf.Config(device="cpu"))
+    assert plan == Plan("cpu", "fp32", compile=False, cuda_graphs=False)
+    assert reasons.keys() == plan.recorded().keys()
+    assert recorded_plan(plan.recorded()) == plan
+
+
+@no_gpu
+def test_auto_takes_the_cpu_and_says_why() -> None:
+    plan, reasons = make_plan(vf.Config())
+    assert (plan.device, reasons["device"], reasons["cuda_graphs"]) == ("cpu", "no CUDA device", "no CUDA device")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_named_dtype_implies_amp_and_is_obeyed(dtype: str) -> None:
+    assert make_plan(vf.Config(amp_dtype=dtype, device="cpu"))[0].precision == dtype  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "expected"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_amp_on_a_cpu_is_bf16_only_where_the_units_are_native(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    precision, reason = auto_precision(CPU)
+    assert precision == expected
+    assert ("AMX" in reason) or ("AVX512-BF16" in reason)
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "cuda"}, "device: cuda is not there; this machine has no CUDA devices"),
+        ({"device": "cuda:3"}, "device: cuda:3 is not there"),
+        ({"cuda_graphs": "on"}, "--cuda-graphs on: cannot be had, no CUDA device"),
+    ],
+)
+def test_an_explicit_wish_that_cannot_be_served_raises(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        make_plan(vf.Config(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["tpu", "mps", "cuda:x", ""])
+def test_a_device_that_no_machine_has_is_a_mistake_in_the_settings(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device: expected auto, cpu, cuda or cuda:N, got '{device}'"):
+        make_plan(vf.Config(device=device))
+
+
+def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(RunError, match=r"--compile: on a CPU it needs a C\+\+ compiler"):
+        make_plan(vf.Config(compile=True, device="cpu"))
+
+
+def test_memory_is_checked_before_it_is_taken() -> None:
+    require_memory(10**6, vf.Config(), 784, CPU)
+    with pytest.raises(RunError, match=r"memory: cpu has .* GiB free, the run needs about 9313\d\.\d GiB"):
+        require_memory(10**14, vf.Config(), 784, CPU)
+
+
+def test_a_plan_of_another_version_is_refused() -> None:
+    with pytest.raises(RunError, match=r"config.toml: \[plan\] is not one of this version's"):
+        recorded_plan({"device": "cpu", "speed": "warp"})
+
+
+def test_the_environment_names_what_numbers_depend_on() -> None:
+    assert environment(CPU).keys() == {"vae_fast", "python", "torch", "device", "cpu_capability", "threads"}
