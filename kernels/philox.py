@@ -37,9 +37,14 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
 
 
 def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of the 64-bit product (the int64 wraps; its bits are those of the unsigned product)."""
-    product = word * multiplier
-    return (product >> 32) & MASK, product & MASK
+    """High and low 32 bits of the 64-bit product, in halves of the multiplier so that no int64 overflows.
+
+    A product that wraps is right in eager PyTorch, but undefined in the C++ that torch.compile generates: there the
+    compiler takes it for positive, drops the mask after the shift, and other bits come out (seen with gcc 12).
+    """
+    lower = word * (multiplier & 0xFFFF)
+    upper = word * (multiplier >> 16) + (lower >> 16)
+    return upper >> 16, (upper & 0xFFFF) << 16 | lower & 0xFFFF
 
 
 def random_bits(rows: int, columns: int, seed: Tensor, step: Tensor, row_offset: int = 0, stream: int = 0) -> Tensor:

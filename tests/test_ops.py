@@ -52,6 +52,14 @@ def test_random_bits_is_a_proper_operator() -> None:
     assert torch.equal(compiled(step), philox.random_bits(6, 3, seed, step))
 
 
+@pytest.mark.parametrize(("seed", "step"), [(5, 6), (5, 0), (0, 0), (2**40, 3), (2**63 - 1, 2**32 - 1)])
+def test_the_reference_compiles_to_the_same_bits(seed: int, step: int) -> None:
+    """Through Inductor to C++, where an overflow of signed integers would be undefined."""
+    compiled = torch.compile(lambda *a: random_bits(33, 6, *a, impl="reference"), fullgraph=True)
+    arguments = (torch.tensor(seed), torch.tensor(step))
+    assert torch.equal(compiled(*arguments), philox.random_bits(33, 6, *arguments))
+
+
 def test_reparameterize_is_the_formula_with_the_specified_noise() -> None:
     mu, logvar = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     z = vf.reparameterize(mu, logvar, 11, 2, row_offset=4, stream=16)

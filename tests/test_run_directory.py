@@ -1,0 +1,79 @@
+"""A run's files: what may be written where, and what a resume may change."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vae_fast as vf
+from vae_fast.errors import ConfigError, RunError
+from vae_fast.run_directory import RunDirectory
+
+Small = Callable[..., vf.Config]
+
+
+def begun(config: vf.Config) -> RunDirectory:
+    directory = RunDirectory.open(config)
+    directory.begin(config, {"device": "cpu"}, {"torch": "2"})
+    return directory
+
+
+@pytest.mark.parametrize("held", ["config.toml", "metrics.jsonl", "checkpoints"])
+def test_a_run_is_never_written_over(small: Small, held: str) -> None:
+    path = Path(str(small().out))
+    path.mkdir()
+    (path / held).touch()
+    with pytest.raises(RunError, match=f"--out: {path} already holds a run \\({held}\\); continue it with --resume"):
+        RunDirectory.open(small())
+    assert [p.name for p in path.iterdir()] == [held]
+
+
+def test_opening_writes_nothing(small: Small) -> None:
+    assert not RunDirectory.open(small()).path.exists()
+
+
+def test_out_must_be_a_directory_to_be(small: Small, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"--out: .*file is a file, expected a directory"):
+        RunDirectory.open(small(out=str(tmp_path / "file" / "run")))
+
+
+def test_the_default_is_a_new_folder_named_by_time_and_data(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = small(out=None, data="some/my faces.npz")
+    first = begun(config).path
+    assert first.parent == Path("runs")
+    assert first.name.endswith("Z-my-faces")
+    assert RunDirectory.open(config).path != first
+
+
+def test_a_resume_may_change_only_what_the_run_is_not(small: Small) -> None:
+    path = str(begun(small()).path)
+    resumed = RunDirectory.open(small(resume=path, epochs=9, keep=1))
+    assert (str(resumed.path), resumed.recorded["plan"]) == (path, {"device": "cpu"})
+    with pytest.raises(ConfigError, match=r"latent: cannot change on a resume; .* has 4, got 5"):
+        RunDirectory.open(small(resume=path, latent=5))
+    with pytest.raises(ConfigError, match=r"clip: cannot change on a resume; .* has None, got 1.0"):
+        RunDirectory.open(small(resume="auto", clip=1.0))
+
+
+def test_resume_auto_starts_where_nothing_is(small: Small) -> None:
+    assert RunDirectory.open(small(resume="auto")).recorded == {}
+
+
+def test_metrics_are_appended_and_cut_back(small: Small) -> None:
+    directory = begun(small())
+    records = [{"epoch": n, "train_loss": 1 / n} for n in (1, 2, 3)]
+    for record in records:
+        directory.append_metrics(record)
+    assert directory.metrics() == records
+    with directory.metrics_file.open("a") as file:
+        file.write('{"epoch": 4, "tr')  # a process killed while writing
+    assert directory.metrics() == records
+    assert directory.cut_metrics(2) == records[:2]
+    assert [json.loads(line) for line in directory.metrics_file.read_text().splitlines()] == records[:2]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        directory.append_metrics({"epoch": 3, "train_loss": float("nan")})
