@@ -110,7 +110,9 @@ def reparameterize(
     seed, step = _counter("seed", seed, mu.device), _counter("step", step, mu.device)
     _check_device(mu.device, seed=seed, step=step)
     _check_impl("reparameterize", impl, ("reference",))
-    return reference.reparameterize(mu, logvar, seed, step, row_offset, stream)
+    rows, latent = mu.shape[:-1].numel(), mu.shape[-1]
+    bits = random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
+    return reference.reparameterize(mu, logvar, bits)
 
 
 def elbo_loss(

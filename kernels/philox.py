@@ -60,15 +60,14 @@ def random_bits(rows: int, columns: int, seed: Tensor, step: Tensor, row_offset:
     return torch.stack(words, dim=-1).reshape(rows, 4 * calls)[:, :columns]
 
 
-def normals(rows: int, columns: int, seed: Tensor, step: Tensor, row_offset: int = 0, stream: int = 0) -> Tensor:
-    """Standard normal noise, float64 [rows, columns], by the transform of Box and Muller (1958).
+def normals(bits: Tensor) -> Tensor:
+    """Standard normal noise, float64 of the shape of `bits` [..., an even number], by Box and Muller (1958).
 
     Words 2i and 2i + 1 give normals 2i and 2i + 1: sqrt(-2 ln u1) times cosine and sine of 2 pi u2, with
     u1 = ((r >> 8) + 1) 2^-24 in (0, 1] and u2 = (r' >> 8) 2^-24 in [0, 1). In float64, because the angle alone, rounded
     to float32, would cost up to 2e-6.
     """
-    bits = random_bits(rows, 4 * -(-columns // 4), seed, step, row_offset, stream) >> 8
-    pairs = bits.unflatten(-1, (-1, 2)).to(torch.float64)
+    pairs = (bits >> 8).unflatten(-1, (-1, 2)).to(torch.float64)
     radius = (-2 * ((pairs[..., 0] + 1) * 2.0**-24).log()).sqrt()
     angle = pairs[..., 1] * (2 * math.pi * 2.0**-24)
-    return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).flatten(-2)[:, :columns]
+    return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).flatten(-2)

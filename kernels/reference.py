@@ -22,10 +22,13 @@ def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def reparameterize(mu: Tensor, logvar: Tensor, seed: Tensor, step: Tensor, row_offset: int, stream: int) -> Tensor:
-    """z = mu + exp(logvar / 2) * eps (Kingma and Welling: Auto-Encoding Variational Bayes, 2013, section 2.4)."""
+def reparameterize(mu: Tensor, logvar: Tensor, bits: Tensor) -> Tensor:
+    """z = mu + exp(logvar / 2) * eps (Kingma and Welling: Auto-Encoding Variational Bayes, 2013, section 2.4).
+
+    `bits` are Philox's for the rows of mu: int64 [rows, Z rounded up to an even number].
+    """
     dtype = compute_dtype(mu, logvar)
-    eps = philox.normals(mu.shape[:-1].numel(), mu.shape[-1], seed, step, row_offset, stream)
+    eps = philox.normals(bits)[:, : mu.shape[-1]]
     z = mu.to(dtype) + (0.5 * logvar.to(dtype)).exp() * eps.to(dtype).view(mu.shape)
     return z.to(torch.promote_types(mu.dtype, logvar.dtype))
 
