@@ -1,6 +1,82 @@
-from setuptools import setup
+"""Builds the optional C++ operators with CMake; everything else about the package stands in pyproject.toml.
+
+They are an optimisation, so nothing that goes wrong here fails an install: the reason goes into kernels/_C_missing.txt,
+where `python -m vae_fast.env` finds it, because pip hides what a build prints.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+# The scripts of the Python that builds come first: there pip puts cmake and ninja, on the PATH or not.
+SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+class MissingError(Exception):
+    """What the library lacks to be built, in one line."""
+
+
+class BuildLibrary(build_ext):
+    def run(self):
+        folder = ROOT / "kernels" if self.inplace else Path(self.build_lib, "vae_fast", "kernels")
+        folder.mkdir(parents=True, exist_ok=True)
+        library, reason = folder / "_C.so", folder / "_C_missing.txt"
+        library.unlink(missing_ok=True)  # one of an earlier build, of other sources or for another torch
+        reason.unlink(missing_ok=True)
+        try:
+            shutil.copy(build_library(Path(self.build_temp, "cmake").resolve()), library)
+        except (MissingError, OSError) as error:
+            self.extensions = []  # nothing was built, so setuptools has nothing to look for
+            reason.write_text(f"{error}\n")
+            print(f"vae_fast goes without its C++ operators: {error}", file=sys.stderr)
+
+    def get_ext_filename(self, fullname):
+        return os.path.join(*fullname.split(".")) + ".so"  # no module of Python, so no tag of a Python version
+
+
+def build_library(folder: Path) -> Path:
+    try:
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
+    except Exception as error:  # a damaged torch may raise anything
+        raise MissingError(f"no torch ({error}); install it first, then build with --no-build-isolation") from error
+    if "CXX" not in os.environ and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise MissingError("no C++ compiler found; install g++ or clang++, or set CXX")
+    cmake, ninja = shutil.which("cmake", path=SEARCH), shutil.which("ninja", path=SEARCH)
+    if cmake is None:
+        raise MissingError("no CMake found; pip install cmake ninja")
+    shutil.rmtree(folder, ignore_errors=True)  # a cached configuration may belong to another torch or compiler
+    settings = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "VAE_FAST_TORCH_VERSION": torch.__version__,
+        "VAE_FAST_TORCH_INCLUDES": ";".join(include_paths()),
+        "VAE_FAST_TORCH_LIBRARIES": ";".join(library_paths()),
+        "VAE_FAST_CXX11_ABI": int(torch.compiled_with_cxx11_abi()),
+    }
+    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+    run(cmake, "-S", ROOT, "-B", folder, *generator, *(f"-D{name}={value}" for name, value in settings.items()))
+    run(cmake, "--build", folder)
+    return folder / "_C.so"
+
+
+def run(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    sys.stderr.write(done.stdout)
+    if done.returncode:
+        output = done.stdout
+        first_error = " ".join(output[max(output.lower().find("error"), 0) :].split())[:300]
+        raise MissingError(f"the C++ build failed: {first_error}")
+
 
 setup(
     packages=["vae_fast", "vae_fast.kernels"],
     package_dir={"vae_fast": "vae_fast", "vae_fast.kernels": "kernels"},
+    ext_modules=[Extension("vae_fast.kernels._C", sources=[])],
+    cmdclass={"build_ext": BuildLibrary},
 )

@@ -64,7 +64,9 @@ def test_a_device_that_no_machine_has_is_a_mistake_in_the_settings(device: str) 
 
 def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
-    with pytest.raises(RunError, match=r"--compile: on a CPU it needs a C\+\+ compiler"):
+    with pytest.raises(
+        RunError, match=r"--compile: on a CPU it needs a C\+\+ compiler; /no/such/compiler was not found"
+    ):
         make_plan(vf.Config(compile=True, device="cpu"))
 
 

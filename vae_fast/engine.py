@@ -5,6 +5,7 @@ skips) lives in device tensors; a step whose loss or gradient is not finite is s
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from vae_fast.model import VAE
 from vae_fast.objective import beta_at, objective
 from vae_fast.pixels import bernoulli_sample
 from vae_fast.plan import DTYPES, Plan
+
+Losses = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 EVALUATION_STREAM = 1
 EVALUATION_BATCH = 1000
@@ -45,7 +48,7 @@ class Engine:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # over the epoch: loss, nll, kl, images
         self._skips = torch.zeros(2, dtype=torch.int64, device=device)  # in the epoch, in a row
         self._watch = HostCopy(self._skips)
-        self._forward = torch.compile(self._losses, fullgraph=True, dynamic=False) if plan.compile else self._losses
+        self._forward = _compiled(self._losses) if plan.compile else self._losses
         self.optimizer = _optimizer(model, config)
         self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
 
@@ -221,6 +224,15 @@ def evaluate(model: VAE, images: Tensor, seed: int) -> dict[str, float]:
         sums += torch.stack((nll.double().sum(), kl.double().sum()))
     nll_mean, kl_mean = (sums / len(images)).tolist()
     return {"loss": nll_mean + kl_mean, "nll": nll_mean, "kl": kl_mean}
+
+
+def _compiled(function: Losses) -> Losses:
+    from torch._inductor import config  # slow to import, and only compiled runs need it
+
+    # Inductor would run the program `openssl` to name its precompiled headers, and fail where it is not installed.
+    setting = "cpp_cache_precompile_headers"
+    options = {setting: False} if hasattr(config, setting) else {}
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
 def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:

@@ -115,7 +115,7 @@ class VAE(nn.Module):
         }
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D], uint8 (k is k / 255) or float in [0, 1]."""
+        """mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D]: uint8 (k is k/255) or float in [0, 1]."""
         mu, logvar = self.encoder(self._normalise(x)).chunk(2, dim=-1)
         return mu, logvar
 

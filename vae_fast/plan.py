@@ -3,8 +3,11 @@
 import os
 import platform
 import shutil
+import sys
+import sysconfig
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,9 +80,16 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 
 
 def require_compiler(device: torch.device) -> None:
-    """torch.compile builds its CPU kernels with the machine's C++ compiler."""
-    if device.type == "cpu" and cpp_compiler() is None:
-        raise RunError("--compile: on a CPU it needs a C++ compiler (g++ or clang++, or CXX set); none was found")
+    """torch.compile builds its CPU kernels as C++ that includes Python.h."""
+    if device.type != "cpu":
+        return
+    if cpp_compiler() is None:
+        raise RunError(
+            f"--compile: on a CPU it needs a C++ compiler; {_compiler_name()} was not found (CXX names another)"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        raise RunError(f"--compile: on a CPU it needs Python's headers (python3-dev); {header} is not there")
 
 
 def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
@@ -97,9 +107,12 @@ def require_memory(images: int, config: Config, pixels: int, device: torch.devic
 
 
 def cpp_compiler() -> str | None:
-    """The path of the C++ compiler that builds would use, None without one."""
-    named = os.environ.get("CXX")
-    return next(filter(None, map(shutil.which, [named] if named else ["g++", "clang++"])), None)
+    """The path of the C++ compiler that torch.compile would use, None without it."""
+    return shutil.which(_compiler_name())
+
+
+def _compiler_name() -> str:
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -215,10 +215,10 @@ class Training:
         last = self.metrics[-1] if self.metrics else {}
         treatment = TREATMENTS[self.config.binarize]
         if last.get("test_loss") is not None:
-            entropy = ""
+            line = f"test loss after {last['epoch']} epochs: {last['test_loss']:.2f} nats per image ({treatment}"
             if self.config.binarize == "none":
-                entropy = f", nll - H(x) {last['test_nll'] - mean_entropy(self.held_out['test']):.2f}"
-            yield f"test loss: {last['test_loss']:.2f} nats per image after {last['epoch']} epochs ({treatment}){entropy}"
+                line += f"; nll - H(x) {last['test_nll'] - mean_entropy(self.held_out['test']):.2f}"
+            yield f"{line})"
         path = self.directory.path
         yield f"run          {path}"
         yield f"metrics      {self.directory.metrics_file}"

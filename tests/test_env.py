@@ -1,0 +1,66 @@
+"""`python -m vae_fast` and `python -m vae_fast.env`."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vae_fast import env
+from vae_fast.errors import RunError
+from vae_fast.kernels import library
+
+
+def test_list_of_commands_needs_no_torch() -> None:
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('vae_fast', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("train", "env"):
+        (line,) = [line for line in done.stdout.splitlines() if f"python -m vae_fast.{command} " in line]
+        assert len(line.split()) > 6, f"{command} has no description"
+
+
+def test_list_of_commands_refuses_arguments() -> None:
+    done = subprocess.run([sys.executable, "-m", "vae_fast", "train"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "python -m vae_fast.COMMAND" in done.stderr
+
+
+def test_report_names_versions_devices_and_fast_paths(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["env"])
+    env.main()
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
+    assert lines["torch"] == str(torch.__version__)
+    assert lines["Python"].endswith(".".join(map(str, sys.version_info[:3])))
+    assert {"vae_fast", "triton", "numpy", "system", "torch.compile", "Triton", "AMP"} <= lines.keys()
+
+
+def test_every_fast_path_has_a_reason() -> None:
+    paths = env.fast_paths()
+    assert f"C++ operators: {paths['C++ operators']}" == library.status()
+    assert paths["AMP"].split(":")[0] in ("bf16", "fp16", "fp32")
+    assert all(len(reason.split()) > 1 for reason in paths.values())
+
+
+def test_says_what_torch_compile_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device: torch.device) -> None:
+        raise RunError("no C++ compiler")
+
+    monkeypatch.setattr(env, "require_compiler", refuse)
+    assert env.fast_paths()["torch.compile"] == "off: no C++ compiler"
+
+
+def test_says_that_triton_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "PACKAGES", ("no-such-package",))
+    assert env.versions()["no-such-package"] == "not installed"
+    monkeypatch.setattr(env, "_package_version", lambda name: env.NOT_INSTALLED)
+    assert env._triton(torch.device("cuda")) == "off: not installed"
+
+
+def test_describes_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(name="A GPU", total_memory=80 * 2**30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
+    assert env.devices()["GPU 0"].startswith("A GPU, 80 GiB, compute capability 9.0, driver ")

@@ -1,0 +1,119 @@
+"""The C++ library is optional: whatever is wrong with it, the reference serves and one line says why."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae_fast.kernels import library, ops
+from vae_fast.plan import cpp_compiler
+
+needs_library = pytest.mark.skipif(not library.load(), reason=library.status())
+
+DRAW = """
+import sys
+from pathlib import Path
+import torch
+from vae_fast.kernels import library, ops
+
+assert not library._attempt.cache_info().currsize, "the library was loaded by an import"
+library._LIBRARY, library._REASON = Path(sys.argv[1], "_C.so"), Path(sys.argv[1], "_C_missing.txt")
+bits = ops.random_bits(3, 5, seed=1, step=2)
+assert torch.equal(bits, ops.random_bits(3, 5, seed=1, step=2, impl="reference"))
+try:
+    ops.random_bits(3, 5, seed=1, step=2, impl="cpp")
+except RuntimeError as error:
+    assert library.status() in str(error)
+print(library.status())
+"""
+
+
+def draw_in_fresh_process(folder: Path) -> tuple[str, str]:
+    """What status() says of the library in `folder` after a draw, and what the process wrote to stderr."""
+    done = subprocess.run([sys.executable, "-c", DRAW, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+def test_is_loaded_where_a_compiler_could_build_it() -> None:
+    if cpp_compiler() is None:
+        pytest.skip("no C++ compiler")
+    assert library.load()
+    assert library.status() == f"C++ operators: built with torch {torch.__version__}, loaded"
+
+
+def test_absent_library_is_silent_and_says_why_it_was_not_built(tmp_path: Path) -> None:
+    (tmp_path / "_C_missing.txt").write_text("no C++ compiler found\n")
+    assert draw_in_fresh_process(tmp_path) == ("C++ operators: not built: no C++ compiler found", "")
+
+
+@needs_library
+def test_library_of_another_torch_is_not_loaded(tmp_path: Path) -> None:
+    library_bytes = library._LIBRARY.read_bytes()
+    marker = f"built with torch {torch.__version__}".encode()
+    assert library_bytes.count(marker) == 1
+    (tmp_path / "_C.so").write_bytes(library_bytes.replace(marker, marker[:-1] + b"?"))
+    status, stderr = draw_in_fresh_process(tmp_path)
+    assert f"not loaded: built with torch {torch.__version__[:-1]}?, this is torch {torch.__version__}; " in status
+    assert stderr == status
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("truncated", "names no torch version"),
+        (f"vae_fast built with torch {torch.__version__}\0", "_C.so: "),  # what the system's loader says of it
+    ],
+)
+def test_broken_library_is_not_loaded(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "_C.so").write_text(content)
+    status, stderr = draw_in_fresh_process(tmp_path)
+    assert status.startswith("C++ operators: not loaded: ")
+    assert complaint in status
+    assert "reinstall" in status
+    assert stderr == status
+
+
+@needs_library
+@pytest.mark.parametrize(("rows", "columns"), [(1, 100_003), (40_001, 2), (333, 785)])
+def test_threads_do_not_change_the_bits(rows: int, columns: int) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = ops.random_bits(rows, columns, seed=3, step=4, impl="cpp")
+        torch.set_num_threads(3)
+        together = ops.random_bits(rows, columns, seed=3, step=4, impl="cpp")
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone, together)
+
+
+@needs_library
+def test_shares_the_thread_pool_of_torch() -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no /proc/self/maps")
+    ops.random_bits(40_000, 4, seed=0, step=0, impl="cpp")
+    runtimes = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line or "libomp" in line}
+    assert len(runtimes) <= 1
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": torch.tensor(1.0)}, "seed: expected a 0-d int64 tensor, got Float"),
+        ({"step": torch.tensor([1])}, r"step: expected a 0-d int64 tensor, got Long \[1\]"),
+        ({"rows": -1}, "rows: expected a value in"),
+        ({"columns": 2**34 + 1}, "columns: expected a value in"),
+        ({"stream": 2**32}, "stream: expected a value in"),
+    ],
+)
+def test_operator_refuses_what_it_cannot_draw(change: dict[str, object], message: str) -> None:
+    arguments = {
+        "seed": torch.tensor(1), "step": torch.tensor(2), "rows": 3, "columns": 4, "row_offset": 0, "stream": 0
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        torch.ops.vae_fast.random_bits(**arguments | change)

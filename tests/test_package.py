@@ -1,0 +1,154 @@
+"""The package as a whole: what importing it does, which way its modules depend, what an install contains."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae_fast
+from vae_fast.plan import cpp_compiler
+
+ROOT = Path(vae_fast.__file__).parents[1]
+PACKAGES = {"vae_fast": ROOT / "vae_fast", "vae_fast.kernels": ROOT / "kernels"}
+MODULES = {f"{package}.{path.stem}": path for package, folder in PACKAGES.items() for path in folder.glob("*.py")}
+
+# A module imports its own layer or lower ones. What is not named is a leaf, just above the kernels.
+LEAVES = 1
+LAYERS = {
+    **{name: 0 for name in MODULES if name.startswith("vae_fast.kernels.")},
+    **dict.fromkeys(("vae_fast.model", "vae_fast.objective"), 2),
+    **dict.fromkeys(("vae_fast.engine", "vae_fast.feed", "vae_fast.checkpoint", "vae_fast.pictures"), 3),
+    **dict.fromkeys(("vae_fast.train", "vae_fast.run_directory"), 4),
+    **dict.fromkeys(("vae_fast.__init__", "vae_fast.__main__", "vae_fast.env"), 5),
+}
+
+
+def run(
+    *command: str | Path, env: dict[str, str] | None = None, cwd: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd)
+
+
+def test_import_takes_no_action_and_needs_no_triton() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import vae_fast
+assert "torch" not in sys.modules, "import vae_fast imported torch"
+for name in vae_fast.__all__:
+    getattr(vae_fast, name)
+import torch
+assert not torch.cuda.is_initialized()
+"""
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_folder_refuses_to_be_a_package_of_its_own() -> None:
+    done = run(sys.executable, "-c", "import kernels")
+    assert done.returncode == 1
+    assert "this folder is the package vae_fast.kernels" in done.stderr.splitlines()[-1]
+
+
+def imports(module: str) -> Iterator[str]:
+    """The modules of vae_fast that a module imports, anywhere in its source."""
+    package = module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            candidates = [(alias.name, f"{alias.name}.__init__") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            candidates = [(f"{source}.{alias.name}", source, f"{source}.__init__") for alias in node.names]
+        else:
+            continue
+        found = (next((name for name in names if name in MODULES), None) for names in candidates)
+        yield from (name for name in found if name and name != "vae_fast.__init__")  # it defers all it names
+
+
+def test_imports_point_downwards_only() -> None:
+    graph = {module: set(imports(module)) for module in MODULES}
+    upwards = [
+        f"{module} imports {imported}"
+        for module in graph
+        for imported in graph[module]
+        if LAYERS.get(imported, LEAVES) > LAYERS.get(module, LEAVES)
+    ]
+    assert not upwards
+    assert len(graph["vae_fast.train"]) > 3, "the check has lost sight of the imports"
+    TopologicalSorter(graph).prepare()  # raises on a cycle
+
+
+def test_no_file_holds_two_concepts() -> None:
+    sources = [path for path in tracked_files() if path.suffix in (".py", ".cpp", ".h")]
+    lengths = {str(path): (ROOT / path).read_text(encoding="utf-8").count("\n") for path in sources}
+    assert not {path: length for path, length in lengths.items() if length > 350}
+
+
+def tracked_files() -> list[Path]:
+    """What a clone would have, and what is new and not ignored, relative to ROOT."""
+    done = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [Path(name) for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A clone, as far as building goes."""
+    for path in tracked_files():
+        (tmp_path / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / "tree" / path)
+    return tmp_path / "tree"
+
+
+def without_compiler() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")} | {"PATH": "/nowhere"}
+
+
+def build_wheel(tree: Path, env: dict[str, str] | None = None) -> zipfile.ZipFile:
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tree / "dist")
+    done = run(sys.executable, "-m", "pip", "wheel", *options, tree, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tree / "dist").iterdir()
+    return zipfile.ZipFile(wheel)
+
+
+def test_wheel_contains_vae_fast_and_nothing_else(tree: Path) -> None:
+    with build_wheel(tree) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        library = wheel.read("vae_fast/kernels/_C.so") if "vae_fast/kernels/_C.so" in names else None
+    modules = {
+        f"{package.replace('.', '/')}/{path.name}" for package in PACKAGES for path in PACKAGES[package].glob("*.py")
+    }
+    data = {str(path) for path in tracked_files() if path.parts[:1] == ("vae_fast",) and path.suffix != ".py"}
+    assert {name for name in names if "/_C" not in name} == modules | data
+    assert {"vae_fast/py.typed", "vae_fast/kernels/ops.py", "vae_fast/presets/digits.toml"} < names
+    if cpp_compiler():
+        assert library is not None
+        assert f"vae_fast built with torch {torch.__version__}\0".encode() in library
+        assert str(tree).encode() not in library
+
+
+def test_wheel_without_a_compiler_says_what_is_missing(tree: Path) -> None:
+    (tree / "kernels" / "_C.so").write_text("of an earlier build")
+    with build_wheel(tree, without_compiler()) as wheel:
+        assert "vae_fast/kernels/_C.so" not in wheel.namelist()
+        assert wheel.read("vae_fast/kernels/_C_missing.txt").startswith(b"no C++ compiler found; install g++")
+
+
+def test_failed_build_leaves_no_stale_library(tree: Path) -> None:
+    library, reason = tree / "kernels" / "_C.so", tree / "kernels" / "_C_missing.txt"
+    library.write_text("of an earlier build")
+    done = run(sys.executable, "setup.py", "build_ext", "--inplace", env=os.environ | {"CXX": "false"}, cwd=tree)
+    assert done.returncode == 0, done.stderr
+    assert not library.exists()
+    assert reason.read_text().startswith("the C++ build failed: ")

@@ -1,0 +1,30 @@
+"""`python -m vae_fast`: the list of commands."""
+
+import argparse
+import ast
+from pathlib import Path
+
+COMMANDS = ("train", "env")
+
+
+def main() -> None:
+    commands = "".join(f"\n  python -m vae_fast.{name:<6} {_summary(name)}" for name in COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="python -m vae_fast",
+        usage="python -m vae_fast.COMMAND [--help]",
+        description="Trains Variational Autoencoders as fast as the machine allows.",
+        epilog=f"commands:{commands}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()  # answers --help, and refuses everything else
+    parser.print_help()
+
+
+def _summary(command: str) -> str:
+    """The first line of the module's docstring, read from its source: importing it would import torch."""
+    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+if __name__ == "__main__":
+    main()
