@@ -1,4 +1,4 @@
-"""The C++ operators: an optional shared library beside this file, loaded when one of them is first needed.
+"""The C++ operators: an optional shared library beside this file.
 
 A library built with one torch may crash inside another, so it carries the version it was built with, and that is read
 from the file before anything of it runs. Where it is absent or does not fit, the reference implementations serve.

@@ -14,6 +14,7 @@ from . import library, philox, reference
 IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
 REDUCTIONS = ("mean", "sum", "none")
 MAX_SEED = 2**63 - 1
+HAS_LIBRARY = library.load()  # a constant, because torch.compile could not trace the loading of a file
 
 torch.library.define(
     "vae_fast::random_bits",
@@ -62,9 +63,9 @@ def random_bits(
     """
     seed_tensor, step_tensor = _counter("seed", seed, device), _counter("step", step, device)
     _check_impl("random_bits", impl, ("cpp", "reference"))
-    if impl == "cpp" and not library.load():
+    if impl == "cpp" and not HAS_LIBRARY:
         raise RuntimeError(f"impl='cpp' of random_bits is not available: {library.status()}")
-    if impl == "cpp" or (impl == "auto" and seed_tensor.device.type == "cpu" and _library_loads()):
+    if impl == "cpp" or (impl == "auto" and seed_tensor.device.type == "cpu" and HAS_LIBRARY):
         bits: Tensor = torch.ops.vae_fast.random_bits(seed_tensor, step_tensor, rows, columns, row_offset, stream)
         return bits
     return philox.random_bits(rows, columns, seed_tensor, step_tensor, row_offset, stream)
@@ -179,11 +180,6 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     _check_posterior(mu.shape[0] if mu.dim() else 0, mu, logvar)
     _check_device(mu.device, logvar=logvar)
     return reference.kl_per_dimension(mu, logvar)
-
-
-@torch.compiler.assume_constant_result
-def _library_loads() -> bool:
-    return library.load()
 
 
 def _reduce(loss: Tensor, reduction: str) -> Tensor:

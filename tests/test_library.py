@@ -1,5 +1,6 @@
 """The C++ library is optional: whatever is wrong with it, the reference serves and one line says why."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,19 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+import vae_fast
+from vae_fast import kernels
 from vae_fast.kernels import library, ops
 from vae_fast.plan import cpp_compiler
 
 needs_library = pytest.mark.skipif(not library.load(), reason=library.status())
 
 DRAW = """
-import sys
-from pathlib import Path
 import torch
 from vae_fast.kernels import library, ops
 
-assert not library._attempt.cache_info().currsize, "the library was loaded by an import"
-library._LIBRARY, library._REASON = Path(sys.argv[1], "_C.so"), Path(sys.argv[1], "_C_missing.txt")
+assert library.__file__.startswith(os.getcwd()), "the copy is not what was imported"
 bits = ops.random_bits(3, 5, seed=1, step=2)
 assert torch.equal(bits, ops.random_bits(3, 5, seed=1, step=2, impl="reference"))
 try:
@@ -30,9 +30,19 @@ print(library.status())
 """
 
 
-def draw_in_fresh_process(folder: Path) -> tuple[str, str]:
-    """What status() says of the library in `folder` after a draw, and what the process wrote to stderr."""
-    done = subprocess.run([sys.executable, "-c", DRAW, folder], capture_output=True, text=True)
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the installed package without its library: the folder to put another one into."""
+    for package in (vae_fast, kernels):
+        target = tmp_path.joinpath(*package.__name__.split("."))
+        shutil.copytree(Path(package.__file__).parent, target, ignore=shutil.ignore_patterns("_C*"))
+    return tmp_path / "vae_fast" / "kernels"
+
+
+def draw_in_fresh_process(copy: Path) -> tuple[str, str]:
+    """What status() says in the copied package after a draw, and what the process wrote to stderr."""
+    command = [sys.executable, "-c", "import os" + DRAW]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=copy.parents[1])
     assert done.returncode == 0, done.stderr
     return done.stdout.strip(), done.stderr.strip()
 
@@ -44,18 +54,18 @@ def test_is_loaded_where_a_compiler_could_build_it() -> None:
     assert library.status() == f"C++ operators: built with torch {torch.__version__}, loaded"
 
 
-def test_absent_library_is_silent_and_says_why_it_was_not_built(tmp_path: Path) -> None:
-    (tmp_path / "_C_missing.txt").write_text("no C++ compiler found\n")
-    assert draw_in_fresh_process(tmp_path) == ("C++ operators: not built: no C++ compiler found", "")
+def test_absent_library_is_silent_and_says_why_it_was_not_built(copy: Path) -> None:
+    (copy / "_C_missing.txt").write_text("no C++ compiler found\n")
+    assert draw_in_fresh_process(copy) == ("C++ operators: not built: no C++ compiler found", "")
 
 
 @needs_library
-def test_library_of_another_torch_is_not_loaded(tmp_path: Path) -> None:
+def test_library_of_another_torch_is_not_loaded(copy: Path) -> None:
     library_bytes = library._LIBRARY.read_bytes()
     marker = f"built with torch {torch.__version__}".encode()
     assert library_bytes.count(marker) == 1
-    (tmp_path / "_C.so").write_bytes(library_bytes.replace(marker, marker[:-1] + b"?"))
-    status, stderr = draw_in_fresh_process(tmp_path)
+    (copy / "_C.so").write_bytes(library_bytes.replace(marker, marker[:-1] + b"?"))
+    status, stderr = draw_in_fresh_process(copy)
     assert f"not loaded: built with torch {torch.__version__[:-1]}?, this is torch {torch.__version__}; " in status
     assert stderr == status
 
@@ -67,9 +77,9 @@ def test_library_of_another_torch_is_not_loaded(tmp_path: Path) -> None:
         (f"vae_fast built with torch {torch.__version__}\0", "_C.so: "),  # what the system's loader says of it
     ],
 )
-def test_broken_library_is_not_loaded(tmp_path: Path, content: str, complaint: str) -> None:
-    (tmp_path / "_C.so").write_text(content)
-    status, stderr = draw_in_fresh_process(tmp_path)
+def test_broken_library_is_not_loaded(copy: Path, content: str, complaint: str) -> None:
+    (copy / "_C.so").write_text(content)
+    status, stderr = draw_in_fresh_process(copy)
     assert status.startswith("C++ operators: not loaded: ")
     assert complaint in status
     assert "reinstall" in status
