@@ -7,5 +7,6 @@ if __name__ != "vae_fast.kernels":
     raise ImportError(f"this folder is the package vae_fast.kernels and was imported as {__name__!r}; install vae_fast")
 
 from .ops import Elbo, elbo_loss, kl_per_dimension, random_bits, reparameterize
+from .products import linear
 
-__all__ = ["Elbo", "elbo_loss", "kl_per_dimension", "random_bits", "reparameterize"]
+__all__ = ["Elbo", "elbo_loss", "kl_per_dimension", "linear", "random_bits", "reparameterize"]

@@ -161,7 +161,7 @@ def test_a_loaded_state_goes_on_bit_for_bit() -> None:
     for _ in range(3):
         first.step(ROWS)
     model, optimizer, counters = first.state()
-    second.load_state({k: v.clone() for k, v in model.items()}, optimizer, counters)
+    second.load_state({k: v.clone() for k, v in model.items()}, {k: v.clone() for k, v in optimizer.items()}, counters)
     for _ in range(3):
         second.step(ROWS)
     assert torch.equal(parameters(whole), parameters(second))

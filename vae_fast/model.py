@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vae_fast.kernels import reparameterize
+from vae_fast.kernels import linear, reparameterize
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -33,13 +33,20 @@ class VAEOutput(NamedTuple):
     z: Tensor
 
 
+class Linear(nn.Linear):
+    """nn.Linear through `vae_fast.kernels.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
 class Encoder(nn.Module):
     """[B, D] pixels in [0, 1] -> stats [B, 2 Z]: the posterior's mean, then its log variance."""
 
     def __init__(self, widths: Sequence[int], latent: int, activation: str) -> None:
         super().__init__()
         self.hidden = _mlp(widths, activation)
-        self.stats = nn.Linear(widths[-1], 2 * latent)  # one product for both halves
+        self.stats = Linear(widths[-1], 2 * latent)  # one product for both halves
 
     def forward(self, pixels: Tensor) -> Tensor:
         stats: Tensor = self.stats(self.hidden(pixels))
@@ -52,7 +59,7 @@ class Decoder(nn.Module):
     def __init__(self, widths: Sequence[int], pixels: int, activation: str) -> None:
         super().__init__()
         self.hidden = _mlp(widths, activation)
-        self.logits = nn.Linear(widths[-1], pixels)
+        self.logits = Linear(widths[-1], pixels)
 
     def forward(self, z: Tensor) -> Tensor:
         logits: Tensor = self.logits(self.hidden(z))
@@ -144,5 +151,5 @@ class VAE(nn.Module):
 
 
 def _mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
-    layers = [(nn.Linear(n, m), ACTIVATIONS[activation]()) for n, m in pairwise(widths)]
+    layers = [(Linear(n, m), ACTIVATIONS[activation]()) for n, m in pairwise(widths)]
     return nn.Sequential(*(module for pair in layers for module in pair))

@@ -1,0 +1,67 @@
+"""Matrix products: one result whichever library computes it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import vae_fast as vf
+from vae_fast.kernels import linear, products
+from vae_fast.plan import environment
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+def tensors(b: int, n: int, m: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [t.requires_grad_() for t in (torch.randn(b, n), torch.randn(m, n), torch.randn(m))]
+
+
+@needs_onednn
+@pytest.mark.parametrize(("b", "n", "m"), [(1, 1, 1), (3, 5, 7), (128, 784, 400), (128, 20, 400), (41, 401, 33)])
+def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.MonkeyPatch, b: int, n: int, m: int) -> None:
+    gradient = torch.randn(b, m)
+    results = []
+    for use in (True, False):
+        monkeypatch.setattr(products, "USE_ONEDNN", use)
+        inputs = tensors(b, n, m)
+        y = linear(*inputs)
+        results.append((y, *torch.autograd.grad(y, inputs, gradient)))
+    for ours, theirs, terms in zip(*results, (n, m, b, b), strict=True):
+        # each side sums up to `terms` products of normals in its own order
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=4 * torch.finfo(torch.float32).eps * terms)
+
+
+@needs_onednn
+def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "USE_ONEDNN", True)
+    x, w, b = (t.detach() for t in tensors(3, 4, 5))
+    for arguments in ((x[:0], w, b), (x.double(), w.double(), b.double()), (x.expand(2, 3, 4), w, b)):
+        assert torch.equal(linear(*arguments), torch.nn.functional.linear(*arguments))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, w, b).dtype == torch.bfloat16
+
+
+@needs_onednn
+def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "USE_ONEDNN", True)
+    inputs = tensors(6, 4, 5)
+    compiled = torch.compile(linear, fullgraph=True)
+    for ours, theirs in zip(
+        torch.autograd.grad(compiled(*inputs).sum(), inputs),
+        torch.autograd.grad(linear(*inputs).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@needs_onednn
+def test_product_is_a_proper_operator() -> None:
+    x, w, b = (t.detach() for t in tensors(3, 4, 5))
+    for bias in (b, None):
+        torch.library.opcheck(torch.ops.vae_fast.product, (x, w, bias))
+
+
+def test_the_choice_is_recorded() -> None:
+    assert environment(torch.device("cpu"))["products"] == ("oneDNN" if products.USE_ONEDNN else "torch")
+    assert products.WHY
+    assert isinstance(vf.VAE().encoder.stats, torch.nn.Linear)
