@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # oneDNN's product as an operator of our own: Inductor takes PyTorch's for one with constant weights, and fails.
 torch.library.define("vae_fast::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
@@ -30,29 +29,28 @@ def _product_fake(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x weight^T + bias, as torch.nn.functional.linear; float32 [B, N] on a CPU goes to oneDNN where that is faster.
 
-    Differentiable in all three. A second derivative raises where oneDNN computed the first.
+    Differentiable in all three.
     """
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and x.shape[0] > 0
     if USE_ONEDNN and suits and not torch.is_autocast_enabled("cpu"):
-        result: Tensor = _Linear.apply(x, weight, bias)
+        result: Tensor = torch.ops.vae_fast.product(x, weight, bias)
         return result
     return F.linear(x, weight, bias)
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        result: Tensor = torch.ops.vae_fast.product(x, weight, bias)
-        return result
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        product = torch.ops.vae_fast.product
-        for_x = product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
-        return for_x, product(gradient.t(), x.t(), None), gradient.sum(0)
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    product = torch.ops.vae_fast.product
+    for_x = product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
+    return for_x, product(gradient.t(), x.t(), None), gradient.sum(0) if ctx.needs_input_grad[2] else None
+
+
+torch.library.register_autograd("vae_fast::product", _backward, setup_context=_save)
 
 
 def _choose() -> tuple[bool, str]:

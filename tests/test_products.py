@@ -55,6 +55,17 @@ def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_onednn
+def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "USE_ONEDNN", True)
+    x, w, b = tensors(3, 4, 5)
+    seconds = []
+    for function in (linear, torch.nn.functional.linear):
+        (first,) = torch.autograd.grad(function(x, w, b).square().sum(), x, create_graph=True)
+        seconds.append(torch.autograd.grad(first.sum(), w)[0])
+    torch.testing.assert_close(*seconds)
+
+
+@needs_onednn
 def test_product_is_a_proper_operator() -> None:
     x, w, b = (t.detach() for t in tensors(3, 4, 5))
     for bias in (b, None):
