@@ -154,6 +154,22 @@ def test_a_diverged_run_stops_within_200_steps() -> None:
     assert MOST_SKIPS_IN_A_ROW <= e.step_number <= 200
 
 
+@pytest.mark.parametrize("settings", [{}, {"compile": True}, {"clip": 1.0, "binarize": "dynamic"}])
+def test_steps_read_nothing_from_the_device(settings: dict[str, Any]) -> None:
+    """Between two of its checks, which read a host copy, the loop never asks a tensor for its value."""
+    e = engine(**settings)
+    e.warm_up()
+    with torch.profiler.profile() as profile:
+        for _ in range(24):
+            e.step(ROWS)
+    events = profile.events()
+    assert any("mm" in event.name or "product" in event.name for event in events)
+    for event in events:
+        if event.name in ("aten::_local_scalar_dense", "aten::nonzero"):
+            # the fused kernel for the CPU reads its step count; that for GPUs does so on the device
+            assert "aten::_fused_adamw_" in (event.cpu_parent.name, event.cpu_parent.cpu_parent.name)
+
+
 def test_a_loaded_state_goes_on_bit_for_bit() -> None:
     whole, first, second = engine(), engine(), engine(seed=0)
     for _ in range(6):

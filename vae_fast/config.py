@@ -94,7 +94,7 @@ class Config:
     keep: int = 3
     """checkpoints kept besides the best one"""
     nvtx: bool = False
-    """mark data, steps, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
+    """mark steps, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
     dry_run: bool = False
     """check settings, data, memory and the output folder, run one step, write nothing"""
 

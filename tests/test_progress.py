@@ -1,0 +1,55 @@
+"""What a run prints: plain lines where nobody watches, a bar on a terminal."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from vae_fast.progress import Printer, epoch_line
+
+RECORD = {
+    "epoch": 3, "train_loss": 105.123, "train_nll": 80.1, "train_kl": 25.023, "images_per_second": 23456.7,
+    "skipped_steps": 0, "test_loss": None, "test_nll": None, "test_kl": None,
+}  # fmt: skip
+
+
+def test_an_epoch_is_one_line() -> None:
+    assert epoch_line(RECORD, 10) == "epoch  3/10   train 105.12 (nll 80.10 + kl 25.02)   23,457 images/s"
+    more = {**RECORD, "test_loss": 99.0, "test_nll": 70.0, "test_kl": 29.0, "skipped_steps": 2}
+    assert "   test 99.00 (nll 70.00 + kl 29.00)   " in epoch_line(more, 3)
+    assert epoch_line(more, 3).endswith("2 steps skipped: not finite")
+
+
+def test_an_epoch_that_learned_nothing_is_still_a_line() -> None:
+    nothing = {**RECORD, "train_loss": None, "images_per_second": None, "skipped_steps": 7}
+    assert epoch_line(nothing, 3) == "epoch 3/3   7 steps skipped: not finite"
+
+
+def test_steps_pass_through(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(Printer().steps(range(40), "epoch 1", 40)) == list(range(40))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_gets_a_bar_that_vanishes() -> None:
+    """In a real pseudo-terminal."""
+    code = (
+        "import time; from vae_fast.progress import Printer; printer = Printer()\n"
+        "for _ in printer.steps(range(64), 'epoch 1', 64): time.sleep(0.01)\n"
+        "printer.line('done')"
+    )
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=slave, env={**os.environ, "TERM": "xterm"})
+    os.close(slave)
+    written = b""
+    while process.poll() is None or not written.endswith(b"done\r\n"):
+        try:
+            written += os.read(master, 4096)
+        except OSError:  # the other side is closed
+            break
+    os.close(master)
+    assert process.wait() == 0
+    assert b"epoch 1" in written
+    assert b"/64" in written
+    assert written.endswith(b"done\r\n")
