@@ -67,7 +67,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, fill=1)
     path = save(tmp_path, fill=2)
     assert checkpoint.read(path).parameters["encoder.stats.bias"].tolist() == [2] * 4
-    checkpoint.prune(tmp_path, keep=1)
+    checkpoint.prune(path, keep=1)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["latest", "step-00000003"]
 
 
@@ -76,8 +76,9 @@ def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:
         path = save(tmp_path, step)
         if step == 2:
             checkpoint.point(tmp_path / "best", path)
-    checkpoint.prune(tmp_path, keep=3)
-    assert sorted(int(p.name[5:]) for p in tmp_path.glob("step-*")) == [2, 4, 5, 6]
+    checkpoint.prune(tmp_path / "step-00000005", keep=3)
+    # 6 is of a later step: an invalid one that a resume went past, so it neither counts nor goes
+    assert sorted(int(p.name[5:]) for p in tmp_path.glob("step-*")) == [2, 3, 4, 5, 6]
     assert (tmp_path / "best").resolve().name == "step-00000002"
 
 

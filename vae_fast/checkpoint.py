@@ -73,10 +73,14 @@ def point(link: Path, target: Path) -> None:
     fsync_directory(link.parent)
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the last `keep` checkpoints and the best one."""
+def prune(latest: Path, keep: int) -> None:
+    """Remove all but the best checkpoint and the last `keep` up to `latest`.
+
+    Those of later steps are invalid ones that a resume went past; they must not count, and the run will replace them.
+    """
+    checkpoints = latest.parent
     best = (checkpoints / "best").resolve()
-    for path in sorted(checkpoints.glob("step-*"))[:-keep]:
+    for path in [path for path in sorted(checkpoints.glob("step-*")) if path.name <= latest.name][:-keep]:
         if path.resolve() != best:
             path.rename(checkpoints / f".{path.name}.old")
     _sweep(checkpoints)

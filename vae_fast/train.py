@@ -4,6 +4,7 @@ One batch's way: `splits` reads the images, `feed` says which of them a step see
 This module strings the epochs together and writes what the run leaves behind.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -74,7 +75,9 @@ class Training:
     def __init__(self, config: Config, plan: Plan, splits: Splits, directory: RunDirectory, printer: Printer) -> None:
         self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
         device = plan.torch_device
-        torch.use_deterministic_algorithms(config.deterministic)
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+            torch.use_deterministic_algorithms(True)
         self.feed = Feed(len(splits.train), config.batch_size, config.seed, device)
         require_memory(splits.nbytes, config, splits.image_shape.numel(), device)
         self.model = _new_model(config, splits.image_shape).to(device)
@@ -91,11 +94,12 @@ class Training:
         self._describe()
 
     def rehearse(self) -> None:
-        """One step and one evaluation, and nothing written."""
+        """One step, and nothing written."""
         self.engine.warm_up()
         self.engine.step(next(self.feed.batches(1)))
         loss = self.engine.finish_epoch()["train_loss"]
-        self.printer.line(f"dry run: one step done, loss {loss:.2f}; the run would go to {self.directory.path}")
+        outcome = "not finite" if loss is None else f"{loss:.2f}"
+        self.printer.line(f"dry run: one step done, loss {outcome}; the run would go to {self.directory.path}")
 
     def begin(self) -> None:
         """Take up the state to resume from, if there is one; write config.toml; compile."""
@@ -184,7 +188,7 @@ class Training:
         path = self._save(self.epoch)
         if is_best:
             checkpoint.point(self.directory.checkpoints / "best", path)
-        checkpoint.prune(self.directory.checkpoints, self.config.keep)
+        checkpoint.prune(path, self.config.keep)
 
     def _save(self, epoch: int) -> Path:
         parameters, optimizer, counters = self.engine.state()
