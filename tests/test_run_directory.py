@@ -52,10 +52,12 @@ def test_the_default_is_a_new_folder_named_by_time_and_data(
 
 def test_a_resume_may_change_only_what_the_run_is_not(small: Small) -> None:
     path = str(begun(small()).path)
-    resumed = RunDirectory.open(small(resume=path, epochs=9, keep=1))
+    resumed = RunDirectory.open(small(out=None, resume=path, epochs=9, keep=1))
     assert (str(resumed.path), resumed.recorded["plan"]) == (path, {"device": "cpu"})
     with pytest.raises(ConfigError, match=r"latent: cannot change on a resume; .* has 4, got 5"):
-        RunDirectory.open(small(resume=path, latent=5))
+        RunDirectory.open(small(out=None, resume=path, latent=5))
+    with pytest.raises(ConfigError, match=r"--out: a run resumed by its directory stays there, got '.*' as well"):
+        RunDirectory.open(small(resume=path))
     with pytest.raises(ConfigError, match=r"clip: cannot change on a resume; .* has None, got 1.0"):
         RunDirectory.open(small(resume="auto", clip=1.0))
 
