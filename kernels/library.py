@@ -46,7 +46,7 @@ def _load(library: Path) -> tuple[bool, str]:
         if version != torch.__version__:
             return False, f"not loaded: built with torch {version}, this is torch {torch.__version__}; {_REMEDY}"
         torch.ops.load_library(library)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter where another copy has registered the same operators
         reason = error.__cause__ or error  # torch wraps what the system's loader said
         return False, f"not loaded: {' '.join(str(reason).split())}; {_REMEDY}"
     return True, f"built with torch {version}, loaded"

@@ -59,9 +59,13 @@ def random_bits(
     Returns:
         int64 [rows, columns], values in [0, 2^32).
 
+    Raises:
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available.
+
     Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
     """
     seed_tensor, step_tensor = _counter("seed", seed, device), _counter("step", step, device)
+    _check_counts(rows=rows, columns=columns, row_offset=row_offset, stream=stream)
     _check_impl("random_bits", impl, ("cpp", "reference"))
     if impl == "cpp" and not HAS_LIBRARY:
         raise RuntimeError(f"impl='cpp' of random_bits is not available: {library.status()}")
@@ -160,6 +164,8 @@ def elbo_loss(
     _check_choice("likelihood", likelihood, tuple(reference.LIKELIHOODS))
     _check_choice("reduction", reduction, REDUCTIONS)
     scale = _log_scale(log_scale, likelihood, logits)
+    if not isinstance(beta, Tensor | float | int):
+        raise TypeError(f"beta: expected a float or a tensor, got {type(beta).__name__}")
     if isinstance(beta, Tensor) and beta.shape not in ((), logits.shape[:1]):
         raise ValueError(f"beta: expected a float or a tensor of shape [] or [B], got {list(beta.shape)}")
     tensors = {"target": target, "mu": mu, "logvar": logvar, "log_scale": scale, "beta": beta}
@@ -175,6 +181,8 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
 
     float32, or float64 if either input is; differentiable. Its sum over Z is `elbo_loss`'s kl; free bits (Kingma et
     al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix C.8) are made from it.
+
+    Raises TypeError or ValueError for other shapes, dtypes and devices.
     """
     _check_floating(mu=mu, logvar=logvar)
     _check_posterior(mu.shape[0] if mu.dim() else 0, mu, logvar)
@@ -210,9 +218,18 @@ def _log_scale(value: float | Tensor | None, likelihood: str, logits: Tensor) ->
     if not isinstance(value, Tensor):
         return torch.full((), value, dtype=torch.float32, device=logits.device)
     _check_floating(log_scale=value)
-    if value.shape not in ((), (logits[0:1].numel(),)):
-        raise ValueError(f"log_scale: expected shape [] or [{logits[0:1].numel()}], got {list(value.shape)}")
+    pixels = logits.shape[1:].numel()
+    if value.shape not in ((), (pixels,)):
+        raise ValueError(f"log_scale: expected shape [] or [{pixels}], got {list(value.shape)}")
     return value
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int | torch.SymInt):
+            raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+        if value < 0 or (name == "stream" and value >= 2**32):
+            raise ValueError(f"{name}: expected an int in [0, {'2^32' if name == 'stream' else '2^63'}), got {value}")
 
 
 def _check_floating(**tensors: Tensor) -> None:

@@ -47,6 +47,7 @@ def test_initialisation_is_that_of_linear_layers() -> None:
     ("kwargs", "message"),
     [
         ({"hidden": (0,)}, r"hidden: expected positive integers, got \(0,\)"),
+        ({"hidden": 5}, "hidden: expected positive integers, got 5"),
         ({"latent": 2.5}, "latent: expected positive integers"),
         ({"input_shape": (1, True)}, "input_shape: expected positive integers"),
         ({"activation": "sigmoid"}, "activation: expected one of relu, .* got 'sigmoid'"),
@@ -60,5 +61,7 @@ def test_refused_settings(kwargs: dict[str, object], message: str) -> None:
 def test_refused_input() -> None:
     with pytest.raises(ValueError, match=r"x: expected \[B, 1, 28, 28\] or \[B, 784\], got \[2, 783\]"):
         vf.VAE().encode(torch.zeros(2, 783))
+    with pytest.raises(ValueError, match=r"z: expected \[B, 20\], got \[2, 3, 20\]"):
+        vf.VAE().decode(torch.zeros(2, 3, 20))
     with pytest.raises(TypeError, match=r"x: expected uint8 or a floating dtype, got torch.int64"):
         vf.VAE().encode(torch.zeros(2, 784, dtype=torch.int64))

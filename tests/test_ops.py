@@ -154,6 +154,8 @@ def test_either_side_may_be_flat_and_uint8_means_k_over_255(logits: tuple[int, .
 
 def test_an_empty_batch() -> None:
     empty = batch(b=0)
+    scaled = vf.elbo_loss(**empty, likelihood="gaussian", log_scale=torch.zeros(5), reduction="none")
+    assert scaled.nll.shape == (0,)
     assert vf.elbo_loss(**empty, reduction="none").loss.shape == (0,)
     assert vf.elbo_loss(**empty, reduction="sum").loss == 0
     assert vf.elbo_loss(**empty).loss.isnan()
@@ -179,6 +181,7 @@ REFUSED = [
     ({"mu": torch.zeros(2, 4)}, ValueError, r"mu and logvar: expected \[3, Z\] each, got \[2, 4\] and \[3, 4\]"),
     ({"logvar": torch.zeros(3, 5)}, ValueError, r"mu and logvar: .* got \[3, 4\] and \[3, 5\]"),
     ({"mu": torch.zeros(3, 4, device="meta")}, ValueError, "mu: expected a tensor on cpu, got one on meta"),
+    ({"beta": None}, TypeError, "beta: expected a float or a tensor, got NoneType"),
     ({"beta": torch.zeros(2)}, ValueError, r"beta: expected a float or a tensor of shape \[\] or \[B\], got \[2\]"),
     ({"likelihood": "poisson"}, ValueError, "likelihood: expected one of 'bernoulli', .* got 'poisson'"),
     ({"reduction": "max"}, ValueError, "reduction: expected one of 'mean', 'sum', 'none', got 'max'"),
@@ -207,6 +210,9 @@ def test_elbo_loss_refuses(change: dict[str, Any], error: type[Exception], messa
         ({"step": torch.zeros(1, dtype=torch.int64)}, ValueError, r"step: expected a 0-d int64 tensor, got .* \[1\]"),
         ({"seed": torch.zeros((), dtype=torch.int32)}, ValueError, "seed: expected a 0-d int64 tensor"),
         ({"impl": "cpp"}, RuntimeError, "impl='cpp': .* no such implementation of reparameterize"),
+        ({"stream": 2**32}, ValueError, r"stream: expected an int in \[0, 2\^32\), got 4294967296"),
+        ({"row_offset": 1.5}, TypeError, "row_offset: expected an int, got float"),
+        ({"row_offset": -1}, ValueError, r"row_offset: expected an int in \[0, 2\^63\), got -1"),
     ],
 )
 def test_reparameterize_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:

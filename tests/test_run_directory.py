@@ -15,7 +15,7 @@ Small = Callable[..., vf.Config]
 
 def begun(config: vf.Config) -> RunDirectory:
     directory = RunDirectory.open(config)
-    directory.begin(config, {"device": "cpu"}, {"torch": "2"})
+    directory.begin(config, plan={"device": "cpu"}, environment={"torch": "2"})
     return directory
 
 

@@ -7,7 +7,7 @@ import torch
 
 import vae_fast as vf
 from vae_fast.errors import DataError
-from vae_fast.pixels import bernoulli_sample
+from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, bernoulli_sample
 from vae_fast.splits import prepare
 
 Small = Callable[..., vf.Config]
@@ -32,6 +32,6 @@ def test_held_out_images_are_one_fixed_sample_apart_from_the_training_images(sma
     assert splits.test is not None
     grey = vf.load_images("digits").pixels.flatten(1)
     test = vf.load_images("digits", "test").pixels.flatten(1)
-    assert torch.equal(splits.test.flatten(1), bernoulli_sample(test, 0, 1))
-    expected = grey if binarize == "dynamic" else bernoulli_sample(grey, 0, 0)
+    assert torch.equal(splits.test.flatten(1), bernoulli_sample(test, 0, TEST_SAMPLE))
+    expected = grey if binarize == "dynamic" else bernoulli_sample(grey, 0, TRAIN_SAMPLE)
     assert torch.equal(splits.train.flatten(1), expected)

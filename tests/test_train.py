@@ -1,6 +1,7 @@
 """The run: what it leaves, how it resumes bit for bit after real signals and kills, and how it fails."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,12 @@ def strike(owner, name, reached):
 
 if moment == "step":
     strike(engine.Engine, "step", lambda self, rows: self.step_number == count)
+elif moment == "best":  # with the checkpoint saved, before the link to the best one is made
+    strike(checkpoint, "point", lambda link, target: link.name == "best" and target.name == f"step-{count:08d}")
+elif moment == "evaluate":  # of the epoch whose last step is `count`
+    state = []
+    strike(engine.Engine, "finish_epoch", lambda self: state.append(self.step_number))
+    strike(train, "evaluate", lambda *a: state[-1] == count)
 else:  # the count-th time that a save, from the second epoch's on, reaches os.fsync
     seen = []
     latest = sys.argv[4] + "/checkpoints/latest"
@@ -64,6 +71,10 @@ def killed(config: vf.Config, moment: str, count: int, number: str) -> subproces
 
 def model_bytes(directory: Path) -> bytes:
     return (directory / "checkpoints" / "latest" / "model.safetensors").read_bytes()
+
+
+def best(directory: Path) -> str:
+    return (directory / "checkpoints" / "best").readlink().name
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
@@ -89,6 +100,7 @@ def resumed(config: vf.Config, out: Path) -> Path:
 
 def assert_same_run(one: Path, two: Path) -> None:
     assert model_bytes(one) == model_bytes(two)
+    assert best(one) == best(two)
     assert records(one) == records(two)
 
 
@@ -109,6 +121,8 @@ def test_an_extended_run_is_the_longer_run(whole: vf.Config, tmp_path: Path) -> 
         ("eager", "step", 150, "SIGKILL", -9),
         ("eager", "save", 4, "SIGKILL", -9),  # in the second save: after the metrics and two of its files
         ("eager", "save", 8, "SIGKILL", -9),  # between its rename and the `latest` link
+        ("eager", "best", 186, "SIGKILL", -9),
+        ("eager", "evaluate", 248, "SIGTERM", 143),  # the last one
         ("compiled", "step", 150, "SIGTERM", 143),
         ("compiled", "save", 4, "SIGKILL", -9),
     ],
@@ -122,7 +136,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     assert process.returncode == code, process.stderr
     if code > 0:
         assert process.stderr.strip() == f"{number}: saved; go on with --resume {out}"
-        assert (out / "checkpoints" / f"step-{count + 1:08d}").is_dir()
+        assert (out / "checkpoints" / f"step-{count + (moment == 'step'):08d}").is_dir()
     assert_same_run(resumed(whole, out), Path(str(whole.out)))
 
 
@@ -147,8 +161,56 @@ def test_an_invalid_checkpoint_is_skipped_with_a_warning(
     assert_same_run(out, Path(str(whole.out)))
     for path in (out / "checkpoints").glob("step-*"):
         (path / "manifest.json").unlink()
-    with pytest.raises(RunError, match=f"--resume: {out} holds no valid checkpoint"):
-        resumed(whole, out)
+    for _ in range(2):  # with invalid ones, then with none at all: the metrics are not to be lost
+        with pytest.raises(RunError, match=f"--resume: {out} holds no valid checkpoint"):
+            resumed(whole, out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    assert len(records(out)) == 4
+
+
+def test_a_run_does_not_go_on_with_other_images(small: Small, tmp_path: Path) -> None:
+    file = tmp_path / "x.npy"
+    for count in (50, 120):
+        np.save(file, np.random.default_rng(0).random((count, 6), dtype=np.float32))
+        if count == 50:
+            run = vf.fit(small(data=str(file), batch_size=10))
+    with pytest.raises(
+        RunError, match=r"data: .* was trained on other images: .*'count': \[45, 5\].*'count': \[108, 12\]"
+    ):
+        vf.fit(small(data=str(file), batch_size=10, resume=str(run.directory), out=None, epochs=3))
+
+
+def test_fewer_epochs_than_are_done_are_refused(small: Small) -> None:
+    run = vf.fit(small())
+    with pytest.raises(RunError, match=r"--epochs: .* has done 14 steps, 1 epochs have only 7"):
+        vf.fit(small(resume=str(run.directory), out=None, epochs=1))
+
+
+def test_a_resume_takes_the_recorded_plan(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = vf.fit(small())
+    monkeypatch.setattr("vae_fast.train.make_plan", lambda config: pytest.fail("measured again"))
+    vf.fit(small(resume=str(run.directory), out=None, epochs=3))
+
+
+def test_best_is_the_lowest_validation_loss_also_across_a_resume(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 9.0, 1.0, 8.0, 2.0, 1.0])  # valid, test, valid, ...: the test loss is lowest in epoch 3
+    monkeypatch.setattr("vae_fast.train.evaluate", lambda *a: dict.fromkeys(("loss", "nll", "kl"), next(losses)))
+    run = vf.fit(small(valid=104, epochs=2))
+    vf.fit(small(valid=104, resume=str(run.directory), out=None, epochs=3))
+    assert best(run.directory) == "step-00000014"
+
+
+def test_a_failing_compiler_is_one_line_and_leaves_nothing(
+    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "false")
+    process = command(
+        "-m", "vae_fast.train", "--data", "digits", "--compile", "--hidden", "13", "--out", str(tmp_path / "r")
+    )
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("error: --compile: torch.compile failed: ")
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "r").exists()
 
 
 def test_what_a_run_leaves(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

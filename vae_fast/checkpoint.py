@@ -44,7 +44,7 @@ def save(
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     _sweep(checkpoints)
-    final = checkpoints / f"step-{state['step']:08d}"
+    final = directory(checkpoints, state["step"])
     temporary = checkpoints / f".{final.name}.tmp"
     temporary.mkdir()
     files = {
@@ -62,6 +62,11 @@ def save(
     fsync_directory(checkpoints)
     point(checkpoints / "latest", final)
     return final
+
+
+def directory(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return checkpoints / f"step-{step:08d}"
 
 
 def point(link: Path, target: Path) -> None:
@@ -120,8 +125,8 @@ def load(path: str | Path) -> VAE:
         if found is None:
             raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
         path = found.path
-    elif (path / MANIFEST).is_file():
-        read(path)
+    elif (path / MODEL).is_file():
+        read(path)  # only to verify it
     return _load_model(path / MODEL if path.is_dir() else path)
 
 

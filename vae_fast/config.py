@@ -7,7 +7,7 @@ the recipe of pytorch/examples.
 import math
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,12 @@ from typing import Any, Literal, get_type_hints
 from vae_fast.errors import ConfigError, RunError
 
 PRESETS = Path(__file__).parent / "presets"
-RECORDED_TABLES = ("plan", "environment")  # what a run adds to its config.toml; read past when that file is a config
+RECORDED_TABLES = (
+    "plan",
+    "images",
+    "environment",
+)  # what a run adds to its config.toml; read past when that file is a config
+CATALOGUE = ("digits", "mnist", "fashion-mnist")  # the data sets that have a name
 NOT_RECORDED = ("resume", "out", "dry_run")  # about one invocation, not about what the run is
 
 
@@ -101,7 +106,9 @@ class Config:
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
-        _check_ranges(self)
+            _check_range(name, getattr(self, name))
+        if type(self) is Config:  # of the command line's, what contradicts is known only when all sources are in
+            _check_together(self)
 
     @classmethod
     def from_toml(cls, path: str | Path, **overrides: Any) -> "Config":
@@ -114,8 +121,10 @@ class Config:
         return cls.from_toml(preset_path(name), **overrides)
 
     def recorded(self) -> dict[str, Any]:
-        """What config.toml holds: every setting that is part of what the run is; None is left out."""
-        return {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
+        """What config.toml holds: every setting that is part of what the run is, paths absolute; None is left out."""
+        settings = {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
+        paths = {"data_root"} if self.data in CATALOGUE else {"data_root", "data"}
+        return {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +159,7 @@ def parse(arguments: Sequence[str]) -> Config:
     start = _CommandLine(**_starting_values(look))
     description = f"{Config.__doc__}\n\nPresets: {', '.join(preset_names())}."
     line = tyro.cli(_CommandLine, args=arguments, prog=prog, default=start, description=description)
-    if "--no-amp" in arguments and line.amp_dtype != "auto":
+    if {"--no-amp", "--no_amp"} & set(arguments) and line.amp_dtype != "auto":
         raise ConfigError(f"--no-amp: contradicts amp_dtype = {line.amp_dtype!r}, which implies --amp")
     return Config(**{f.name: getattr(line, f.name) for f in fields(Config)})
 
@@ -189,7 +198,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         if key not in _hints():
             raise ConfigError(f"{path}: unknown key {key!r}{_suggestion(key)}")
     try:
-        Config(**settings)
+        for key, value in settings.items():
+            settings[key] = _typed(key, value, _hints()[key])
+            _check_range(key, settings[key])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return settings
@@ -239,21 +250,30 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{name}: expected {expected}, got {value!r}") from None
 
 
-def _check_ranges(c: Config) -> None:
-    def check(name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ConfigError(f"{name}: expected {expected}, got {getattr(c, name)!r}")
+def _check_range(name: str, value: Any) -> None:
+    for names, holds, expected in RANGES:
+        if name in names and not holds(value):
+            raise ConfigError(f"{name}: expected {expected}, got {value!r}")
 
-    for name in ("latent", "epochs", "batch_size", "beta_cycles", "keep"):
-        check(name, getattr(c, name) >= 1, "at least 1")
-    for name in ("valid", "lr_warmup", "weight_decay", "beta", "free_bits"):
-        check(name, 0 <= getattr(c, name) < math.inf, "a finite number, 0 or more")
-    for name in ("lr", "beta_warmup"):
-        check(name, 0 < getattr(c, name) < math.inf, "a finite number above 0")
-    check("clip", c.clip is None or 0 < c.clip < math.inf, "a finite number above 0")
-    check("hidden", all(width >= 1 for width in c.hidden), "positive widths")
-    check("test_fraction", 0 <= c.test_fraction < 1, "a number in [0, 1)")
-    check("seed", 0 <= c.seed < 2**63, "0 <= seed < 2^63")
-    check("weight_decay", c.weight_decay == 0 or c.optimizer == "adamw", "0 with optimizer 'adam' (use 'adamw')")
-    check("lr_warmup", c.lr_warmup <= c.epochs, f"at most the {c.epochs} epochs of the run")
-    check("data", c.data != "", "a name or path")
+
+def _check_together(c: Config) -> None:
+    if c.weight_decay != 0 and c.optimizer != "adamw":
+        raise ConfigError(f"weight_decay: expected 0 with optimizer 'adam' (use 'adamw'), got {c.weight_decay!r}")
+    if c.lr_warmup > c.epochs:
+        raise ConfigError(f"lr_warmup: expected at most the {c.epochs} epochs of the run, got {c.lr_warmup!r}")
+
+
+RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("latent", "epochs", "batch_size", "beta_cycles", "keep"), lambda v: v >= 1, "at least 1"),
+    (
+        ("valid", "lr_warmup", "weight_decay", "beta", "free_bits"),
+        lambda v: 0 <= v < math.inf,
+        "a finite number, 0 or more",
+    ),
+    (("lr", "beta_warmup"), lambda v: 0 < v < math.inf, "a finite number above 0"),
+    (("clip",), lambda v: v is None or 0 < v < math.inf, "a finite number above 0"),
+    (("hidden",), lambda v: all(width >= 1 for width in v), "positive widths"),
+    (("test_fraction",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    (("seed",), lambda v: 0 <= v < 2**63, "0 <= seed < 2^63"),
+    (("data",), lambda v: v != "", "a name or path"),
+)

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from vae_fast.adam import Adam
 from vae_fast.config import Config
 from vae_fast.errors import RunError
+from vae_fast.kernels import streams
 from vae_fast.model import VAE
 from vae_fast.objective import beta_at, objective
 from vae_fast.pixels import bernoulli_sample
@@ -22,10 +23,10 @@ from vae_fast.plan import DTYPES, Plan
 
 Losses = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-EVALUATION_STREAM = 1
 EVALUATION_BATCH = 1000
 MOST_SKIPS_IN_A_ROW = 100
 CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
+MOST_SCALER_SKIPS = 25  # in a row: what finding the scale of fp16 can take, with some to spare
 
 
 class Engine:
@@ -67,10 +68,18 @@ class Engine:
         return beta_at(max(self.step_number - 1, 0), self.config, self.steps_per_epoch)
 
     def warm_up(self) -> None:
-        """Compile, and let libraries set themselves up, on one forward and backward pass that leaves no trace."""
+        """Compile, and let libraries set themselves up, on one forward and backward pass that leaves no trace.
+
+        RunError if torch.compile fails.
+        """
         rows = torch.arange(min(self.config.batch_size, len(self.images)), device=self.images.device)
-        loss, _ = self._forward(rows)
-        loss.backward()
+        try:
+            loss, _ = self._forward(rows)
+            loss.backward()
+        except RuntimeError as error:
+            if not self.plan.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise RunError(f"--compile: torch.compile failed: {str(error).strip().splitlines()[0]}") from error
         self._drop_gradients()
 
     def step(self, rows: Tensor) -> None:
@@ -105,9 +114,9 @@ class Engine:
         return {**{k: v / images if images else None for k, v in means.items()}, "skipped_steps": int(skipped)}
 
     @property
-    def is_skipping(self) -> bool:
-        """Whether the latest step was skipped. Waits for the device."""
-        return bool(self._skips_in_a_row > 0)
+    def is_diverging(self) -> bool:
+        """Whether more of the latest steps were skipped than a scaler looking for its scale explains. Waits."""
+        return bool(self._skips_in_a_row > MOST_SCALER_SKIPS)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Parameters, optimizer tensors and counters: with (config, data) all that a run's future depends on."""
@@ -212,7 +221,7 @@ def evaluate(model: VAE, images: Tensor, seed: int) -> dict[str, float]:
     sums = torch.zeros(2, dtype=torch.float64, device=images.device)
     for start in range(0, len(images), EVALUATION_BATCH):
         x = images[start : start + EVALUATION_BATCH]
-        output = model(x, seed, 0, row_offset=start, stream=EVALUATION_STREAM)
+        output = model(x, seed, 0, row_offset=start, stream=streams.EVALUATION)
         _, nll, kl = objective(output, x, beta)
         sums += torch.stack((nll.double().sum(), kl.double().sum()))
     nll_mean, kl_mean = (sums / len(images)).tolist()

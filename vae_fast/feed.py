@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from vae_fast.errors import DataError
-from vae_fast.kernels import random_bits
-
-STREAM = 4
+from vae_fast.kernels import random_bits, streams
 
 
 def shuffled(count: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
     """A permutation of range(count), int64 [count]: the images sorted by 63 random bits each, ties by index."""
-    bits = random_bits(count, 2, seed, epoch, stream=STREAM, device=device)
+    bits = random_bits(count, 2, seed, epoch, stream=streams.SHUFFLE, device=device)
     return torch.argsort(bits[:, 0] << 31 | bits[:, 1] >> 1, stable=True)
 
 

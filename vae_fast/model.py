@@ -75,6 +75,8 @@ class VAE(nn.Module):
         latent: the number Z of latent dimensions.
         activation: one of `ACTIVATIONS`.
 
+    Raises ValueError for any other argument.
+
     Parameters are initialised as nn.Linear does (Kaiming uniform) from torch's global generator; the defaults
     (784-400-20-400-784) have 652,824 of them.
     """
@@ -88,7 +90,9 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         for name, sizes in (("input_shape", input_shape), ("hidden", hidden), ("latent", (latent,))):
-            if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+            if not isinstance(sizes, Sequence) or any(
+                isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes
+            ):
                 raise ValueError(f"{name}: expected positive integers, got {sizes!r}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
@@ -128,6 +132,8 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits [B, *input_shape] of latents [B, Z]."""
+        if z.dim() != 2 or z.shape[1] != self.latent:
+            raise ValueError(f"z: expected [B, {self.latent}], got {list(z.shape)}")
         logits: Tensor = self.decoder(z)
         return logits.view(-1, *self.input_shape)
 

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast.kernels import reparameterize
+from vae_fast.kernels import reparameterize, streams
 from vae_fast.model import VAE
 
-SAMPLING_STREAM = 2
 COLUMNS, SAMPLE_ROWS = 12, 8
 MOST_RECONSTRUCTIONS = 4 * COLUMNS
 SMALLEST_TILE = 56  # pixels: smaller images are enlarged by a whole factor
@@ -33,7 +32,7 @@ def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path) 
     """Images decoded from z ~ N(0, I); image_shape is (C, H, W)."""
     device = next(model.parameters()).device
     zeros = torch.zeros(COLUMNS * SAMPLE_ROWS, model.latent, device=device)
-    z = reparameterize(zeros, zeros, seed, 0, stream=SAMPLING_STREAM)
+    z = reparameterize(zeros, zeros, seed, 0, stream=streams.SAMPLING)
     save_grid(list(model.decode(z).sigmoid().view(-1, *image_shape).split(COLUMNS)), path)
 
 

@@ -6,10 +6,10 @@ Binarized pixels stay uint8, 0 or 255, so that everything downstream still reads
 import torch
 from torch import Tensor
 
-from vae_fast.kernels import random_bits
+from vae_fast.kernels import random_bits, streams
 
-STREAM = 3
-TRAIN_SAMPLE, TEST_SAMPLE, VALID_SAMPLE = 0, 1, 2  # the `step` of the static samples, so that they draw apart
+# The `step` of the static samples: they draw apart, and from steps that no training reaches.
+TRAIN_SAMPLE, TEST_SAMPLE, VALID_SAMPLE = 2**32 - 1, 2**32 - 2, 2**32 - 3
 TREATMENTS = {  # how results say what the pixels were
     "none": "grey pixels",
     "static": "one static Bernoulli sample of the pixels",
@@ -25,7 +25,9 @@ def bernoulli_sample(pixels: Tensor, seed: int | Tensor, step: int | Tensor, row
     `pixels` is [B, D], uint8 (k stands for k / 255) or float; the draw is a pure function of (seed, step, row, column).
     """
     rows, columns = pixels.shape
-    bits = random_bits(rows, columns, seed, step, row_offset=row_offset, stream=STREAM, device=pixels.device)
+    bits = random_bits(
+        rows, columns, seed, step, row_offset=row_offset, stream=streams.BINARIZATION, device=pixels.device
+    )
     levels = 255 if pixels.dtype == torch.uint8 else 1
     # u < p with u = (bits >> 8) 2^-24; the doubles hold both sides exactly
     return ((bits >> 8).double() * levels < pixels.double() * 2**24).to(torch.uint8) * 255

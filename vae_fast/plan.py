@@ -60,8 +60,9 @@ def recorded_plan(table: dict[str, Any]) -> Plan:
     """The plan a run began with, from its config.toml; this machine must be able to carry it on."""
     try:
         plan = Plan(**table)
-    except TypeError:
-        raise RunError(f"config.toml: [plan] is not one of this version's, got keys {sorted(table)}") from None
+        DTYPES[plan.precision]
+    except (TypeError, KeyError):
+        raise RunError(f"config.toml: [plan] is not one of this version's, got {table}") from None
     _device(plan.device)
     if plan.compile:
         require_compiler(plan.torch_device)
@@ -94,11 +95,15 @@ def require_compiler(device: torch.device) -> None:
 
 
 def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
-    """RunError if the resident images, the network with its optimizer and one batch cannot fit on the device."""
+    """RunError if the network with its optimizer, one batch and the images cannot fit on the device.
+
+    `images` is the size in bytes of those on the host; training on a CPU takes them where they are.
+    """
     widths = (pixels, *config.hidden, config.latent)
     parameters = 2 * sum(n * m for n, m in pairwise(widths))
     activations = 4 * config.batch_size * sum(widths)  # values, gradients, encoder and decoder
-    needed = images + 4 * (4 * parameters + activations)  # fp32: weights, gradients, two moments
+    resident = 0 if device.type == "cpu" else images
+    needed = resident + 4 * (4 * parameters + activations)  # fp32: weights, gradients, two moments
     free = _free_memory(device)
     if needed > free:
         raise RunError(

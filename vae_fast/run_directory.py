@@ -47,9 +47,9 @@ class RunDirectory:
 
     @classmethod
     def _resumed(cls, path: Path, config: Config) -> "RunDirectory":
-        before = Config(**read_toml(path / "config.toml"))
-        for name in {**before.recorded(), **config.recorded()}.keys() - MAY_CHANGE:
-            old, new = getattr(before, name), getattr(config, name)
+        before, now = Config(**read_toml(path / "config.toml")).recorded(), config.recorded()
+        for name in sorted({**before, **now}.keys() - MAY_CHANGE):
+            old, new = before.get(name), now.get(name)
             if old != new:
                 raise ConfigError(f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}")
         _require_writable(path)
@@ -67,10 +67,10 @@ class RunDirectory:
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def begin(self, config: Config, plan: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Write config.toml: the settings, the plan, and what the numbers depend on besides."""
+    def begin(self, config: Config, **tables: dict[str, Any]) -> None:
+        """Write config.toml: the settings, and the tables `plan`, `images` and `environment`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.recorded = {**config.recorded(), "plan": plan, "environment": environment}
+        self.recorded = {**config.recorded(), **tables}
         _replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
 
     def metrics(self) -> list[dict[str, Any]]:

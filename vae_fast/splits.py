@@ -1,7 +1,9 @@
 """The images of one run: read, binarized if asked for, and divided into training, validation and test."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,14 @@ class Splits:
     @property
     def image_shape(self) -> torch.Size:
         return self.train.shape[1:]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What config.toml keeps of the images, so that a resume notices when they are others."""
+        parts = [part for part in (self.train, self.valid, self.test) if part is not None]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part.numpy())
+        return {"count": [len(part) for part in parts], "shape": list(self.image_shape), "sha256": digest.hexdigest()}
 
     @property
     def nbytes(self) -> int:
@@ -46,7 +56,8 @@ def prepare(config: Config, say: Callable[[str], None]) -> Splits:
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
     shape = " x ".join(map(str, splits.image_shape))
-    say(f"data: {train_images.name}, {shape}, {counts} images; {TREATMENTS[config.binarize]}, {train_images.note}")
+    kept = train_images.note if config.binarize == "none" else "uint8"
+    say(f"data: {train_images.name}, {shape}, {counts} images; {TREATMENTS[config.binarize]}, {kept}")
     return splits
 
 

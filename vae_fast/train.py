@@ -89,7 +89,7 @@ class Training:
         }
         self.metrics: list[dict[str, Any]] = []
         self.epoch = 0  # completed
-        self.best: float | None = None
+        self.best: dict[str, float] | None = None  # the lowest loss on held-out images, and its step
         self.range = ranges(config.nvtx)
         self._describe()
 
@@ -102,29 +102,31 @@ class Training:
         self.printer.line(f"dry run: one step done, loss {outcome}; the run would go to {self.directory.path}")
 
     def begin(self) -> None:
-        """Take up the state to resume from, if there is one; write config.toml; compile."""
-        found, warnings = self.directory.latest_checkpoint() if self.config.resume else (None, [])
-        for warning in warnings:
-            self.printer.line(f"warning: {warning}")
-        if warnings and found is None and self.config.resume != "auto":
-            raise RunError(f"--resume: {self.directory.path} holds no valid checkpoint")
-        if found is not None:
-            self._take_up(found)
-        self.metrics = self.directory.cut_metrics(self.epoch)
-        self.directory.begin(self.config, self.plan.recorded(), environment(self.plan.torch_device))
+        """Take up the state to resume from, if there is one; compile; only then write config.toml."""
+        if self.directory.recorded:
+            self._resume()
         began = time.perf_counter()
         self.engine.warm_up()
         if self.plan.compile:
             self.printer.line(f"compiled in {time.perf_counter() - began:.1f} s")
+        self.metrics = self.directory.cut_metrics(self.epoch)
+        self.directory.begin(
+            self.config,
+            plan=self.plan.recorded(),
+            images=self.splits.fingerprint(),
+            environment=environment(self.plan.torch_device),
+        )
 
     def run(self) -> None:
-        """The epochs that are left. A signal saves at the step boundary and raises Interrupted."""
+        """The epochs that are left. After a signal the state is saved at the step boundary: Interrupted."""
         with _signals() as received:
             while self.epoch < self.config.epochs:
                 record = self._train_epoch(self.epoch + 1, received)
                 with self.range("evaluation"):
                     record |= self._evaluate()
                 self._close_epoch(record)
+                if received:
+                    raise Interrupted(received[0], self.directory.path)
 
     def finish(self) -> None:
         """Pictures and the summary."""
@@ -178,30 +180,56 @@ class Training:
         self.directory.append_metrics(record)
         self.printer.line(epoch_line(record, self.config.epochs))
         self.engine.stop_if_diverged()
-        if self.engine.is_skipping:  # what is saved is to be good: the checkpoints before serve
-            self.printer.line(f"warning: no checkpoint after epoch {self.epoch}: its last steps were skipped")
+        learned_nothing = record["skipped_steps"] == self.feed.steps_per_epoch
+        if learned_nothing or self.engine.is_diverging:  # what is saved is to be good: the checkpoints before serve
+            self.printer.line(f"warning: no checkpoint after epoch {self.epoch}: its steps were skipped, not finite")
             return
         judged = record.get("valid_loss", record["test_loss"])
-        is_best = judged is not None and (self.best is None or judged < self.best)
-        if is_best:
-            self.best = judged
-        path = self._save(self.epoch)
-        if is_best:
-            checkpoint.point(self.directory.checkpoints / "best", path)
-        checkpoint.prune(path, self.config.keep)
+        if judged is not None and (self.best is None or judged < self.best["loss"]):
+            self.best = {"loss": judged, "step": self.engine.step_number}
+        self._save(self.epoch)
 
-    def _save(self, epoch: int) -> Path:
+    def _save(self, epoch: int) -> None:
         parameters, optimizer, counters = self.engine.state()
         state = {**counters, "epoch": epoch, "best": self.best}
         with self.range("checkpoint"):
-            return checkpoint.save(self.directory.checkpoints, self.model, parameters, optimizer, state)
+            path = checkpoint.save(self.directory.checkpoints, self.model, parameters, optimizer, state)
+            self._point_to_best()
+            checkpoint.prune(path, self.config.keep)
+
+    def _point_to_best(self) -> None:
+        """Make the link `best` agree with the state, also where a process was killed before it had done so."""
+        if self.best is not None:
+            target = checkpoint.directory(self.directory.checkpoints, int(self.best["step"]))
+            if target.is_dir():
+                checkpoint.point(self.directory.checkpoints / "best", target)
+
+    def _resume(self) -> None:
+        """Load the newest valid checkpoint, after checking that it is this run's, on these images."""
+        path, images = self.directory.path, self.splits.fingerprint()
+        before = self.directory.recorded.get("images", images)
+        if before != images:
+            raise RunError(f"data: {path} was trained on other images: {before} then, {images} now")
+        found, warnings = self.directory.latest_checkpoint()
+        for warning in warnings:
+            self.printer.line(f"warning: {warning}")
+        if found is not None:
+            self._take_up(found)
+        elif self.config.resume != "auto" and (warnings or self.directory.metrics()):
+            raise RunError(f"--resume: {path} holds no valid checkpoint; start anew in another --out")
+        else:
+            self.printer.line(f"{path} holds no valid checkpoint: starting from the beginning")
 
     def _take_up(self, found: checkpoint.Checkpoint) -> None:
+        done, most = found.state["step"], self.config.epochs * self.feed.steps_per_epoch
+        if done > most:
+            raise RunError(
+                f"--epochs: {self.directory.path} has done {done} steps, {self.config.epochs} epochs have only {most}"
+            )
         self.engine.load_state(found.parameters, found.optimizer, found.state)
         self.epoch, self.best = found.state["epoch"], found.state["best"]
-        self.printer.line(f"resumed from {found.path} (step {found.state['step']}, {self.epoch} epochs done)")
-        if self.epoch > self.config.epochs:
-            raise RunError(f"--epochs: {self.directory.path} has done {self.epoch} already, got {self.config.epochs}")
+        self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
+        self._point_to_best()
         now, before = environment(self.plan.torch_device), self.directory.recorded.get("environment", {})
         for key, value in before.items():
             if now.get(key) != value:
@@ -226,7 +254,9 @@ class Training:
         path = self.directory.path
         yield f"run          {path}"
         yield f"metrics      {self.directory.metrics_file}"
-        yield f"checkpoint   {path / 'checkpoints' / 'latest'}" + (f" (best loss {self.best:.2f})" if self.best else "")
+        for link in ("latest", "best"):
+            if (self.directory.checkpoints / link).exists():
+                yield f"checkpoint   {self.directory.checkpoints / link}"
         for name in ("reconstructions", "samples", "loss"):
             yield f"picture      {path / 'pictures' / name}.png"
 
@@ -238,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as interruption:
         return _fail(str(interruption), 128 + interruption.number)
     except KeyboardInterrupt:
-        return _fail("SIGINT: stopped before the first step, or twice: not saved", 130)
+        return _fail("SIGINT: stopped at once, without another checkpoint", 130)
     except UserError as error:
         return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
     except torch.OutOfMemoryError as error:
