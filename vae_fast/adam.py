@@ -31,7 +31,8 @@ class Adam(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float = 0.0) -> None:
         named = dict(parameters)
         super().__init__(named.values(), {"lr": lr})
-        self._names, self._parameters = list(named), list(named.values())
+        self._names = list(named)
+        self._parameters: list[Tensor] = list(named.values())
         self._weight_decay = weight_decay
         self._means = [torch.zeros_like(p) for p in self._parameters]
         self._squares = [torch.zeros_like(p) for p in self._parameters]
@@ -41,10 +42,11 @@ class Adam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter in place."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         self._count += 1 if self.found_inf is None else 1 - self.found_inf
         torch._fused_adamw_(
             self._parameters,
-            [p.grad for p in self._parameters],
+            gradients,
             self._means,
             self._squares,
             [],

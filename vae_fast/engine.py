@@ -233,5 +233,5 @@ def _compiled(function: Losses) -> Losses:
 
     # Inductor would run the program `openssl` to name its precompiled headers, and fail where it is not installed.
     setting = "cpp_cache_precompile_headers"
-    options = {setting: False} if hasattr(config, setting) else {}
+    options: dict[str, Any] = {setting: False} if hasattr(config, setting) else {}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)

@@ -31,7 +31,7 @@ class Splits:
         parts = [part for part in (self.train, self.valid, self.test) if part is not None]
         digest = hashlib.sha256()
         for part in parts:
-            digest.update(part.numpy())
+            digest.update(part.numpy().data)
         return {"count": [len(part) for part in parts], "shape": list(self.image_shape), "sha256": digest.hexdigest()}
 
     @property
