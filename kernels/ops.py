@@ -1,7 +1,7 @@
 """The public operators: what they take, what they refuse, and which implementation answers.
 
-`impl="auto"` chooses, any other name works or raises. So far the reference implements everything, and C++ the random
-bits, which are the same integers either way.
+`impl="auto"` chooses, any other name works or raises. The reference implements everything; C++, on a CPU where the
+library is built, the random bits, reparameterization, and the ELBO of the Bernoulli likelihood, in float32.
 """
 
 from typing import NamedTuple
@@ -9,22 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import library, philox, reference
+from . import cpp, library, philox, reference
 
 IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
 REDUCTIONS = ("mean", "sum", "none")
 MAX_SEED = 2**63 - 1
 HAS_LIBRARY = library.load()  # a constant, because torch.compile could not trace the loading of a file
-
-torch.library.define(
-    "vae_fast::random_bits",
-    "(Tensor seed, Tensor step, SymInt rows, SymInt columns, SymInt row_offset, int stream) -> Tensor",
-)
-
-
-@torch.library.register_fake("vae_fast::random_bits")
-def _random_bits_fake(seed: Tensor, step: Tensor, rows: int, columns: int, row_offset: int, stream: int) -> Tensor:
-    return seed.new_empty((rows, columns))
 
 
 class Elbo(NamedTuple):
@@ -66,10 +56,9 @@ def random_bits(
     """
     seed_tensor, step_tensor = _counter("seed", seed, device), _counter("step", step, device)
     _check_counts(rows=rows, columns=columns, row_offset=row_offset, stream=stream)
-    _check_impl("random_bits", impl, ("cpp", "reference"))
-    if impl == "cpp" and not HAS_LIBRARY:
-        raise RuntimeError(f"impl='cpp' of random_bits is not available: {library.status()}")
-    if impl == "cpp" or (impl == "auto" and seed_tensor.device.type == "cpu" and HAS_LIBRARY):
+    _check_impl("random_bits", impl)
+    device_type = seed_tensor.device.type
+    if _takes_cpp("random_bits", impl, None if device_type == "cpu" else f"it runs on a CPU, not on {device_type}"):
         bits: Tensor = torch.ops.vae_fast.random_bits(seed_tensor, step_tensor, rows, columns, row_offset, stream)
         return bits
     return philox.random_bits(rows, columns, seed_tensor, step_tensor, row_offset, stream)
@@ -95,14 +84,15 @@ def reparameterize(
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
-        impl: "auto" or "reference".
+        impl: "auto", "reference", or "cpp" (float32 on a CPU, where the library is built); "auto" takes C++ where it
+            can. They agree within float32's rounding. C++ has no second derivatives: asking for one raises.
 
     Returns:
         z, [..., Z], of the promoted dtype of mu and logvar; computed in float32, or in float64 if either is float64.
         Differentiable in mu and logvar; each gradient has its input's dtype.
 
     Raises:
-        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available.
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, section 2.4; noise: `random_bits`.
     """
@@ -114,7 +104,11 @@ def reparameterize(
     _check_device(mu.device, logvar=logvar)
     seed, step = _counter("seed", seed, mu.device), _counter("step", step, mu.device)
     _check_device(mu.device, seed=seed, step=step)
-    _check_impl("reparameterize", impl, ("reference",))
+    _check_counts(row_offset=row_offset, stream=stream)
+    _check_impl("reparameterize", impl)
+    if _takes_cpp("reparameterize", impl, cpp.why_not_reparameterize(mu, logvar)):
+        z: Tensor = torch.ops.vae_fast.reparameterize(mu, logvar, seed, step, row_offset, stream)
+        return z
     rows, latent = mu.shape[:-1].numel(), mu.shape[-1]
     bits = random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
     return reference.reparameterize(mu, logvar, bits)
@@ -146,7 +140,10 @@ def elbo_loss(
         likelihood: "bernoulli", "continuous_bernoulli", "gaussian" or "discretized_logistic".
         log_scale: the log of the scale, for the last two only: a float, or a 0-d or [D] tensor. Differentiable.
         reduction: "mean", "sum" or "none", over the batch; of `loss` only.
-        impl: "auto" or "reference".
+        impl: "auto", "reference", or "cpp" (on a CPU, where the library is built: "bernoulli" with logits, mu and
+            logvar in float32, target in uint8 or float32); "auto" takes C++ where it can. They agree within float32's
+            rounding. C++ has no second derivatives: asking for one raises; and its nll and kl are one node of the
+            graph, so that going back through one and then the other takes retain_graph=True.
 
     Returns:
         Elbo(loss, nll, kl): loss 0-d, or [B] with "none"; nll and kl always [B]; all three float32 (float64 if any
@@ -154,7 +151,7 @@ def elbo_loss(
         batch gives [0], 0 or NaN for "none", "sum" or "mean".
 
     Raises:
-        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available.
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; beta: Higgins et al., beta-VAE, 2017.
     """
@@ -170,8 +167,11 @@ def elbo_loss(
         raise ValueError(f"beta: expected a float or a tensor of shape [] or [B], got {list(beta.shape)}")
     tensors = {"target": target, "mu": mu, "logvar": logvar, "log_scale": scale, "beta": beta}
     _check_device(logits.device, **{name: t for name, t in tensors.items() if isinstance(t, Tensor)})
-    _check_impl("elbo_loss", impl, ("reference",))
-    nll, kl = reference.elbo(logits, target.detach(), mu, logvar, likelihood, scale)
+    _check_impl("elbo_loss", impl)
+    if _takes_cpp("elbo_loss", impl, cpp.why_not_elbo(logits, target, mu, logvar, likelihood)):
+        nll, kl = torch.ops.vae_fast.elbo_bernoulli(logits, target, mu, logvar)
+    else:
+        nll, kl = reference.elbo(logits, target.detach(), mu, logvar, likelihood, scale)
     weight = beta.detach().to(kl.dtype) if isinstance(beta, Tensor) else beta
     return Elbo(_reduce(nll + weight * kl, reduction), nll, kl)
 
@@ -277,10 +277,20 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _check_impl(operator: str, impl: str, available: tuple[str, ...]) -> None:
+def _check_impl(operator: str, impl: str) -> None:
     _check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl != "auto" and impl not in available:
+    if impl == "triton":
         raise RuntimeError(
-            f"impl={impl!r}: this version of vae_fast has no such implementation of {operator}; "
-            f"use {' or '.join(map(repr, available))}, or 'auto'"
+            f"impl='triton': this version of vae_fast has no such implementation of {operator}; "
+            "use 'cpp' or 'reference', or 'auto'"
         )
+
+
+def _takes_cpp(operator: str, impl: str, why_not: str | None) -> bool:
+    """Whether C++ answers, given what keeps it from these arguments, if anything does."""
+    if impl == "cpp":
+        if not HAS_LIBRARY:
+            raise RuntimeError(f"impl='cpp' of {operator} is not available: {library.status()}")
+        if why_not is not None:
+            raise RuntimeError(f"impl='cpp' of {operator} is not available: {why_not}")
+    return impl == "cpp" or (impl == "auto" and HAS_LIBRARY and why_not is None)

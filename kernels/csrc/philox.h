@@ -28,6 +28,7 @@ struct Key {
 
 VAE_FAST_INLINE Words philox4x32(Words counter, Key key) {
   auto [c0, c1, c2, c3] = counter;
+#pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53} * c0;
     const uint64_t product1 = uint64_t{0xCD9E8D57} * c2;
