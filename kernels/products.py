@@ -10,15 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SMALLEST = 2**16  # weights: below, the call costs more than the product gains
+
 # oneDNN's product as an operator of our own: Inductor takes PyTorch's for one with constant weights, and fails.
 torch.library.define("vae_fast::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
 
 
-@torch.library.impl("vae_fast::product", "CPU")
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a b^T + bias; a [B, N], b [M, N], bias [M], float32 of any strides."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return result
+
+
+torch.library.impl("vae_fast::product", "CPU", _product)
 
 
 @torch.library.register_fake("vae_fast::product")
@@ -27,12 +31,12 @@ def _product_fake(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight^T + bias, as torch.nn.functional.linear; float32 [B, N] on a CPU goes to oneDNN where that is faster.
+    """x weight^T + bias, as torch.nn.functional.linear; float32 [B, N] on a CPU may go to oneDNN.
 
     x [B, N], weight [M, N], bias [M] -> [B, M], accumulated in float32 by the library. Differentiable in all three.
     """
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and x.shape[0] > 0
-    if USE_ONEDNN and suits and not torch.is_autocast_enabled("cpu"):
+    if USE_ONEDNN and suits and weight.numel() >= SMALLEST and not torch.is_autocast_enabled("cpu"):
         result: Tensor = torch.ops.vae_fast.product(x, weight, bias)
         return result
     return F.linear(x, weight, bias)
@@ -45,7 +49,8 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    product = torch.ops.vae_fast.product
+    # Only a second derivative, or the compiler, needs the operator; its kernel alone is called in half the time.
+    product = torch.ops.vae_fast.product if torch.is_grad_enabled() or torch.compiler.is_compiling() else _product
     for_x = product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
     for_weight = product(gradient.t(), x.t(), None) if ctx.needs_input_grad[1] else None
     return for_x, for_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None

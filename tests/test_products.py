@@ -23,6 +23,7 @@ def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.Monke
     results = []
     for use in (True, False):
         monkeypatch.setattr(products, "USE_ONEDNN", use)
+        monkeypatch.setattr(products, "SMALLEST", 1)
         inputs = tensors(b, n, m)
         y = linear(*inputs)
         results.append((y, *torch.autograd.grad(y, inputs, gradient)))
@@ -34,6 +35,7 @@ def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.Monke
 @needs_onednn
 def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "USE_ONEDNN", True)
+    monkeypatch.setattr(products, "SMALLEST", 1)
     x, w, b = (t.detach() for t in tensors(3, 4, 5))
     for arguments in ((x[:0], w, b), (x.double(), w.double(), b.double()), (x.expand(2, 3, 4), w, b)):
         assert torch.equal(linear(*arguments), torch.nn.functional.linear(*arguments))
@@ -44,6 +46,7 @@ def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch
 @needs_onednn
 def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "USE_ONEDNN", True)
+    monkeypatch.setattr(products, "SMALLEST", 1)
     inputs = tensors(6, 4, 5)
     compiled = torch.compile(linear, fullgraph=True)
     for ours, theirs in zip(
@@ -57,6 +60,7 @@ def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_onednn
 def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "USE_ONEDNN", True)
+    monkeypatch.setattr(products, "SMALLEST", 1)
     x, w, b = tensors(3, 4, 5)
     seconds = []
     for function in (linear, torch.nn.functional.linear):
