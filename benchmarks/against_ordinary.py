@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 import vae_fast as vf
 from vae_fast.data import Images
 from vae_fast.engine import Engine
+from vae_fast.errors import DataError
 from vae_fast.feed import Feed
 from vae_fast.plan import environment, make_plan
 
@@ -129,7 +130,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=100, help="a side and round")
     arguments = parser.parse_args()
-    images = vf.load_images(arguments.data, root=arguments.data_root)
+    try:
+        images = vf.load_images(arguments.data, root=arguments.data_root)
+    except DataError as error:
+        raise SystemExit(f"error: {error}") from None
     contenders = {"ordinary": ordinary_block(ordinary_steps(images)), "vae_fast": engine_block(images.pixels)}
     times = measure(contenders, arguments.rounds, arguments.steps)
     print(", ".join(f"{k} {v}" for k, v in environment(torch.device("cpu")).items()))
