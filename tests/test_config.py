@@ -122,7 +122,7 @@ def test_presets_are_valid_and_named_as_their_file(name: str) -> None:
     amp=st.booleans(),
 )
 def test_what_is_recorded_reads_back(tmp_path_factory: pytest.TempPathFactory, **settings: object) -> None:
-    config = vf.Config(**settings, out="elsewhere", dry_run=True)  # type: ignore[arg-type]
+    config = vf.Config(**settings, out="elsewhere", dry_run=True)
     file = toml(tmp_path_factory.mktemp("config"), **config.recorded(), plan={"device": "cpu"}, environment={"x": 1})
     assert vf.Config.from_toml(file).recorded() == config.recorded()
     assert Path(str(config.recorded()["data"])).is_absolute()  # a resume may start elsewhere
@@ -140,6 +140,6 @@ def test_resume_reads_the_runs_settings(tmp_path: Path) -> None:
 
 
 def test_paths_and_lists_are_accepted_from_python(tmp_path: Path) -> None:
-    config = vf.Config(data=tmp_path, hidden=[3, 4], lr=1)  # type: ignore[arg-type]
+    config = vf.Config(data=tmp_path, hidden=[3, 4], lr=1)
     assert (config.data, config.hidden, config.lr) == (str(tmp_path), (3, 4), 1.0)
     assert read_toml(toml(tmp_path, **config.recorded()))["hidden"] == (3, 4)

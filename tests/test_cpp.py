@@ -78,10 +78,10 @@ def check_elbo(logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> No
     grads = torch.autograd.grad(terms, leaves, weights)
     exact_grads = torch.autograd.grad(exact, exact_leaves, [w.double() for w in weights])
 
-    l, m, v = (t.detach().flatten(1) for t in exact_leaves)  # noqa: E741
+    logit, m, v = (t.detach().flatten(1) for t in exact_leaves)
     # A term is made of values up to |l| + ln 2 with fewer than 10 roundings; a sum of at most 1024 terms in 4 or more
     # lanes adds fewer than 10 of its own in the mean, and the sum of magnitudes bounds what they are relative to.
-    within(terms[0], exact[0], 20, (l.abs() + 1).sum(1))
+    within(terms[0], exact[0], 20, (logit.abs() + 1).sum(1))
     within(terms[1], exact[1], 20, (1 + v.abs() + m.square() + v.exp()).sum(1))
     within(grads[0].flatten(1), exact_grads[0].flatten(1), 8, weights[0].double().view(-1, 1))
     within(grads[1], exact_grads[1], 1, exact_grads[1].abs())

@@ -272,5 +272,5 @@ def test_a_host_copy_is_what_was_asked_for_not_what_came_later() -> None:
     assert copy.latest() is None
     copy.request()
     source += 1
-    assert copy.latest().tolist() == [0, 0]  # type: ignore[union-attr]
+    assert copy.latest().tolist() == [0, 0]
     assert copy.latest() is None

@@ -55,7 +55,7 @@ def test_initialisation_is_that_of_linear_layers() -> None:
 )
 def test_refused_settings(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        vf.VAE(**kwargs)  # type: ignore[arg-type]
+        vf.VAE(**kwargs)
 
 
 def test_refused_input() -> None:

@@ -17,7 +17,7 @@ from vae_fast.objective import beta_at, objective
     ],
 )
 def test_schedules_of_beta(settings: dict[str, object], expected: dict[int, float]) -> None:
-    config = vf.Config(epochs=10, **settings)  # type: ignore[arg-type]
+    config = vf.Config(epochs=10, **settings)
     assert {step: beta_at(step, config, steps_per_epoch=10) for step in expected} == pytest.approx(expected)
 
 

@@ -144,11 +144,13 @@ def test_importance_weights_from_nll_and_sampled_densities_average_to_the_likeli
     ("logits", "target"), [((2, 1, 3, 4), (2, 12)), ((2, 12), (2, 1, 3, 4)), ((2, 3, 4), (2, 3, 4))]
 )
 def test_either_side_may_be_flat_and_uint8_means_k_over_255(logits: tuple[int, ...], target: tuple[int, ...]) -> None:
-    l, x = torch.randn(logits), torch.randint(0, 256, target, dtype=torch.uint8)  # noqa: E741
+    logit, x = torch.randn(logits), torch.randint(0, 256, target, dtype=torch.uint8)
     mu = logvar = torch.zeros(2, 3)
-    from_bytes, from_floats = (vf.elbo_loss(l, t, mu, logvar) for t in (x, x / 255))
+    from_bytes, from_floats = (vf.elbo_loss(logit, t, mu, logvar) for t in (x, x / 255))
     torch.testing.assert_close(from_bytes.nll, from_floats.nll)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(l.flatten(1), x.flatten(1) / 255, reduction="none")
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logit.flatten(1), x.flatten(1) / 255, reduction="none"
+    )
     torch.testing.assert_close(from_bytes.nll, expected.sum(1))
 
 

@@ -26,7 +26,7 @@ def test_auto_takes_the_cpu_and_says_why() -> None:
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_a_named_dtype_implies_amp_and_is_obeyed(dtype: str) -> None:
-    assert make_plan(vf.Config(amp_dtype=dtype, device="cpu"))[0].precision == dtype  # type: ignore[arg-type]
+    assert make_plan(vf.Config(amp_dtype=dtype, device="cpu"))[0].precision == dtype
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_amp_on_a_cpu_is_bf16_only_where_the_units_are_native(
 )
 def test_an_explicit_wish_that_cannot_be_served_raises(settings: dict[str, str], message: str) -> None:
     with pytest.raises(RunError, match=message):
-        make_plan(vf.Config(**settings))  # type: ignore[arg-type]
+        make_plan(vf.Config(**settings))
 
 
 @pytest.mark.parametrize("device", ["tpu", "mps", "cuda:x", ""])

@@ -53,9 +53,9 @@ def test_the_continuous_bernoulli_is_smooth_where_its_two_forms_meet(dtype: torc
     around = torch.linspace(-1.02 * bound, 1.02 * bound, 1001, dtype=dtype, requires_grad=True)
     value = reference._log_normalizer(around)
     (slope,) = torch.autograd.grad(value.sum(), around)
-    l = around.detach().double().abs().clamp(min=1e-12)  # noqa: E741
-    exact = torch.where(l < 1e-4, math.log(2) + l**2 / 12, (l / (l / 2).tanh()).log())
-    exact_slope = around.detach().double().sign() * torch.where(l < 0.02, l / 6 - 7 * l**3 / 360, 1 / l - 1 / l.sinh())
+    a = around.detach().double().abs().clamp(min=1e-12)
+    exact = torch.where(a < 1e-4, math.log(2) + a**2 / 12, (a / (a / 2).tanh()).log())
+    exact_slope = around.detach().double().sign() * torch.where(a < 0.02, a / 6 - 7 * a**3 / 360, 1 / a - 1 / a.sinh())
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(value.double(), exact, rtol=0, atol=8 * eps)
     # 1/l - 1/sinh(l) loses eps / l to cancellation at the bound; the test's own fp64 formula loses 1e-9 below it
@@ -78,9 +78,9 @@ def test_extreme_logits_are_finite_and_nan_and_inf_propagate(likelihood: str) ->
 
 
 def test_the_bernoulli_is_softplus_less_the_product() -> None:
-    l, x = torch.linspace(-30, 30, 61, dtype=torch.float64), torch.linspace(0, 1, 61, dtype=torch.float64)  # noqa: E741
-    expected = torch.logaddexp(l, torch.zeros_like(l)) - x * l
-    torch.testing.assert_close(reference.bernoulli(l, x), expected, rtol=1e-12, atol=1e-12)
+    logit, x = torch.linspace(-30, 30, 61, dtype=torch.float64), torch.linspace(0, 1, 61, dtype=torch.float64)
+    expected = torch.logaddexp(logit, torch.zeros_like(logit)) - x * logit
+    torch.testing.assert_close(reference.bernoulli(logit, x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_kl_is_that_of_two_normals() -> None:
