@@ -4,6 +4,7 @@ Where a value comes from, later winning: the defaults below < a preset < a `--co
 the recipe of pytorch/examples.
 """
 
+import inspect
 import math
 import os
 import tomllib
@@ -132,7 +133,7 @@ class Sources:
     """Where the command line takes its starting values from."""
 
     preset: str | None = None
-    """a recipe that ships with vae_fast, see below"""
+    """a recipe that ships with vae_fast, see above"""
     config: str | None = None
     """a TOML file with any of these settings; a run's config.toml runs it again"""
 
@@ -157,7 +158,8 @@ def parse(arguments: Sequence[str]) -> Config:
     # The settings' starting values are known only after a first look at these few flags.
     look, _ = tyro.cli(_FirstLook, args=arguments, prog=prog, add_help=False, return_unknown_args=True)
     start = _CommandLine(**_starting_values(look))
-    description = f"{Config.__doc__}\n\nPresets: {', '.join(preset_names())}."
+    notes = f"The defaults below are those that the flags given so far lead to. Presets: {', '.join(preset_names())}."
+    description = f"{inspect.cleandoc(Config.__doc__ or '')}\n\n{notes}"
     line = tyro.cli(_CommandLine, args=arguments, prog=prog, default=start, description=description)
     if {"--no-amp", "--no_amp"} & set(arguments) and line.amp_dtype != "auto":
         raise ConfigError(f"--no-amp: contradicts amp_dtype = {line.amp_dtype!r}, which implies --amp")
