@@ -9,6 +9,9 @@ import pytest
 
 import vae_fast as vf
 
+# As the engine does for itself: else Inductor runs the program `openssl`, which a machine need not have.
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -203,7 +203,10 @@ def test_best_is_the_lowest_validation_loss_also_across_a_resume(small: Small, m
 def test_a_failing_compiler_is_one_line_and_leaves_nothing(
     small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("CXX", "false")
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
     process = command(
         "-m", "vae_fast.train", "--data", "digits", "--compile", "--hidden", "13", "--out", str(tmp_path / "r")
     )
