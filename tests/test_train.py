@@ -180,6 +180,12 @@ def test_a_run_does_not_go_on_with_other_images(small: Small, tmp_path: Path) ->
         vf.fit(small(data=str(file), batch_size=10, resume=str(run.directory), out=None, epochs=3))
 
 
+def test_a_schedule_that_changes_its_span_is_said(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    run = vf.fit(small(lr_schedule="cosine"))
+    vf.fit(small(lr_schedule="cosine", resume=str(run.directory), out=None, epochs=3))
+    assert "warning: schedules now span 3 epochs, unlike those already done" in capsys.readouterr().out
+
+
 def test_fewer_epochs_than_are_done_are_refused(small: Small) -> None:
     run = vf.fit(small())
     with pytest.raises(RunError, match=r"--epochs: .* has done 14 steps, 1 epochs have only 7"):

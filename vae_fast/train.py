@@ -230,6 +230,9 @@ class Training:
         self.epoch, self.best = found.state["epoch"], found.state["best"]
         self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
         self._point_to_best()
+        scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
+        if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
+            self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
         now, before = environment(self.plan.torch_device), self.directory.recorded.get("environment", {})
         for key, value in before.items():
             if now.get(key) != value:
