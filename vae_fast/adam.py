@@ -40,7 +40,7 @@ class Adam(torch.optim.Optimizer):
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure, so no loss to return
         """Update every parameter in place."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         self._count += 1 if self.found_inf is None else 1 - self.found_inf

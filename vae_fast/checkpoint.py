@@ -151,7 +151,8 @@ def _load_model(file: Path) -> VAE:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             model = VAE(**json.loads(opened.metadata()[METADATA_KEY]))
-            model.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+            names = opened.keys()  # not iterable itself: it only looks like a mapping
+            model.load_state_dict({name: opened.get_tensor(name) for name in names})
     except OSError:
         raise RunError(
             f"{file}: expected a run directory, a checkpoint or a model.safetensors file, found none"
