@@ -1,15 +1,11 @@
-"""The C++ operators as PyTorch's compiler and autograd know them: schemas, fakes, gradients, and what they can take.
+"""The C++ operators as PyTorch's compiler knows them: schemas, fakes, and what they can take.
 
 The kernels are in csrc/ and run on a CPU in float32. Their gradients are operators as well, which compute the noise
-and the sigmoid again from the inputs instead of storing them. Those have no gradient: a second derivative raises.
+and the sigmoid again from the inputs instead of storing them; csrc/gradients.cpp tells autograd of them.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
-
-Gradients = tuple[Tensor | None, ...]
 
 torch.library.define(
     "vae_fast::random_bits",
@@ -85,42 +81,3 @@ def _elbo_backward_fake(
     grad_nll: Tensor, grad_kl: Tensor, logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return logits.new_empty(logits.shape), mu.new_empty(mu.shape), mu.new_empty(mu.shape)
-
-
-def _reparameterize_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, logvar, seed, step, ctx.row_offset, ctx.stream = inputs
-    ctx.save_for_backward(logvar, seed, step)
-
-
-def _reparameterize_grad(ctx: Any, grad_z: Tensor) -> Gradients:
-    grad_mu, grad_logvar = torch.ops.vae_fast.reparameterize_backward(
-        grad_z, *ctx.saved_tensors, ctx.row_offset, ctx.stream
-    )
-    return grad_mu, grad_logvar, None, None, None, None
-
-
-def _elbo_save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs)
-    ctx.set_materialize_grads(False)
-
-
-def _elbo_grad(ctx: Any, grad_nll: Tensor | None, grad_kl: Tensor | None) -> Gradients:
-    logits, target, mu, logvar = ctx.saved_tensors
-    # A term that nothing depends on gives no gradient, as in the reference, where 0 * inf would give NaN.
-    for_nll, for_kl = (logits.new_zeros(logits.shape[:1]) if g is None else g for g in (grad_nll, grad_kl))
-    grad_logits, grad_mu, grad_logvar = torch.ops.vae_fast.elbo_bernoulli_backward(
-        for_nll, for_kl, logits, target, mu, logvar
-    )
-    if grad_kl is None:
-        return grad_logits, None, None, None
-    return None if grad_nll is None else grad_logits, None, grad_mu, grad_logvar
-
-
-def _no_second_derivative(ctx: Any, *gradients: Tensor | None) -> Gradients:
-    raise RuntimeError("the C++ operators have no second derivatives; use impl='reference'")
-
-
-torch.library.register_autograd("vae_fast::reparameterize", _reparameterize_grad, setup_context=_reparameterize_save)
-torch.library.register_autograd("vae_fast::elbo_bernoulli", _elbo_grad, setup_context=_elbo_save)
-torch.library.register_autograd("vae_fast::reparameterize_backward", _no_second_derivative)
-torch.library.register_autograd("vae_fast::elbo_bernoulli_backward", _no_second_derivative)

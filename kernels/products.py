@@ -4,25 +4,15 @@ PyTorch takes MKL for float32 products, and MKL gives CPUs of other makers its A
 oneDNN, which PyTorch carries as well, uses what the CPU has: 0.6 of the time at 128 x 784 x 400 on an AMD Zen 5.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMALLEST = 2**16  # weights: below, the call costs more than the product gains
+from . import library
 
 # oneDNN's product as an operator of our own: Inductor takes PyTorch's for one with constant weights, and fails.
+# a [B, N], b [M, N], bias [M], float32 of any strides -> a b^T + bias. The kernel is csrc/product.cpp.
 torch.library.define("vae_fast::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
-
-
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b^T + bias; a [B, N], b [M, N], bias [M], float32 of any strides."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-    return result
-
-
-torch.library.impl("vae_fast::product", "CPU", _product)
 
 
 @torch.library.register_fake("vae_fast::product")
@@ -36,31 +26,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x [B, N], weight [M, N], bias [M] -> [B, M], accumulated in float32 by the library. Differentiable in all three.
     """
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and x.shape[0] > 0
-    if USE_ONEDNN and suits and weight.numel() >= SMALLEST and not torch.is_autocast_enabled("cpu"):
+    if USE_ONEDNN and suits and not torch.is_autocast_enabled("cpu"):
         result: Tensor = torch.ops.vae_fast.product(x, weight, bias)
         return result
     return F.linear(x, weight, bias)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    x, weight, _ = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    # Only a second derivative, or the compiler, needs the operator; its kernel alone is called in half the time.
-    product = torch.ops.vae_fast.product if torch.is_grad_enabled() or torch.compiler.is_compiling() else _product
-    for_x = product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
-    for_weight = product(gradient.t(), x.t(), None) if ctx.needs_input_grad[1] else None
-    return for_x, for_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None
-
-
-torch.library.register_autograd("vae_fast::product", _backward, setup_context=_save)
-
-
 def _choose() -> tuple[bool, str]:
     """Whether oneDNN takes the products, by a rule rather than a timing: the same machine always computes the same."""
+    if not library.load():
+        return False, library.status()
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False, "no AVX-512, or a torch without oneDNN"
     try:

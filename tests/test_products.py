@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from vae_fast.kernels import linear, products
+from vae_fast.kernels import library, linear, products
 from vae_fast.plan import environment
 
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(
+    not (library.load() and torch.backends.mkldnn.is_available()), reason=f"oneDNN or {library.status()}"
+)
 
 
 def tensors(b: int, n: int, m: int) -> list[Tensor]:
@@ -23,7 +25,6 @@ def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.Monke
     results = []
     for use in (True, False):
         monkeypatch.setattr(products, "USE_ONEDNN", use)
-        monkeypatch.setattr(products, "SMALLEST", 1)
         inputs = tensors(b, n, m)
         y = linear(*inputs)
         results.append((y, *torch.autograd.grad(y, inputs, gradient)))
@@ -35,7 +36,6 @@ def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.Monke
 @needs_onednn
 def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "USE_ONEDNN", True)
-    monkeypatch.setattr(products, "SMALLEST", 1)
     x, w, b = (t.detach() for t in tensors(3, 4, 5))
     for arguments in ((x[:0], w, b), (x.double(), w.double(), b.double()), (x.expand(2, 3, 4), w, b)):
         assert torch.equal(linear(*arguments), torch.nn.functional.linear(*arguments))
@@ -46,7 +46,6 @@ def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch
 @needs_onednn
 def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "USE_ONEDNN", True)
-    monkeypatch.setattr(products, "SMALLEST", 1)
     inputs = tensors(6, 4, 5)
     compiled = torch.compile(linear, fullgraph=True)
     for ours, theirs in zip(
@@ -60,13 +59,20 @@ def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_onednn
 def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "USE_ONEDNN", True)
-    monkeypatch.setattr(products, "SMALLEST", 1)
     x, w, b = tensors(3, 4, 5)
     seconds = []
     for function in (linear, torch.nn.functional.linear):
         (first,) = torch.autograd.grad(function(x, w, b).square().sum(), x, create_graph=True)
         seconds.append(torch.autograd.grad(first.sum(), w)[0])
     torch.testing.assert_close(*seconds)
+
+
+@needs_onednn
+@pytest.mark.parametrize(("rows", "columns"), [(1, 5), (5, 2), (8, 12), (41, 33), (784, 128)])
+def test_a_matrix_that_lies_by_columns_is_the_same_matrix(rows: int, columns: int) -> None:
+    by_columns, b = torch.randn(columns, rows + 3)[:, :rows].t(), torch.randn(6, columns)
+    product = torch.ops.vae_fast.product
+    assert torch.equal(product(by_columns, b, None), product(by_columns.contiguous(), b, None))
 
 
 @needs_onednn
