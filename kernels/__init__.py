@@ -7,7 +7,8 @@ if __name__ != "vae_fast.kernels":
     raise ImportError(f"this folder is the package vae_fast.kernels and was imported as {__name__!r}; install vae_fast")
 
 from . import streams
+from .adam import adam_
 from .ops import Elbo, elbo_loss, kl_per_dimension, random_bits, reparameterize
 from .products import linear
 
-__all__ = ["Elbo", "elbo_loss", "kl_per_dimension", "linear", "random_bits", "reparameterize", "streams"]
+__all__ = ["Elbo", "adam_", "elbo_loss", "kl_per_dimension", "linear", "random_bits", "reparameterize", "streams"]

@@ -1,10 +1,126 @@
-"""The optimizer against torch.optim's."""
+"""Adam in C++ and in PyTorch against the textbook in float64; the optimizer around it."""
+
+from math import inf
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae_fast.adam import Adam
+from vae_fast.kernels import adam, adam_, library
+
+EPS = torch.finfo(torch.float32).eps
+SHAPES = [(3, 5), (), (0, 4), (7,), (131, 129)]  # the last spans three chunks
+IMPLEMENTATIONS = [
+    pytest.param("cpp", marks=pytest.mark.skipif(not library.load(), reason=library.status())),
+    "torch",
+]
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "torch":
+        monkeypatch.setattr(adam.library, "load", lambda: False)
+    return str(request.param)
+
+
+def tensors(seed: int, scale: float = 1.0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [scale * torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+def textbook(
+    state: list[list[Tensor]], t: int, gradients: list[Tensor], lr: float, weight_decay: float, max_norm: float
+) -> Tensor:
+    """Algorithm 1 of Kingma and Ba, with decoupled decay; in place on float64."""
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    for p, m, v, gradient in zip(*state, gradients, strict=True):
+        g = gradient * min(1.0, max_norm / float(norm))
+        p.mul_(1 - lr * weight_decay)
+        m.mul_(0.9).add_(0.1 * g)
+        v.mul_(0.999).add_(0.001 * g * g)
+        p.sub_(lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8))
+    return norm
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("max_norm", [inf, 1.0, 1e6])
+@pytest.mark.usefixtures("impl")
+def test_it_is_the_textbooks(weight_decay: float, max_norm: float) -> None:
+    state = [tensors(0), [torch.zeros(s) for s in SHAPES], [torch.zeros(s) for s in SHAPES]]
+    exact = [[t.double() for t in group] for group in state]
+    count = torch.zeros(())
+    for step in range(1, 6):
+        gradients, lr = tensors(step), 1e-2 / step
+        exact_norm = textbook(exact, step, [g.double() for g in gradients], lr, weight_decay, max_norm)
+        norm = adam_(*state, count, gradients, lr=lr, weight_decay=weight_decay, max_norm=max_norm)
+        assert norm.dtype == torch.float32
+        assert norm.item() == pytest.approx(exact_norm.item(), rel=8 * EPS)
+    assert count == 5
+    # Five steps of a few roundings each: of the parameter, and of updates whose sum is at most 3 lr. Clipping adds 1e-6
+    # to the norm that it divides by, of which Adam's quotient takes out all but what the epsilon sees.
+    for ours, theirs, size in zip(state, exact, (0.05, 1.0, 1.0), strict=True):
+        for t, e in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(t.double(), e, rtol=16 * EPS, atol=16 * EPS * size)
+
+
+@pytest.mark.parametrize("value", [inf, -inf, float("nan"), 1e20])  # the last squared is too large for float32
+@pytest.mark.parametrize("max_norm", [inf, 1.0])
+@pytest.mark.usefixtures("impl")
+def test_gradients_that_are_not_finite_change_nothing(value: float, max_norm: float) -> None:
+    state = [tensors(0), tensors(1), [t.square() for t in tensors(2)]]
+    before = [t.clone() for group in state for t in group]
+    count, gradients = torch.tensor(3.0), tensors(3)
+    gradients[-1][130, 128] = value
+    norm = adam_(*state, count, gradients, lr=1e-2, max_norm=max_norm)
+    assert not norm.isfinite()
+    assert count == 3
+    assert all(torch.equal(b, t) for b, t in zip(before, (t for group in state for t in group), strict=True))
+
+
+@pytest.mark.usefixtures("impl")
+def test_a_gradient_may_have_any_strides_and_a_stale_graph_is_noticed() -> None:
+    gradient = torch.randn(4, 3)
+    results = []
+    for g in (gradient, gradient.t().contiguous().t()):
+        parameter, mean, square = torch.ones(4, 3), torch.zeros(4, 3), torch.zeros(4, 3)
+        adam_([parameter], [mean], [square], torch.zeros(()), [g.clone(memory_format=torch.preserve_format)], lr=0.1)
+        results.append(parameter)
+    assert torch.equal(*results)
+
+    weight = torch.ones(4, 3, requires_grad=True)
+    loss = weight.square().sum()
+    adam_([weight], [mean], [square], torch.zeros(()), [gradient], lr=0.1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.skipif(not library.load(), reason=library.status())
+def test_cpp_gives_the_same_for_any_number_of_threads() -> None:
+    threads, results = torch.get_num_threads(), []
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        state = [tensors(0), tensors(1), [t.square() for t in tensors(2)]]
+        norm = adam_(*state, torch.zeros(()), tensors(3), lr=1e-2, max_norm=1.0)
+        results.append([norm, *(t for group in state for t in group)])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(not library.load(), reason=library.status())
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"means": []}, "expected as many means, squares and gradients as parameters"),
+        ({"squares": [torch.zeros(3)]}, "squares: expected contiguous .4, 3., got .3."),
+        ({"parameters": [torch.zeros(3, 4).t()]}, "parameters: expected contiguous"),
+        ({"gradients": [torch.zeros(4, 3).double()]}, "gradients: expected float32"),
+    ],
+)
+def test_cpp_refuses_what_does_not_fit(change: dict[str, list[Tensor]], message: str) -> None:
+    arguments = {name: [torch.zeros(4, 3)] for name in ("parameters", "means", "squares", "gradients")} | change
+    with pytest.raises((TypeError, ValueError), match=message):
+        adam_(count=torch.zeros(()), lr=0.1, **arguments)
 
 
 def network() -> nn.Module:
@@ -12,34 +128,18 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_it_updates_as_torchs_fused_optimizer_does(weight_decay: float) -> None:
-    ours, theirs = network(), network()
-    optimizer = Adam(ours.named_parameters(), 1e-2, weight_decay)
-    reference = torch.optim.AdamW(theirs.parameters(), 1e-2, weight_decay=weight_decay, fused=True)
-    for step in range(5):
-        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        optimizer.param_groups[0]["lr"] = reference.param_groups[0]["lr"] = 1e-2 / (step + 1)
-        optimizer.step()
-        reference.step()
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(p, q)
-
-
-def test_a_step_that_found_inf_changes_nothing() -> None:
+def test_the_optimizer_reads_its_rate_and_clips() -> None:
     model = network()
-    optimizer = Adam(model.named_parameters(), 1e-2)
-    for found_inf in (0.0, 1.0):
-        before = {k: v.clone() for k, v in {**optimizer.tensors(), **model.state_dict()}.items()}
-        for p in model.parameters():
-            p.grad = torch.full_like(p, float("nan") if found_inf else 1.0)
-        optimizer.found_inf = torch.tensor(found_inf)
-        optimizer.step()
-        after = {**optimizer.tensors(), **model.state_dict()}
-        assert all(torch.equal(before[k], after[k]) == bool(found_inf) for k in before)
-    assert optimizer.tensors()["step"] == 1
+    optimizer = Adam(model.named_parameters(), 1.0, clip=1e-12)
+    optimizer.param_groups[0]["lr"] = 0.5
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.norm.item() == pytest.approx((7 * 5 + 5 + 5 * 3 + 3) ** 0.5)
+    # each gradient is 1e-12 / norm / (norm + 1e-6), far below epsilon = 1e-8: the update is lr g / epsilon
+    for b, p in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(b - p.detach(), torch.full_like(p, 0.5 * 1e-4 / 58**0.5), rtol=1e-1, atol=0)
 
 
 def test_a_state_of_another_network_is_refused() -> None:

@@ -280,7 +280,7 @@ def test_second_derivatives_raise() -> None:
         vf.elbo_loss(mu, torch.zeros(2, 3), mu, logvar, impl="cpp").loss,
     ):
         (grad,) = torch.autograd.grad(value, logvar, create_graph=True)
-        with pytest.raises(RuntimeError, match="derivative for vae_fast::.*_backward is not implemented"):
+        with pytest.raises(RuntimeError, match=r"derivative for vae_fast::.*_backward is not implemented"):
             grad.sum().backward()
 
 

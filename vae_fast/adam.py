@@ -1,65 +1,51 @@
-"""Adam and AdamW over all parameters in one call of PyTorch's fused kernel.
-
-torch.optim.Adam(fused=True) calls the same kernel, but keeps a step count for every parameter and regroups them all at
-every step: on a CPU that took as long again as the kernel itself. Here one count serves all.
-"""
+"""Adam and AdamW as an optimizer of PyTorch's kind: the state that `vae_fast.kernels.adam_` works on."""
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+from vae_fast.kernels import adam_
 
 
 class Adam(torch.optim.Optimizer):
-    """Adam (Kingma and Ba 2014); with weight_decay, which is decoupled, AdamW (Loshchilov and Hutter 2017).
+    """Adam, or with weight_decay AdamW; a step whose gradients are not finite changes nothing.
 
-    Every parameter must have a gradient at each step. If `found_inf` is set (0-d float32), a step for which it is 1
-    leaves parameters, moments and count as they were, decided on the device. GradScaler sets it as it does for
-    torch.optim's fused optimizers.
+    Every parameter must have a gradient at each step.
 
     Args:
         parameters: (name, parameter) pairs, float32, on one device.
         lr: the learning rate; later steps read param_groups[0]["lr"].
         weight_decay: the share of each weight taken off, times lr, at every step.
+        clip: the largest norm of all gradients together; larger ones are scaled down to it.
     """
 
-    _step_supports_amp_scaling = True
+    _step_supports_amp_scaling = True  # so that GradScaler leaves skipping to the device
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        lr: float,
+        weight_decay: float = 0.0,
+        clip: float | None = None,
+    ) -> None:
         named = dict(parameters)
         super().__init__(named.values(), {"lr": lr})
         self._names = list(named)
         self._parameters: list[Tensor] = list(named.values())
-        self._weight_decay = weight_decay
+        self._settings = {"weight_decay": weight_decay, "max_norm": inf if clip is None else clip}
         self._means = [torch.zeros_like(p) for p in self._parameters]
         self._squares = [torch.zeros_like(p) for p in self._parameters]
         self._count = torch.zeros((), device=self._parameters[0].device)
-        self.found_inf: Tensor | None = None
+        self.norm = torch.zeros_like(self._count)  # of the latest step's gradients, before clipping
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure, so no loss to return
         """Update every parameter in place."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self._count += 1 if self.found_inf is None else 1 - self.found_inf
-        torch._fused_adamw_(
-            self._parameters,
-            gradients,
-            self._means,
-            self._squares,
-            [],
-            [self._count] * len(self._parameters),
-            lr=self.param_groups[0]["lr"],
-            beta1=BETA1,
-            beta2=BETA2,
-            weight_decay=self._weight_decay,
-            eps=EPSILON,
-            amsgrad=False,
-            maximize=False,
-            found_inf=self.found_inf,
-        )
+        lr = self.param_groups[0]["lr"]
+        self.norm = adam_(self._parameters, self._means, self._squares, self._count, gradients, lr=lr, **self._settings)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by name: the count, and every parameter's two moments."""

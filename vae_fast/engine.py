@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vae_fast.adam import Adam
 from vae_fast.config import Config
@@ -47,14 +46,15 @@ class Engine:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
         self._beta = torch.zeros((), device=device)
-        # over the epoch: loss, nll, kl and number of the images trained on, and the steps skipped
-        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
-        self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
+        # over the epoch's steps that were not skipped: the batch's mean loss, nll and kl, and 1
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self._one = torch.ones((), device=device)
+        self._epoch_began = 0  # the step number then
         self._skips_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._watch = HostCopy(self._skips_in_a_row)
         self._parameters = list(model.parameters())
         self._forward = _compiled(self._losses) if plan.compile else self._losses
-        self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay)
+        self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
         self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
 
     @property
@@ -83,13 +83,13 @@ class Engine:
         self._drop_gradients()
 
     def step(self, rows: Tensor) -> None:
-        """Train on the images whose indices `rows` (int64 [B]) holds."""
+        """Train on the images whose indices `rows` (int64 [B]) holds; B is the same in all steps."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step_number, self.config, self.steps_per_epoch)
         self._beta.fill_(beta_at(self.step_number, self.config, self.steps_per_epoch))
-        loss, sums = self._forward(rows)
+        loss, terms = self._forward(rows)
         finite = self._update(loss)
-        self._sums += torch.where(finite, sums, self._one_skip)
+        self._sums += torch.where(finite, terms, 0)
         self._skips_in_a_row.add_(1).mul_(~finite)
         self._step += 1
         self.step_number += 1
@@ -107,11 +107,13 @@ class Engine:
         self._watch.request()
 
     def finish_epoch(self) -> dict[str, float | int | None]:
-        """The epoch's exact averages over the images it saw, its skipped steps; then count anew. Waits."""
-        loss, nll, kl, images, skipped = self._sums.tolist()
+        """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
+        loss, nll, kl, steps = self._sums.tolist()
+        skipped = self.step_number - self._epoch_began - int(steps)
         self._sums.zero_()
-        means = {"train_loss": loss, "train_nll": nll, "train_kl": kl}
-        return {**{k: v / images if images else None for k, v in means.items()}, "skipped_steps": int(skipped)}
+        self._epoch_began = self.step_number
+        sums = {"train_loss": loss, "train_nll": nll, "train_kl": kl}
+        return {**{k: v / steps if steps else None for k, v in sums.items()}, "skipped_steps": skipped}
 
     @property
     def is_diverging(self) -> bool:
@@ -122,6 +124,7 @@ class Engine:
         """Parameters, optimizer tensors and counters: with (config, data) all that a run's future depends on."""
         counters = {
             "step": self.step_number,
+            "epoch_began": self._epoch_began,
             "sums": self._sums.tolist(),
             "skips_in_a_row": self._skips_in_a_row.item(),
             "scaler": self._scaler.state_dict(),
@@ -133,22 +136,21 @@ class Engine:
         self.model.load_state_dict(parameters)
         self.optimizer.load_tensors(optimizer)
         self.step_number = counters["step"]
+        self._epoch_began = counters["epoch_began"]
         self._step.fill_(self.step_number)
         self._sums.copy_(torch.tensor(counters["sums"], dtype=torch.float64))
         self._skips_in_a_row.fill_(counters["skips_in_a_row"])
         self._scaler.load_state_dict(counters["scaler"])
 
     def _losses(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch's loss, and what it adds to the epoch's sums."""
+        """The loss of a batch, and what it adds to the epoch's sums."""
         x = self.images.index_select(0, rows)  # [B, D]
         if self.config.binarize == "dynamic":
             x = bernoulli_sample(x, self._seed, self._step)
         with torch.autocast(x.device.type, DTYPES[self.plan.precision], enabled=self.plan.precision != "fp32"):
             output = self.model(x, self._seed, self._step)
         loss, nll, kl = objective(output, x, self._beta, self.config.free_bits)
-        double, count = torch.float64, len(x)
-        terms = (loss.detach().to(double) * count, nll.detach().sum(dtype=double), kl.detach().sum(dtype=double))
-        return loss, torch.stack((*terms, terms[0].new_full((), count), terms[0].new_zeros(())))
+        return loss, torch.stack((loss.detach(), nll.detach().mean(), kl.detach().mean(), self._one))
 
     def _update(self, loss: Tensor) -> Tensor:
         """Backward and optimizer; 0-d bool, whether loss and gradients were finite, without which nothing changes."""
@@ -156,17 +158,9 @@ class Engine:
         # 0 * inf is NaN: a loss that is not finite makes every gradient NaN, so that one test serves for both.
         self._scaler.scale(loss).backward(1 + 0 * loss.detach())
         self._scaler.unscale_(self.optimizer)
-        norm = get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        if self.config.clip is not None:
-            clip_grads_with_norm_(self._parameters, self.config.clip, norm)
-        finite = norm.isfinite()
-        if self._scaler.is_enabled():
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-        else:
-            self.optimizer.found_inf = (~finite).float()
-            self.optimizer.step()
-        return finite
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return self.optimizer.norm.isfinite()
 
     def _drop_gradients(self) -> None:
         for parameter in self._parameters:  # Optimizer.zero_grad does the same in ten times the time

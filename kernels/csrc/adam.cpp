@@ -1,0 +1,147 @@
+// vae_fast::adam_ on the CPU: the norm of all gradients, then Adam over all parameters, each in one parallel pass.
+// The schema and the specification stand in kernels/adam.py.
+#include "rows.h"
+#include "vector_math.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace vae_fast {
+namespace {
+
+constexpr int64_t kChunk = 8192;  // values worked on at a time: their squares are summed in float, chunks in double
+constexpr int64_t kGrain = 2;     // chunks that are worth a thread: about 5 us
+
+// Values that lie together in one parameter, and what belongs to them.
+struct Chunk {
+  float* parameter;
+  float* mean;
+  float* square;
+  const float* gradient;
+  int64_t count;
+};
+
+// What one step does to every value.
+struct Update {
+  float decay;       // 1 - lr weight_decay
+  float scale;       // of the gradient: at most 1
+  float mean_rate;   // 1 - beta1
+  float square_rate; // 1 - beta2
+  float step_size;   // lr / (1 - beta1^t)
+  float correction;  // 1 / sqrt(1 - beta2^t)
+  float epsilon;
+};
+
+VAE_FAST_FLOAT_CLONES float sum_of_squares(const float* values, int64_t count) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += values[i] * values[i];
+  return sum;
+}
+
+VAE_FAST_FLOAT_CLONES void apply(const Update& update, const Chunk& chunk) {
+  const auto [decay, scale, mean_rate, square_rate, step_size, correction, epsilon] = update;
+  float* const __restrict parameter = chunk.parameter;
+  float* const __restrict mean = chunk.mean;
+  float* const __restrict square = chunk.square;
+  const float* const __restrict gradient = chunk.gradient;
+#pragma omp simd
+  for (int64_t i = 0; i < chunk.count; ++i) {
+    const float g = scale * gradient[i];
+    const float m = mean[i] + mean_rate * (g - mean[i]);
+    const float v = square[i] + square_rate * (g * g - square[i]);
+    mean[i] = m;
+    square[i] = v;
+    parameter[i] = decay * parameter[i] - step_size * m / (correction * std::sqrt(v) + epsilon);
+  }
+}
+
+// The chunks of tensors that are checked here to be alike.
+class Chunks {
+ public:
+  Chunks(at::TensorList parameters, at::TensorList means, at::TensorList squares, at::TensorList gradients) {
+    const size_t count = parameters.size();
+    TORCH_CHECK_VALUE(means.size() == count && squares.size() == count && gradients.size() == count,
+                      "adam_: expected as many means, squares and gradients as parameters, got ", means.size(), ", ",
+                      squares.size(), " and ", gradients.size(), " for ", count);
+    for (size_t i = 0; i < count; ++i) {
+      gradients_.push_back(gradients[i].contiguous());
+      add(checked(parameters[i], parameters[i], "parameters"), checked(means[i], parameters[i], "means"),
+          checked(squares[i], parameters[i], "squares"), checked(gradients_.back(), parameters[i], "gradients"));
+    }
+  }
+
+  size_t count() const { return chunks_.size(); }
+
+  // Calls work(index, chunk) for all of them, in parallel.
+  template <typename Work>
+  void for_each(const Work& work) const {
+    at::parallel_for(0, static_cast<int64_t>(count()), kGrain, [&](int64_t begin, int64_t end) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) work(i, chunks_[i]);
+    });
+  }
+
+ private:
+  static const at::Tensor& checked(const at::Tensor& tensor, const at::Tensor& like, const char* name) {
+    check_float(tensor, "adam_", name);
+    TORCH_CHECK_VALUE(tensor.sizes() == like.sizes() && tensor.is_contiguous(), "adam_: ", name,
+                      ": expected contiguous ", like.sizes(), ", got ", tensor.sizes(), " with strides ",
+                      tensor.strides());
+    return tensor;
+  }
+
+  void add(const at::Tensor& parameter, const at::Tensor& mean, const at::Tensor& square, const at::Tensor& gradient) {
+    for (int64_t begin = 0; begin < parameter.numel(); begin += kChunk) {
+      chunks_.push_back({.parameter = parameter.mutable_data_ptr<float>() + begin,
+                         .mean = mean.mutable_data_ptr<float>() + begin,
+                         .square = square.mutable_data_ptr<float>() + begin,
+                         .gradient = gradient.const_data_ptr<float>() + begin,
+                         .count = std::min(kChunk, parameter.numel() - begin)});
+    }
+  }
+
+  std::vector<at::Tensor> gradients_;  // keeps copies alive, if any were made
+  std::vector<Chunk> chunks_;
+};
+
+double norm_of(const Chunks& chunks) {
+  std::vector<double> sums(chunks.count());
+  chunks.for_each([&](size_t i, const Chunk& chunk) { sums[i] = sum_of_squares(chunk.gradient, chunk.count); });
+  double sum = 0;  // in the order of the chunks, whichever thread took which
+  for (const double part : sums) sum += part;
+  return std::sqrt(sum);
+}
+
+at::Tensor adam_(at::TensorList parameters, at::TensorList means, at::TensorList squares, const at::Tensor& count,
+                 at::TensorList gradients, double lr, double beta1, double beta2, double epsilon, double weight_decay,
+                 double max_norm) {
+  check_float(count, "adam_", "count");
+  TORCH_CHECK_VALUE(count.dim() == 0, "adam_: count: expected a 0-d tensor, got ", count.sizes());
+  const Chunks chunks(parameters, means, squares, gradients);
+  const double norm = norm_of(chunks);
+  if (std::isfinite(norm)) {
+    const double t = *count.mutable_data_ptr<float>() += 1;
+    const Update update{
+        .decay = static_cast<float>(1 - lr * weight_decay),
+        .scale = static_cast<float>(std::min(1.0, max_norm / (norm + 1e-6))),
+        .mean_rate = static_cast<float>(1 - beta1),
+        .square_rate = static_cast<float>(1 - beta2),
+        .step_size = static_cast<float>(lr / (1 - std::pow(beta1, t))),
+        .correction = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
+        .epsilon = static_cast<float>(epsilon),
+    };
+    chunks.for_each([&](size_t, const Chunk& chunk) { apply(update, chunk); });
+  }
+  return at::scalar_tensor(norm, count.options());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(vae_fast, CPU, m) { m.impl("adam_", adam_); }
+
+}  // namespace vae_fast
