@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ import pytest
 from vae_fast import catalogue
 from vae_fast.catalogue import Known, read_known
 from vae_fast.errors import DataError
-from vae_fast.readers import IDX_NAMES, find_idx, read
+from vae_fast.readers import IDX_NAMES, read
 
 NAMES = ("mnist", "fashion-mnist")
 
@@ -62,17 +61,6 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setitem(catalogue._KNOWN, name, Known(sha256, mirrors=(), folders=system))
     monkeypatch.setattr(catalogue, "_SIZES", {part: len(content) for part, content in files.items()})
     return folders
-
-
-@pytest.fixture
-def mnist_folder():
-    """The real MNIST, where this machine has it."""
-    shared = Path(__file__).parents[2] / "shared" / "data"
-    for place in (os.environ.get("VAE_FAST_DATA"), shared):
-        for folder in (Path(place) / "mnist", Path(place)) if place else ():
-            if find_idx(folder, IDX_NAMES["train"]):
-                return folder
-    pytest.skip(f"no MNIST in VAE_FAST_DATA or {shared}")
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -149,16 +137,16 @@ def test_digits():
     assert np.bincount(sources["train_labels"].array).tolist() == [97, 116, 99, 93, 105, 92, 94, 117, 87, 100]
 
 
-def test_digits_can_be_made_again(mnist_folder, tmp_path):
+def test_digits_can_be_made_again(mnist_root, tmp_path):
     script = Path(catalogue.__file__).with_name("assets") / "make_digits.py"
-    subprocess.run([sys.executable, script, mnist_folder, tmp_path / "digits.npz"], check=True)
+    subprocess.run([sys.executable, script, mnist_root / "mnist", tmp_path / "digits.npz"], check=True)
     made = read(tmp_path / "digits.npz")
     for part, source in read_known("digits").items():
         np.testing.assert_array_equal(made[part].array, source.array, strict=True)
 
 
-def test_real_mnist(mnist_folder):
-    sources = read_known("mnist", mnist_folder, mirrors=[])
-    assert sources["train"].where.startswith(str(mnist_folder))
+def test_real_mnist(mnist_root):
+    sources = read_known("mnist", mnist_root, mirrors=[])
+    assert sources["train"].where.startswith(str(mnist_root))
     assert sources["train"].array.shape == (60_000, 28, 28)
     np.testing.assert_array_equal(sources["test"].array[:1000], read_known("digits")["test"].array)

@@ -167,6 +167,7 @@ def test_bad_sets(path, members, message):
         ),
         (("",), "no such file or folder"),
         (("x" * 5000,), "no such file or folder, and not one of"),
+        ((5,), "data: expected a name or a path, got 5"),
         (("digits", "valid"), "split: expected 'train' or 'test', got 'valid'"),
     ],
 )

@@ -39,6 +39,12 @@ def test_out_must_be_a_directory_to_be(small: Small, tmp_path: Path) -> None:
         RunDirectory.open(small(out=str(tmp_path / "file" / "run")))
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+def test_out_must_be_writable(small: Small) -> None:
+    with pytest.raises(RunError, match=r"--out: nothing can be written in /proc \("):
+        RunDirectory.open(small(out="/proc/run"))
+
+
 def test_the_default_is_a_new_folder_named_by_time_and_data(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,8 @@ def load_splits(
 
 def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> tuple[str, dict[str, Source]]:
     """A name for titles, and the arrays."""
+    if not isinstance(data, str | os.PathLike):
+        raise DataError(f"data: expected a name or a path, got {data!r}")
     if isinstance(data, str) and data in catalogue.NAMES:
         return data, catalogue.read_known(data, root)
     path = Path(os.path.expanduser(data))

@@ -65,7 +65,7 @@ def save_loss_curve(metrics: Sequence[dict[str, Any]], pixels: str, path: Path) 
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{label}: {points[-1][1]:.2f}")
     axes.set(xlabel="epoch", ylabel=f"nats per image, {pixels}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

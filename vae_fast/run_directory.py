@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -119,8 +120,10 @@ def _require_writable(path: Path) -> None:
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise RunError(f"--out: {existing} is a file, expected a directory")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunError(f"--out: {existing} is not writable")
+    try:
+        tempfile.TemporaryDirectory(prefix=".vae_fast-", dir=existing).cleanup()
+    except OSError as error:
+        raise RunError(f"--out: nothing can be written in {existing} ({error.strerror})") from None
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:

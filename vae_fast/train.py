@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Run:
     """What `fit` returns: the run directory, the trained model, and the records of metrics.jsonl, one per epoch."""
 
     directory: Path
-    model: VAE
-    metrics: list[dict[str, Any]]
+    model: VAE = field(repr=False)
+    metrics: list[dict[str, Any]] = field(repr=False)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -106,6 +106,8 @@ class Training:
         if self.directory.recorded:
             self._resume()
         began = time.perf_counter()
+        if self.plan.compile:
+            self.printer.line("compiling the step: half a minute the first time")
         self.engine.warm_up()
         if self.plan.compile:
             self.printer.line(f"compiled in {time.perf_counter() - began:.1f} s")
@@ -250,7 +252,7 @@ class Training:
         last = self.metrics[-1] if self.metrics else {}
         treatment = TREATMENTS[self.config.binarize]
         if last.get("test_loss") is not None:
-            line = f"test loss after {last['epoch']} epochs: {last['test_loss']:.2f} nats per image ({treatment}"
+            line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image ({treatment}"
             if self.config.binarize == "none":
                 line += f"; nll - H(x) {last['test_nll'] - mean_entropy(self.held_out['test']):.2f}"
             yield f"{line})"
