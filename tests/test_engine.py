@@ -99,14 +99,14 @@ def test_warming_up_leaves_no_trace() -> None:
 def test_averages_are_over_the_images_seen() -> None:
     e = engine(binarize="dynamic")
     sums = torch.zeros(2, dtype=torch.float64)
-    for step in range(2):
-        x = bernoulli_sample(images()[:32], 0, step)
+    for step, rows in enumerate((ROWS, ROWS[:20])):  # of images, not of batches
+        x = bernoulli_sample(images()[rows], 0, step)
         with torch.no_grad():
             _, nll, kl = objective(e.model(x, 0, step), x, torch.ones(()))
         sums += torch.stack((nll.double().sum(), kl.double().sum()))
-        e.step(ROWS)
+        e.step(rows)
     record = e.finish_epoch()
-    assert (record["train_nll"], record["train_kl"]) == pytest.approx((sums / 64).tolist())
+    assert (record["train_nll"], record["train_kl"]) == pytest.approx((sums / 52).tolist())
     assert record["train_loss"] == pytest.approx(record["train_nll"] + record["train_kl"])
     assert e.finish_epoch()["train_loss"] is None  # counted anew
 

@@ -46,8 +46,8 @@ class Engine:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
         self._beta = torch.zeros((), device=device)
-        # over the epoch's steps that were not skipped: the batch's mean loss, nll and kl, and 1
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        # over the epoch's steps that were not skipped: the images' loss, nll and kl, their number, and the steps'
+        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
         self._one = torch.ones((), device=device)
         self._epoch_began = 0  # the step number then
         self._skips_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
@@ -83,7 +83,7 @@ class Engine:
         self._drop_gradients()
 
     def step(self, rows: Tensor) -> None:
-        """Train on the images whose indices `rows` (int64 [B]) holds; B is the same in all steps."""
+        """Train on the images whose indices `rows` (int64 [B]) holds."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step_number, self.config, self.steps_per_epoch)
         self._beta.fill_(beta_at(self.step_number, self.config, self.steps_per_epoch))
@@ -108,12 +108,12 @@ class Engine:
 
     def finish_epoch(self) -> dict[str, float | int | None]:
         """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
-        loss, nll, kl, steps = self._sums.tolist()
+        loss, nll, kl, images, steps = self._sums.tolist()
         skipped = self.step_number - self._epoch_began - int(steps)
         self._sums.zero_()
         self._epoch_began = self.step_number
         sums = {"train_loss": loss, "train_nll": nll, "train_kl": kl}
-        return {**{k: v / steps if steps else None for k, v in sums.items()}, "skipped_steps": skipped}
+        return {**{k: v / images if images else None for k, v in sums.items()}, "skipped_steps": skipped}
 
     @property
     def is_diverging(self) -> bool:
@@ -150,7 +150,8 @@ class Engine:
         with torch.autocast(x.device.type, DTYPES[self.plan.precision], enabled=self.plan.precision != "fp32"):
             output = self.model(x, self._seed, self._step)
         loss, nll, kl = objective(output, x, self._beta, self.config.free_bits)
-        return loss, torch.stack((loss.detach(), nll.detach().mean(), kl.detach().mean(), self._one))
+        count = self._one * len(x)
+        return loss, torch.stack((loss.detach() * count, nll.detach().sum(), kl.detach().sum(), count, self._one))
 
     def _update(self, loss: Tensor) -> Tensor:
         """Backward and optimizer; 0-d bool, whether loss and gradients were finite, without which nothing changes."""
