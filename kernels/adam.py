@@ -14,6 +14,7 @@ from torch.nn.utils import get_total_norm
 from . import library
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+HAS_LIBRARY = library.load()
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -22,6 +23,13 @@ torch.library.define(
     "(Tensor(a!)[] parameters, Tensor(b!)[] means, Tensor(c!)[] squares, Tensor(d!) count, Tensor[] gradients,"
     " float lr, float beta1, float beta2, float epsilon, float weight_decay, float max_norm) -> Tensor",
 )
+
+
+@torch.library.register_fake("vae_fast::adam_")
+def _adam_fake(
+    parameters: list[Tensor], means: list[Tensor], squares: list[Tensor], count: Tensor, *others: object
+) -> Tensor:
+    return count.new_empty(())
 
 
 @torch.no_grad()
@@ -50,16 +58,19 @@ def adam_(
         The norm of all gradients before they are scaled, 0-d float32. In C++ squares are summed in float32 over runs of
         8192 values and in float64 from run to run, the same for any number of threads.
 
+    Raises TypeError or ValueError for tensors that do not fit.
+
     Source: Kingma and Ba, Adam, 2014; Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017 (AdamW);
     Pascanu et al., On the Difficulty of Training Recurrent Neural Networks, 2013 (clipping).
     """
     torch.autograd.graph.increment_version(parameters)  # whoever saved one for a backward pass is to notice
-    if count.device.type == "cpu" and library.load():
+    if count.device.type == "cpu" and HAS_LIBRARY:
         norm: Tensor = torch.ops.vae_fast.adam_(
             parameters, means, squares, count, gradients, lr, BETA1, BETA2, EPSILON, weight_decay, max_norm
         )
         return norm
-    gradients = [g.contiguous() for g in gradients]  # the kernel for the CPU reads them as if they were
+    gradients = [g.contiguous() for g in gradients]
+    _check(parameters, parameters=parameters, means=means, squares=squares, gradients=gradients)
     norm = get_total_norm(gradients)
     if max_norm < inf:
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1))
@@ -82,3 +93,21 @@ def adam_(
         found_inf=skip,
     )
     return norm
+
+
+def _check(like: Tensors, **lists: Tensors) -> None:
+    """PyTorch's kernel reads and writes as if all were contiguous float32 of their parameter's shape."""
+    if {len(tensors) for tensors in lists.values()} != {len(like)}:
+        raise ValueError(
+            f"adam_: expected as many means, squares and gradients as parameters, got {len(lists['means'])}, "
+            f"{len(lists['squares'])} and {len(lists['gradients'])} for {len(like)}"
+        )
+    for name, tensors in lists.items():
+        for tensor, parameter in zip(tensors, like, strict=True):
+            if tensor.dtype != torch.float32:
+                raise TypeError(f"adam_: {name}: expected float32, got {tensor.dtype}")
+            if tensor.shape != parameter.shape or not tensor.is_contiguous():
+                raise ValueError(
+                    f"adam_: {name}: expected contiguous {list(parameter.shape)}, got {list(tensor.shape)} with "
+                    f"strides {list(tensor.stride())}"
+                )

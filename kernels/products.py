@@ -25,7 +25,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     x [B, N], weight [M, N], bias [M] -> [B, M], accumulated in float32 by the library. Differentiable in all three.
     """
-    suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and x.shape[0] > 0
+    suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and x.numel() > 0
     if USE_ONEDNN and suits and not torch.is_autocast_enabled("cpu"):
         result: Tensor = torch.ops.vae_fast.product(x, weight, bias)
         return result
@@ -35,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _choose() -> tuple[bool, str]:
     """Whether oneDNN takes the products, by a rule rather than a timing: the same machine always computes the same."""
     if not library.load():
-        return False, library.status()
+        return False, "oneDNN is called by the C++ operators, which are not there"
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False, "no AVX-512, or a torch without oneDNN"
     try:

@@ -19,7 +19,9 @@ def tensors(b: int, n: int, m: int) -> list[Tensor]:
 
 
 @needs_onednn
-@pytest.mark.parametrize(("b", "n", "m"), [(1, 1, 1), (3, 5, 7), (128, 784, 400), (128, 20, 400), (41, 401, 33)])
+@pytest.mark.parametrize(
+    ("b", "n", "m"), [(1, 1, 1), (1, 3, 2), (3, 5, 7), (128, 784, 400), (128, 20, 400), (41, 401, 33)]
+)
 def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.MonkeyPatch, b: int, n: int, m: int) -> None:
     gradient = torch.randn(b, m)
     results = []
@@ -37,7 +39,12 @@ def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.Monke
 def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "USE_ONEDNN", True)
     x, w, b = (t.detach() for t in tensors(3, 4, 5))
-    for arguments in ((x[:0], w, b), (x.double(), w.double(), b.double()), (x.expand(2, 3, 4), w, b)):
+    for arguments in (
+        (x[:0], w, b),
+        (x[:, :0], w[:, :0], b),
+        (x.double(), w.double(), b.double()),
+        (x.expand(2, 3, 4), w, b),
+    ):
         assert torch.equal(linear(*arguments), torch.nn.functional.linear(*arguments))
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, w, b).dtype == torch.bfloat16
@@ -76,8 +83,25 @@ def test_a_matrix_that_lies_by_columns_is_the_same_matrix(rows: int, columns: in
 
 
 @needs_onednn
+@pytest.mark.parametrize("first", [True, False])
+def test_values_may_overlap_or_repeat(first: bool) -> None:
+    for odd in (torch.randn(30).unfold(0, 4, 2), torch.randn(4).expand(6, 4), torch.randn(6, 1).expand(6, 4)):
+        other = torch.randn(5, 4)
+        a, b = (odd, other) if first else (other, odd)
+        torch.testing.assert_close(torch.ops.vae_fast.product(a, b, None), a @ b.t())
+
+
+@needs_onednn
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"product: a and b: expected \[B, N\] and \[M, N\], got \[2, 3\] and \[2, 4\]"
+    ):
+        torch.ops.vae_fast.product(torch.zeros(2, 3), torch.zeros(2, 4), None)
+
+
+@needs_onednn
 def test_product_is_a_proper_operator() -> None:
-    x, w, b = (t.detach() for t in tensors(3, 4, 5))
+    x, w, b = tensors(3, 4, 5)
     for bias in (b, None):
         torch.library.opcheck(torch.ops.vae_fast.product, (x, w, bias))
 

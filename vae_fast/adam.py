@@ -42,7 +42,9 @@ class Adam(torch.optim.Optimizer):
         self.norm = torch.zeros_like(self._count)  # of the latest step's gradients, before clipping
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure, so no loss to return
-        """Update every parameter in place."""
+        """Update every parameter in place. RuntimeError if a GradScaler's `unscale_` was left out."""
+        if getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError("call scaler.unscale_(optimizer) before scaler.step(optimizer)")
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         lr = self.param_groups[0]["lr"]
         self.norm = adam_(self._parameters, self._means, self._squares, self._count, gradients, lr=lr, **self._settings)

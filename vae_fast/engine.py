@@ -46,10 +46,10 @@ class Engine:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
         self._beta = torch.zeros((), device=device)
-        # over the epoch's steps that were not skipped: the images' loss, nll and kl, their number, and the steps'
+        # over the epoch: loss, nll, kl and number of the images trained on, and the steps skipped
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
-        self._one = torch.ones((), device=device)
-        self._epoch_began = 0  # the step number then
+        self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
+        self._none_skipped = torch.zeros((), device=device)
         self._skips_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._watch = HostCopy(self._skips_in_a_row)
         self._parameters = list(model.parameters())
@@ -89,7 +89,7 @@ class Engine:
         self._beta.fill_(beta_at(self.step_number, self.config, self.steps_per_epoch))
         loss, terms = self._forward(rows)
         finite = self._update(loss)
-        self._sums += torch.where(finite, terms, 0)
+        self._sums += torch.where(finite, terms, self._one_skip)
         self._skips_in_a_row.add_(1).mul_(~finite)
         self._step += 1
         self.step_number += 1
@@ -108,12 +108,10 @@ class Engine:
 
     def finish_epoch(self) -> dict[str, float | int | None]:
         """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
-        loss, nll, kl, images, steps = self._sums.tolist()
-        skipped = self.step_number - self._epoch_began - int(steps)
+        loss, nll, kl, images, skipped = self._sums.tolist()
         self._sums.zero_()
-        self._epoch_began = self.step_number
         sums = {"train_loss": loss, "train_nll": nll, "train_kl": kl}
-        return {**{k: v / images if images else None for k, v in sums.items()}, "skipped_steps": skipped}
+        return {**{k: v / images if images else None for k, v in sums.items()}, "skipped_steps": int(skipped)}
 
     @property
     def is_diverging(self) -> bool:
@@ -124,7 +122,6 @@ class Engine:
         """Parameters, optimizer tensors and counters: with (config, data) all that a run's future depends on."""
         counters = {
             "step": self.step_number,
-            "epoch_began": self._epoch_began,
             "sums": self._sums.tolist(),
             "skips_in_a_row": self._skips_in_a_row.item(),
             "scaler": self._scaler.state_dict(),
@@ -136,7 +133,6 @@ class Engine:
         self.model.load_state_dict(parameters)
         self.optimizer.load_tensors(optimizer)
         self.step_number = counters["step"]
-        self._epoch_began = counters["epoch_began"]
         self._step.fill_(self.step_number)
         self._sums.copy_(torch.tensor(counters["sums"], dtype=torch.float64))
         self._skips_in_a_row.fill_(counters["skips_in_a_row"])
@@ -150,8 +146,9 @@ class Engine:
         with torch.autocast(x.device.type, DTYPES[self.plan.precision], enabled=self.plan.precision != "fp32"):
             output = self.model(x, self._seed, self._step)
         loss, nll, kl = objective(output, x, self._beta, self.config.free_bits)
-        count = self._one * len(x)
-        return loss, torch.stack((loss.detach() * count, nll.detach().sum(), kl.detach().sum(), count, self._one))
+        count = loss.new_full((), len(x))
+        terms = (nll.detach().sum(dtype=torch.float64), kl.detach().sum(dtype=torch.float64))
+        return loss, torch.stack((loss.detach() * count, *terms, count, self._none_skipped))
 
     def _update(self, loss: Tensor) -> Tensor:
         """Backward and optimizer; 0-d bool, whether loss and gradients were finite, without which nothing changes."""

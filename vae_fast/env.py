@@ -13,7 +13,7 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.errors import RunError
-from vae_fast.kernels import library
+from vae_fast.kernels import library, products
 from vae_fast.plan import cpu_name, make_plan, require_compiler
 
 PACKAGES = ("vae_fast", "torch", "triton", "numpy", "safetensors", "tyro")
@@ -56,6 +56,7 @@ def fast_paths() -> dict[str, str]:
     name, _, outcome = library.status().partition(": ")
     return {
         name: outcome,
+        "matrix products": f"{'oneDNN' if products.USE_ONEDNN else 'torch'}: {products.WHY}",
         "torch.compile": _compile(plan.torch_device),
         "Triton": _triton(plan.torch_device),
         "AMP": f"{plan.precision}: {reasons['precision']}",

@@ -14,7 +14,7 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import products
+from vae_fast.kernels import library, products
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -133,6 +133,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "operators": "C++" if library.load() else "PyTorch",
         "products": "oneDNN" if products.USE_ONEDNN else "torch",
     }
 

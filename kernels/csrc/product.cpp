@@ -1,4 +1,6 @@
 // vae_fast::product on the CPU: oneDNN's linear, as PyTorch carries it. kernels/products.py says when it is worth taking.
+#include "rows.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -26,13 +28,16 @@ inline void transpose_tile(const float* from, int64_t from_stride, float* to, in
   const auto load = [&](int64_t row) { return *reinterpret_cast<const Four*>(from + row * from_stride); };
   const auto store = [&](int64_t row, Four values) { *reinterpret_cast<Four*>(to + row * to_stride) = values; };
   const Four a = load(0), b = load(1), c = load(2), d = load(3);
-  const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-  const Four AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  store(0, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
-  store(1, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
-  store(2, __builtin_shufflevector(AB, CD, 0, 1, 4, 5));
-  store(3, __builtin_shufflevector(AB, CD, 2, 3, 6, 7));
+  const Four ab01 = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd01 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Four ab23 = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd23 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  store(0, __builtin_shufflevector(ab01, cd01, 0, 1, 4, 5));
+  store(1, __builtin_shufflevector(ab01, cd01, 2, 3, 6, 7));
+  store(2, __builtin_shufflevector(ab23, cd23, 0, 1, 4, 5));
+  store(3, __builtin_shufflevector(ab23, cd23, 2, 3, 6, 7));
 }
+
+bool lies_by_rows(const at::Tensor& a) { return a.stride(1) == 1 && a.stride(0) >= a.size(1); }
+bool lies_by_columns(const at::Tensor& a) { return a.stride(0) == 1 && a.stride(1) >= a.size(0); }
 
 // A matrix that lies in memory by columns, as rows. oneDNN's linear wants its first argument so, and would have PyTorch
 // copy it in five times the time.
@@ -57,8 +62,12 @@ at::Tensor by_rows(const at::Tensor& a) {
 at::Tensor product(const at::Tensor& a, const at::Tensor& b, const std::optional<at::Tensor>& bias) {
   static const auto linear =
       c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Linear>();
-  const bool by_columns = a.dim() == 2 && a.stride(0) == 1 && a.stride(1) >= a.size(0) && a.size(1) > 1;
-  return linear.call(by_columns ? by_rows(a) : a, b, bias, "none", Scalars(), "");
+  check_float(a, "product", "a");
+  check_float(b, "product", "b");
+  TORCH_CHECK_VALUE(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(1),
+                    "product: a and b: expected [B, N] and [M, N], got ", a.sizes(), " and ", b.sizes());
+  return linear.call(lies_by_columns(a) ? by_rows(a) : a, lies_by_rows(b) || lies_by_columns(b) ? b : b.contiguous(),
+                     bias, "none", Scalars(), "");
 }
 
 }  // namespace

@@ -1,0 +1,94 @@
+"""Times the C++ operators against PyTorch's own ways to the same results: `python -m benchmarks.operators`
+
+Each operator alternates with its rivals in one process; before every call the data of the rest of a training step
+passes through the caches. The ratio is the rival's time over ours.
+"""
+
+from collections.abc import Callable, Iterator
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+import vae_fast as vf
+from vae_fast.adam import Adam
+from vae_fast.kernels import library
+from vae_fast.plan import environment
+
+ROUNDS = 300
+Contenders = dict[str, Callable[[], object]]
+
+
+def main() -> None:
+    if not library.load():
+        raise SystemExit(library.status())
+    settings = environment(torch.device("cpu"))
+    print(f"{', '.join(f'{name} {value}' for name, value in settings.items())}; {ROUNDS} rounds")
+    print(f"{'operator':32} {'us (quartiles)':>24} {'ratio (quartiles)':>28}")
+    for operator, contenders in cases():
+        report(operator, contenders)
+
+
+def cases() -> Iterator[tuple[str, Contenders]]:
+    """Each operator's name, and its contenders: ours first."""
+    torch.manual_seed(0)
+    yield "adam 784-400-20", adam()
+    for m, n in ((784, 400), (400, 784)):
+        gradient, x = torch.randn(128, m), torch.randn(128, n)
+        yield f"product {m} x 128 x {n}, gradient", product(gradient, x)
+
+
+def product(gradient: Tensor, x: Tensor) -> Contenders:
+    """The gradient of a layer's weight."""
+    onednn = torch.ops.mkldnn._linear_pointwise
+    return {
+        "vae_fast": lambda: torch.ops.vae_fast.product(gradient.t(), x.t(), None),
+        "torch.mm": lambda: torch.mm(gradient.t(), x),
+        "oneDNN, copied by torch": lambda: onednn(gradient.t(), x.t(), None, "none", [], ""),
+    }
+
+
+def adam() -> Contenders:
+    """Both with the norm of the gradients, which clipping and the finite test need."""
+    ours, theirs = vf.VAE(), vf.VAE()
+    optimizer = Adam(ours.named_parameters(), 1e-3)
+    rival = torch.optim.Adam(theirs.parameters(), 1e-3, fused=True)
+    gradients: list[Tensor] = []
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        p.grad = q.grad = 1e-3 * torch.randn_like(p)
+        gradients.append(p.grad)
+
+    def step() -> None:
+        get_total_norm(gradients)
+        rival.step()
+
+    return {"vae_fast": optimizer.step, "get_total_norm, torch.optim.Adam(fused=True)": step}
+
+
+def report(operator: str, contenders: Contenders) -> None:
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    other = torch.ones(1_000_000)  # 4 MB: about what a step moves between two calls of the same operator
+    for _ in range(ROUNDS):
+        for name, call in contenders.items():
+            other.add_(1)
+            began = perf_counter()
+            call()
+            times[name].append(1e6 * (perf_counter() - began))
+    print(operator)
+    ours = times["vae_fast"]
+    for name, theirs in times.items():
+        ratios = [t / o for t, o in zip(theirs, ours, strict=True)]
+        print(f"  {name:46} {spread(theirs, '.0f'):>20} {spread(ratios, '.2f'):>24}")
+
+
+def spread(values: list[float], form: str) -> str:
+    """The median, and the quartiles."""
+    ordered = sorted(values)
+    low, high = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
+    return f"{median(ordered):{form}} ({low:{form}} to {high:{form}})"
+
+
+if __name__ == "__main__":
+    main()
