@@ -36,6 +36,7 @@ types: .venv/installed
 		--cache-dir $(CURDIR)/.mypy_cache -p vae_fast -p benchmarks
 
 bench: .venv/installed
+	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.against_ordinary $(ARGS)
 
 # Keeps .venv and runs/.

@@ -32,7 +32,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, config: Config) -> "RunDirectory":
-        """The directory to start or go on in. Nothing stays written; RunError if a run is there that is not to resume."""
+        """The directory to start or go on in, unwritten. RunError if it holds a run that is not to resume."""
         if config.resume is not None:
             if config.resume != "auto" and config.out is not None:
                 raise ConfigError(f"--out: a run resumed by its directory stays there, got {config.out!r} as well")
