@@ -340,7 +340,9 @@ def test_a_second_signal_takes_its_usual_course(tmp_path: Path) -> None:
         # two signals at once may arrive as one, so the second waits until the first was received
         "    while signal.getsignal(signal.SIGINT) is not signal.default_int_handler: time.sleep(0.001)\n"
         "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
-        "engine.Engine.step = step\nsys.exit(train.main(sys.argv[1:]))"
+        "engine.Engine.step = step\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
+        "sys.exit(train.main(sys.argv[1:]))"
     )
     done = command("-c", program, "--data", "digits", "--out", str(tmp_path / "run"))
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
