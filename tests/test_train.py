@@ -26,35 +26,7 @@ RECORD_KEYS = [
     *("lr", "beta", "test_loss", "test_nll", "test_kl"),
 ]
 
-# Runs the command line, and sends this very process a real signal at a chosen moment.
-KILLED = """
-import os, signal, sys
-from vae_fast import checkpoint, engine, train
-
-moment, count, number = sys.argv[1], int(sys.argv[2]), getattr(signal, sys.argv[3])
-
-def strike(owner, name, reached):
-    real = getattr(owner, name)
-    def wrapped(*args, **kwargs):
-        if reached(*args):
-            os.kill(os.getpid(), number)
-        return real(*args, **kwargs)
-    setattr(owner, name, wrapped)
-
-if moment == "step":
-    strike(engine.Engine, "step", lambda self, rows: self.step_number == count)
-elif moment == "best":  # with the checkpoint saved, before the link to the best one is made
-    strike(checkpoint, "point", lambda link, target: link.name == "best" and target.name == f"step-{count:08d}")
-elif moment == "evaluate":  # of the epoch whose last step is `count`
-    state = []
-    strike(engine.Engine, "finish_epoch", lambda self: state.append(self.step_number))
-    strike(train, "evaluate", lambda *a: state[-1] == count)
-else:  # the count-th time that a save, from the second epoch's on, reaches os.fsync
-    seen = []
-    latest = sys.argv[4] + "/checkpoints/latest"
-    strike(os, "fsync", lambda *a: os.path.exists(latest) and (seen.append(1) or len(seen) == count))
-sys.exit(train.main(sys.argv[5:]))
-"""
+KILLED = Path(__file__).with_name("killed.py")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +38,7 @@ def killed(config: vf.Config, moment: str, count: int, number: str) -> subproces
     flags = ["--data", config.data, "--hidden", *map(str, config.hidden), "--latent", str(config.latent)]
     flags += ["--epochs", str(config.epochs), "--batch-size", str(config.batch_size), "--out", str(config.out)]
     flags += ["--compile"] if config.compile else []
-    return command("-c", KILLED, moment, str(count), number, str(config.out), *flags)
+    return command(str(KILLED), moment, str(count), number, str(config.out), *flags)
 
 
 def model_bytes(directory: Path) -> bytes:
@@ -332,20 +304,11 @@ def test_the_command_line_as_a_process(tmp_path: Path) -> None:
     assert "Traceback" not in wrong.stderr
 
 
-def test_a_second_signal_takes_its_usual_course(tmp_path: Path) -> None:
+def test_a_second_signal_takes_its_usual_course(small: Small, tmp_path: Path) -> None:
     """A SIGINT while the first one's save is still to come: the process does not wait for it."""
-    program = (
-        "import os, signal, sys, time; from vae_fast import engine, train\n"
-        "def step(self, rows):\n    os.kill(os.getpid(), signal.SIGINT)\n"
-        # two signals at once may arrive as one, so the second waits until the first was received
-        "    while signal.getsignal(signal.SIGINT) is not signal.default_int_handler: time.sleep(0.001)\n"
-        "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
-        "engine.Engine.step = step\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
-        "sys.exit(train.main(sys.argv[1:]))"
-    )
-    done = command("-c", program, "--data", "digits", "--out", str(tmp_path / "run"))
+    done = killed(small(), "twice", 0, "SIGINT")
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+    assert "without another checkpoint" in done.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

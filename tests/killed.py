@@ -1,0 +1,58 @@
+"""A training run that sends itself a real signal at a chosen moment: killed.py MOMENT COUNT SIGNAL RUN FLAGS...
+
+Moments: "step", before the step that follows COUNT; "twice", a second signal once the first was received there; "best",
+with the checkpoint of step COUNT saved and the link to the best one not yet made; "evaluate", of the epoch whose last
+step is COUNT; "save", the COUNT-th time that a save, from the second epoch's on, reaches os.fsync.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vae_fast import checkpoint, engine, train
+
+moment, count, number, run = sys.argv[1], int(sys.argv[2]), getattr(signal, sys.argv[3]), sys.argv[4]
+reached: list[int] = []
+
+
+def strike(owner: Any, name: str, now: Callable[..., bool]) -> None:
+    """Signal this process before each call of owner.name for whose arguments `now` holds."""
+    real = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if now(*args):
+            os.kill(os.getpid(), number)
+            if moment == "twice":
+                while signal.getsignal(number) is not signal.default_int_handler:
+                    time.sleep(0.001)  # two signals at once may arrive as one
+                os.kill(os.getpid(), number)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def count_up(*args: Any) -> bool:
+    if os.path.exists(f"{run}/checkpoints/latest"):
+        reached.append(1)
+    return len(reached) == count
+
+
+def note_step(self: engine.Engine) -> bool:
+    reached.append(self.step_number)
+    return False
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+if moment in ("step", "twice"):
+    strike(engine.Engine, "step", lambda self, rows: self.step_number == count)
+elif moment == "best":
+    strike(checkpoint, "point", lambda link, target: link.name == "best" and target.name == f"step-{count:08d}")
+elif moment == "evaluate":
+    strike(engine.Engine, "finish_epoch", note_step)
+    strike(train, "evaluate", lambda *args: reached[-1] == count)
+else:
+    strike(os, "fsync", count_up)
+sys.exit(train.main(sys.argv[5:]))
