@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: install demo test lint types bench clean
+.PHONY: install demo test test-all lint types bench clean
 
 install: .venv/installed
 	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
@@ -21,6 +21,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest -m "sweep or not sweep" $(ARGS)
 
 lint: types
 	$(BIN)/ruff check

@@ -75,7 +75,7 @@ def run(*command):
 
 
 setup(
-    packages=["vae_fast", "vae_fast.kernels"],
+    packages=["vae_fast", "vae_fast.kernels", "vae_fast.kernels.triton"],
     package_dir={"vae_fast": "vae_fast", "vae_fast.kernels": "kernels"},
     ext_modules=[Extension("vae_fast.kernels._C", sources=[])],
     cmdclass={"build_ext": BuildLibrary},

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from .operators import INTERPRETED
+
 _LIBRARY = Path(__file__).with_name("_C.so")
 _REASON = Path(__file__).with_name("_C_missing.txt")  # written by setup.py when it could not build the library
 _BUILT_WITH = re.compile(rb"vae_fast built with torch ([!-~]+)\0")  # csrc/built_with.cpp
@@ -29,6 +31,8 @@ def status() -> str:
 
 @functools.cache
 def _attempt() -> tuple[bool, str]:
+    if INTERPRETED:
+        return False, "not loaded: under TRITON_INTERPRET=1 the Triton kernels take their place"
     if not _LIBRARY.exists():
         return False, f"not built: {_reason()}"
     loaded, outcome = _load(_LIBRARY)

@@ -1,15 +1,17 @@
 """The public operators: what they take, what they refuse, and which implementation answers.
 
-`impl="auto"` chooses, any other name works or raises. The reference implements everything; C++, on a CPU where the
-library is built, the random bits, reparameterization, and the ELBO of the Bernoulli likelihood, in float32.
+`impl="auto"` chooses, any other name works or raises. The reference implements everything; Triton, on a GPU, everything
+but float64; C++, on a CPU where the library is built, the random bits, and in float32 reparameterization and the ELBO
+of the Bernoulli likelihood.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import cpp, library, philox, reference
+from . import library, operators, philox, reference
 
 IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
 REDUCTIONS = ("mean", "sum", "none")
@@ -56,9 +58,8 @@ def random_bits(
     """
     seed_tensor, step_tensor = _counter("seed", seed, device), _counter("step", step, device)
     _check_counts(rows=rows, columns=columns, row_offset=row_offset, stream=stream)
-    _check_impl("random_bits", impl)
-    device_type = seed_tensor.device.type
-    if _takes_cpp("random_bits", impl, None if device_type == "cpu" else f"it runs on a CPU, not on {device_type}"):
+    _check_choice("impl", impl, IMPLEMENTATIONS)
+    if _chosen("random_bits", impl, {"seed": seed_tensor}, None) != "reference":
         bits: Tensor = torch.ops.vae_fast.random_bits(seed_tensor, step_tensor, rows, columns, row_offset, stream)
         return bits
     return philox.random_bits(rows, columns, seed_tensor, step_tensor, row_offset, stream)
@@ -105,9 +106,10 @@ def reparameterize(
     seed, step = _counter("seed", seed, mu.device), _counter("step", step, mu.device)
     _check_device(mu.device, seed=seed, step=step)
     _check_counts(row_offset=row_offset, stream=stream)
-    _check_impl("reparameterize", impl)
-    if _takes_cpp("reparameterize", impl, cpp.why_not_reparameterize(mu, logvar)):
-        z: Tensor = torch.ops.vae_fast.reparameterize(mu, logvar, seed, step, row_offset, stream)
+    _check_choice("impl", impl, IMPLEMENTATIONS)
+    if _chosen("reparameterize", impl, {"mu": mu, "logvar": logvar}, None) != "reference":
+        dtype = torch.promote_types(mu.dtype, logvar.dtype)
+        z: Tensor = torch.ops.vae_fast.reparameterize(mu.to(dtype), logvar.to(dtype), seed, step, row_offset, stream)
         return z
     rows, latent = mu.shape[:-1].numel(), mu.shape[-1]
     bits = random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
@@ -167,9 +169,10 @@ def elbo_loss(
         raise ValueError(f"beta: expected a float or a tensor of shape [] or [B], got {list(beta.shape)}")
     tensors = {"target": target, "mu": mu, "logvar": logvar, "log_scale": scale, "beta": beta}
     _check_device(logits.device, **{name: t for name, t in tensors.items() if isinstance(t, Tensor)})
-    _check_impl("elbo_loss", impl)
-    if _takes_cpp("elbo_loss", impl, cpp.why_not_elbo(logits, target, mu, logvar, likelihood)):
-        nll, kl = torch.ops.vae_fast.elbo_bernoulli(logits, target, mu, logvar)
+    _check_choice("impl", impl, IMPLEMENTATIONS)
+    floating = {"logits": logits, "mu": mu, "logvar": logvar, "target": target}
+    if _chosen("elbo_loss", impl, floating, scale, likelihood) != "reference":
+        nll, kl = torch.ops.vae_fast.elbo(logits, target, mu, logvar, scale, likelihood)
     else:
         nll, kl = reference.elbo(logits, target.detach(), mu, logvar, likelihood, scale)
     weight = beta.detach().to(kl.dtype) if isinstance(beta, Tensor) else beta
@@ -277,20 +280,48 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _check_impl(operator: str, impl: str) -> None:
-    _check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl == "triton":
-        raise RuntimeError(
-            f"impl='triton': this version of vae_fast has no such implementation of {operator}; "
-            "use 'cpp' or 'reference', or 'auto'"
-        )
+def _chosen(
+    operator: str, impl: str, tensors: dict[str, Tensor], log_scale: Tensor | None, likelihood: str = "bernoulli"
+) -> str:
+    """The implementation that answers: the one asked for, or the first of Triton and C++ that can."""
+    why_not: dict[str, Callable[[], str | None]] = {
+        "triton": lambda: _why_not_triton(tensors, log_scale),
+        "cpp": lambda: _why_not_cpp(tensors, likelihood),
+        "reference": lambda: None,
+    }
+    if impl == "auto":
+        first = "triton" if next(iter(tensors.values())).device.type == "cuda" else "cpp"
+        return first if why_not[first]() is None else "reference"
+    reason = why_not[impl]()
+    if reason is not None:
+        raise RuntimeError(f"impl={impl!r} of {operator} is not available: {reason}")
+    return impl
 
 
-def _takes_cpp(operator: str, impl: str, why_not: str | None) -> bool:
-    """Whether C++ answers, given what keeps it from these arguments, if anything does."""
-    if impl == "cpp":
-        if not HAS_LIBRARY:
-            raise RuntimeError(f"impl='cpp' of {operator} is not available: {library.status()}")
-        if why_not is not None:
-            raise RuntimeError(f"impl='cpp' of {operator} is not available: {why_not}")
-    return impl == "cpp" or (impl == "auto" and HAS_LIBRARY and why_not is None)
+def _why_not_triton(tensors: dict[str, Tensor], log_scale: Tensor | None) -> str | None:
+    """What keeps Triton from these arguments, or None."""
+    name, first = next(iter(tensors.items()))
+    if not operators.HAS_TRITON:
+        return "Triton is not installed"
+    if first.device.type != ("cpu" if operators.INTERPRETED else "cuda"):
+        return f"it runs on a GPU, and {name} is on {first.device}"
+    return next((f"it does not take {n} in float64" for n, t in tensors.items() if t.dtype == torch.float64), None) or (
+        "it does not take log_scale in float64" if log_scale is not None and log_scale.dtype == torch.float64 else None
+    )
+
+
+def _why_not_cpp(tensors: dict[str, Tensor], likelihood: str) -> str | None:
+    """What keeps C++ from these arguments, or None."""
+    if not HAS_LIBRARY:
+        return library.status()
+    if likelihood != "bernoulli":
+        return f"it has likelihood='bernoulli' only, got {likelihood!r}"
+    for name, tensor in tensors.items():
+        if tensor.device.type != "cpu":
+            return f"it runs on a CPU, and {name} is on {tensor.device}"
+        if tensor.dtype not in (torch.float32, *_ALSO_TAKEN.get(name, ())):
+            return f"it does not take {name} in {tensor.dtype}"
+    return None
+
+
+_ALSO_TAKEN = {"target": (torch.uint8,), "seed": (torch.int64,)}  # by C++, besides float32

@@ -18,7 +18,11 @@ import vae_fast
 from vae_fast.plan import cpp_compiler
 
 ROOT = Path(vae_fast.__file__).parents[1]
-PACKAGES = {"vae_fast": ROOT / "vae_fast", "vae_fast.kernels": ROOT / "kernels"}
+PACKAGES = {
+    "vae_fast": ROOT / "vae_fast",
+    "vae_fast.kernels": ROOT / "kernels",
+    "vae_fast.kernels.triton": ROOT / "kernels" / "triton",
+}
 MODULES = {f"{package}.{path.stem}": path for package, folder in PACKAGES.items() for path in folder.glob("*.py")}
 
 # A module imports its own layer or lower ones. What is not named is a leaf, just above the kernels.

@@ -77,7 +77,7 @@ def _triton(device: torch.device) -> str:
         return "off: no CUDA device"
     if _package_version("triton") == NOT_INSTALLED:
         return "off: not installed"
-    return "on, for the kernels that torch.compile generates"
+    return "on, for the fused operators and for what torch.compile generates"
 
 
 def _package_version(name: str) -> str:

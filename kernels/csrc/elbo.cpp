@@ -1,4 +1,4 @@
-// vae_fast::elbo_bernoulli and its backward on the CPU. The schemas stand in kernels/cpp.py, the specification in
+// vae_fast::elbo and its backward on the CPU. The schemas stand in kernels/operators.py, the specification in
 // kernels/reference.py; the terms are written as there, so that inf and NaN come out as they do there.
 #include "rows.h"
 #include "vector_math.h"
@@ -8,6 +8,8 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <optional>
+#include <string_view>
 #include <tuple>
 
 namespace vae_fast {
@@ -122,6 +124,11 @@ void for_rows(const at::Tensor& target, int64_t rows, int64_t columns, const Wor
   }
 }
 
+void check_likelihood(const char* op, std::string_view likelihood) {
+  TORCH_CHECK_NOT_IMPLEMENTED(likelihood == "bernoulli", op, ": likelihood: expected 'bernoulli', got '", likelihood,
+                              "'");
+}
+
 // Checks the four inputs; returns B, D and Z.
 std::tuple<int64_t, int64_t, int64_t> sizes(const char* op, const at::Tensor& logits, const at::Tensor& target,
                                             const at::Tensor& mu, const at::Tensor& logvar) {
@@ -140,9 +147,11 @@ std::tuple<int64_t, int64_t, int64_t> sizes(const char* op, const at::Tensor& lo
   return {rows, rows == 0 ? 0 : logits.numel() / rows, mu.size(1)};
 }
 
-std::tuple<at::Tensor, at::Tensor> elbo_bernoulli(const at::Tensor& logits, const at::Tensor& target,
-                                                  const at::Tensor& mu, const at::Tensor& logvar) {
-  const auto [rows, columns_, latent_] = sizes("elbo_bernoulli", logits, target, mu, logvar);
+std::tuple<at::Tensor, at::Tensor> elbo(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& mu,
+                                        const at::Tensor& logvar, const std::optional<at::Tensor>&,
+                                        std::string_view likelihood) {
+  check_likelihood("elbo", likelihood);
+  const auto [rows, columns_, latent_] = sizes("elbo", logits, target, mu, logvar);
   const int64_t columns = columns_, latent = latent_;  // names that a lambda may capture
   auto nll_out = at::empty({rows}, logits.options());
   auto kl_out = at::empty({rows}, logits.options());
@@ -157,12 +166,11 @@ std::tuple<at::Tensor, at::Tensor> elbo_bernoulli(const at::Tensor& logits, cons
   return {nll_out, kl_out};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> elbo_bernoulli_backward(const at::Tensor& grad_nll,
-                                                                       const at::Tensor& grad_kl,
-                                                                       const at::Tensor& logits,
-                                                                       const at::Tensor& target, const at::Tensor& mu,
-                                                                       const at::Tensor& logvar) {
-  constexpr const char* op = "elbo_bernoulli_backward";
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> elbo_backward(
+    const at::Tensor& grad_nll, const at::Tensor& grad_kl, const at::Tensor& logits, const at::Tensor& target,
+    const at::Tensor& mu, const at::Tensor& logvar, const std::optional<at::Tensor>&, std::string_view likelihood) {
+  constexpr const char* op = "elbo_backward";
+  check_likelihood(op, likelihood);
   const auto [rows, columns_, latent_] = sizes(op, logits, target, mu, logvar);
   const int64_t columns = columns_, latent = latent_;
   for (const auto* gradient : {&grad_nll, &grad_kl}) {
@@ -186,14 +194,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> elbo_bernoulli_backward(const at:
     kl_backward(kl_data[row * kl_stride], mu_rows.row(row), logvar_rows.row(row), latent, mu_data + row * latent,
                 logvar_data + row * latent);
   });
-  return {for_logits, for_mu, for_logvar};
+  return {for_logits, for_mu, for_logvar, at::empty({0}, logits.options())};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(vae_fast, CPU, m) {
-  m.impl("elbo_bernoulli", elbo_bernoulli);
-  m.impl("elbo_bernoulli_backward", elbo_bernoulli_backward);
+  m.impl("elbo", elbo);
+  m.impl("elbo_backward", elbo_backward);
 }
 
 }  // namespace vae_fast

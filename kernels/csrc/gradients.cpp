@@ -8,6 +8,8 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -73,29 +75,32 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
 
 struct Elbo : torch::autograd::Function<Elbo> {
   static variable_list forward(AutogradContext* ctx, const Tensor& logits, const Tensor& target, const Tensor& mu,
-                               const Tensor& logvar) {
-    static const auto op =
-        find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>(
-            "vae_fast::elbo_bernoulli");
+                               const Tensor& logvar, const optional<Tensor>& log_scale, std::string_view likelihood) {
+    static const auto op = find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                           const optional<Tensor>&, std::string_view)>("vae_fast::elbo");
     at::AutoDispatchBelowADInplaceOrView below;
-    ctx->save_for_backward({logits, target, mu, logvar});
+    ctx->save_for_backward({logits, target, mu, logvar, log_scale.value_or(Tensor())});
+    ctx->saved_data["likelihood"] = std::string(likelihood);
     ctx->set_materialize_grads(false);
-    auto [nll, kl] = op.call(logits, target, mu, logvar);
+    auto [nll, kl] = op.call(logits, target, mu, logvar, log_scale, likelihood);
     return {nll, kl};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    static const auto op =
-        find<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                const Tensor&, const Tensor&)>("vae_fast::elbo_bernoulli_backward");
+    static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor>(
+        const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+        const optional<Tensor>&, std::string_view)>("vae_fast::elbo_backward");
     const auto saved = ctx->get_saved_variables();
     const Tensor& logits = saved[0];
-    const bool has_nll = gradients[0].defined(), has_kl = gradients[1].defined();
-    const Tensor zeros = has_nll && has_kl ? Tensor() : at::zeros_symint({logits.sym_size(0)}, logits.options());
-    auto [for_logits, for_mu, for_logvar] =
-        op.call(has_nll ? gradients[0] : zeros, has_kl ? gradients[1] : zeros, logits, saved[1], saved[2], saved[3]);
+    const bool has_nll = gradients[0].defined(), has_kl = gradients[1].defined(), scaled = saved[4].defined();
+    const Tensor zeros =
+        has_nll && has_kl ? Tensor() : at::zeros_symint({logits.sym_size(0)}, logits.options().dtype(at::kFloat));
+    auto [for_logits, for_mu, for_logvar, for_scale] =
+        op.call(has_nll ? gradients[0] : zeros, has_kl ? gradients[1] : zeros, logits, saved[1], saved[2], saved[3],
+                scaled ? optional<Tensor>(saved[4]) : optional<Tensor>(), ctx->saved_data["likelihood"].toStringView());
     // A term that nothing depends on gives no gradient, as in the reference, where 0 * inf would give NaN.
-    return {has_nll ? for_logits : Tensor(), {}, has_kl ? for_mu : Tensor(), has_kl ? for_logvar : Tensor()};
+    return {has_nll ? for_logits : Tensor(), {}, has_kl ? for_mu : Tensor(), has_kl ? for_logvar : Tensor(),
+            has_nll && scaled ? for_scale : Tensor(), {}};
   }
 };
 
@@ -106,9 +111,9 @@ Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& seed
   return Reparameterize::apply(mu, logvar, seed, step, row_offset, stream);
 }
 
-std::tuple<Tensor, Tensor> elbo_bernoulli(const Tensor& logits, const Tensor& target, const Tensor& mu,
-                                          const Tensor& logvar) {
-  auto terms = Elbo::apply(logits, target, mu, logvar);
+std::tuple<Tensor, Tensor> elbo(const Tensor& logits, const Tensor& target, const Tensor& mu, const Tensor& logvar,
+                                const optional<Tensor>& log_scale, std::string_view likelihood) {
+  auto terms = Elbo::apply(logits, target, mu, logvar, log_scale, likelihood);
   return {std::move(terms[0]), std::move(terms[1])};
 }
 
@@ -117,10 +122,10 @@ std::tuple<Tensor, Tensor> elbo_bernoulli(const Tensor& logits, const Tensor& ta
 TORCH_LIBRARY_IMPL(vae_fast, AutogradCPU, m) {
   m.impl("product", product);
   m.impl("reparameterize", reparameterize);
-  m.impl("elbo_bernoulli", elbo_bernoulli);
+  m.impl("elbo", elbo);
   // A second derivative raises.
   m.impl("reparameterize_backward", torch::autograd::autogradNotImplementedFallback());
-  m.impl("elbo_bernoulli_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("elbo_backward", torch::autograd::autogradNotImplementedFallback());
 }
 
 }  // namespace vae_fast

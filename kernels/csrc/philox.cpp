@@ -1,4 +1,4 @@
-// vae_fast::random_bits on the CPU. The schema stands in kernels/ops.py, the specification in kernels/philox.py: the
+// vae_fast::random_bits on the CPU. The schema stands in kernels/operators.py, the specification in kernels/philox.py: the
 // integers are identical.
 #include "draw.h"
 

@@ -1,4 +1,4 @@
-// vae_fast::reparameterize and its backward on the CPU. The schemas stand in kernels/cpp.py, the specification in
+// vae_fast::reparameterize and its backward on the CPU. The schemas stand in kernels/operators.py, the specification in
 // kernels/reference.py and kernels/philox.py: z = mu + exp(logvar / 2) eps. eps is drawn again in backward, never stored.
 #include "draw.h"
 #include "rows.h"

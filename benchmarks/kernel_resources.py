@@ -1,0 +1,183 @@
+"""What the Triton kernels compile to, for GPUs that need not be there: `python -m benchmarks.kernel_resources`
+
+Every kernel in its variants is compiled for each target and looked at: registers, spills, local memory, and the widest
+loads and stores of global memory. The table goes to benchmarks/kernel_resources.md.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vae_fast.kernels.triton import elbo, philox, reparameterize
+from vae_fast.kernels.triton.likelihoods import LIKELIHOODS
+
+TARGETS = {
+    **{f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (75, 80, 90, 100)},
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+DTYPES = ("fp32", "bf16", "fp16")  # of all floating data
+TABLE = Path(__file__).with_suffix(".md")
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+SCALED = ("gaussian", "discretized_logistic")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel with types for its arguments; what is not named is int32, and divisible by 16 as aligned data's are."""
+
+    name: str
+    kernel: triton.JITFunction
+    pointers: dict[str, str]
+    constants: dict[str, Any]
+
+    def source(self) -> ASTSource:
+        names = self.kernel.arg_names
+        types = {n: "constexpr" if n in self.constants else self.pointers.get(n, "i32") for n in names}
+        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in self.constants}
+        return ASTSource(fn=self.kernel, signature=types, constexprs=self.constants, attrs=aligned)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one compiled kernel; registers a thread, bytes of local memory a thread, bytes of the widest accesses."""
+
+    registers: int
+    local: int
+    spills: int
+    load: int
+    store: int
+
+
+def variants(dtypes: Sequence[str] = DTYPES) -> Iterator[Variant]:
+    noise = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset": "i64"}
+    tile = {"STREAM": 0, "BLOCK_R": 32, "BLOCK_C": 32}
+    kernel = philox._random_bits_kernel
+    constants = {"BLOCK_R": 32, "BLOCK_C": 32}
+    yield Variant("random_bits", kernel, {**noise, "out_ptr": "*i64", "stream": "i64"}, constants)
+    for dtype in dtypes:
+        for with_kl in (False, True):
+            title = f"{'with kl, ' if with_kl else ''}{dtype}"
+            kernel = reparameterize._reparameterize_fwd_kernel
+            pointers = {**_pointers(kernel, dtype), **noise, "kl_ptr": "*fp32"}
+            unused: dict[str, Any] = {} if with_kl else {"kl_ptr": None}
+            constants = {**_together(kernel), **tile, **unused}
+            yield Variant(f"reparameterize_fwd, {title}", kernel, pointers, constants)
+            kernel = reparameterize._reparameterize_bwd_kernel
+            pointers = {**_pointers(kernel, dtype), **noise, "grad_kl_ptr": "*fp32"}
+            unused = {} if with_kl else {"grad_kl_ptr": None}
+            constants = {**_together(kernel), "grad_kl_stride": 1, **tile, **unused}
+            yield Variant(f"reparameterize_bwd, {title}", kernel, pointers, constants)
+        for likelihood in LIKELIHOODS:
+            yield from _elbo(likelihood, dtype)
+
+
+def _elbo(likelihood: str, dtype: str) -> Iterator[Variant]:
+    scaled = likelihood in SCALED
+    unscaled = {} if scaled else {"log_scale_ptr": None}
+    floats = {"target_ptr": "*u8", "nll_ptr": "*fp32", "kl_ptr": "*fp32", "log_scale_ptr": "*fp32"}
+    blocks = {"BLOCK_D": 1024, "BLOCK_Z": 32}
+    kernel = elbo._elbo_fwd_kernel
+    constants = {**_together(kernel), **unscaled, **blocks, "VALUE": LIKELIHOODS[likelihood].value}
+    yield Variant(f"elbo_fwd, {likelihood}, {dtype}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
+    kernel = elbo._elbo_bwd_kernel
+    floats |= {"grad_nll_ptr": "*fp32", "grad_kl_ptr": "*fp32", "partial_ptr": "*fp32"}
+    constants = {**_together(kernel), **unscaled, **blocks, "GRADIENT": LIKELIHOODS[likelihood].gradient}
+    constants |= {"grad_nll_stride": 1, "grad_kl_stride": 1, "ROWS": elbo.ROWS if scaled else 1}
+    if not scaled:
+        constants["partial_ptr"] = None
+    yield Variant(f"elbo_bwd, {likelihood}, {dtype}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
+
+
+def _pointers(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:
+    return {name: f"*{dtype}" for name in kernel.arg_names if name.endswith("_ptr")}
+
+
+def _together(kernel: triton.JITFunction) -> dict[str, Any]:
+    """Columns that lie together, as Triton specialises a stride of 1."""
+    return {name: 1 for name in kernel.arg_names if name.endswith("_column")}
+
+
+@cache
+def resources(variant_name: str, target_name: str) -> Resources:
+    """Compile one variant for one target, and look at the result."""
+    variant = next(v for v in variants() if v.name == variant_name)
+    target = TARGETS[target_name]
+    compiled = triton.compile(variant.source(), target=target, options={"num_warps": 4})
+    return _of_amdgcn(compiled.asm["amdgcn"]) if target.backend == "hip" else _of_cubin(compiled.asm["cubin"])
+
+
+def _of_cubin(cubin: bytes) -> Resources:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        code = _tool("cuobjdump", "-sass", file.name)
+    used = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    assert used is not None, usage
+    return Resources(
+        registers=int(used[1]),
+        local=int(used[2]) + int(used[3]),
+        spills=len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        load=_widest(r"\bLDG\.E(?:\.\w+)*", code),
+        store=_widest(r"\bSTG\.E(?:\.\w+)*", code),
+    )
+
+
+def _of_amdgcn(text: str) -> Resources:
+    def field(name: str) -> int:
+        return sum(map(int, re.findall(rf"\.{name}:\s*(\d+)", text)))
+
+    return Resources(
+        registers=field("vgpr_count"),
+        local=field("private_segment_fixed_size"),
+        spills=field("sgpr_spill_count") + field("vgpr_spill_count"),
+        load=_widest(r"\b(?:global|buffer)_load_\w+", text),
+        store=_widest(r"\b(?:global|buffer)_store_\w+", text),
+    )
+
+
+def _widest(pattern: str, code: str) -> int:
+    """Bytes of the widest access whose instruction matches: `LDG.E.128`, `global_load_dwordx4`."""
+    widths = {".128": 16, "x4": 16, "x3": 12, ".64": 8, "x2": 8, "8": 1, "byte": 1, "16": 2, "short": 2}
+    found = [name.removesuffix(".SYS") for name in re.findall(pattern, code)]
+    return max((next((w for end, w in widths.items() if name.endswith(end)), 4) for name in found), default=0)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    header = f"| kernel | {' | '.join(TARGETS)} |"
+    lines = [
+        "# What the Triton kernels compile to",
+        "",
+        f"triton {triton.__version__}, 4 warps, data aligned to 16 bytes. Registers a thread / bytes of the widest",
+        "load, bytes of the widest store; spills and local memory stand there where there are any.",
+        "`python -m benchmarks.kernel_resources`",
+        "",
+        header,
+        re.sub(r"[^|]+", " --- ", header),
+    ]
+    for variant in variants():
+        cells = []
+        for target in TARGETS:
+            r = resources(variant.name, target)
+            extra = f" **{r.spills} spills, {r.local} bytes local**" if r.spills or r.local else ""
+            cells.append(f"{r.registers} / {r.load}, {r.store}{extra}")
+        lines.append(f"| {variant.name} | {' | '.join(cells)} |")
+    TABLE.write_text("\n".join(lines) + "\n")
+    print(*lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""The two terms of the negative ELBO in Triton, each image's pixels read once in forward and once in backward.
+
+    nll_b = -sum_d log p(x_bd | l_bd)                               (likelihoods.py)
+    kl_b  = -1/2 sum_j (1 + logvar_bj - mu_bj^2 - e^logvar_bj)      (Kingma and Welling 2013, appendix B)
+
+uint8 pixels k stand for k / 255. Sums are taken in float32, in a fixed order: one program sums a row. Backward writes
+the gradients by the logits, mu and logvar in one pass, and where there is a scale, partial sums of its gradient over
+runs of rows, which PyTorch adds up.
+
+Should forward write dnll/dlogits as well, so that backward need not read the pixels again? Bytes a pixel, logits in
+bfloat16, target uint8: as it is, forward reads 2 + 1 and backward reads 2 + 1 and writes 2: 8. Otherwise forward would
+read 3 and write 2, and backward, which alone knows the gradient of each image's nll, would read 2 and write 2: 9. In
+float32 13 against 17. An evaluation, which has no backward, would write for nothing. So it does not.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .likelihoods import LIKELIHOODS
+from .math import exp_f
+
+ROWS = 32  # whose gradients by the scale one program adds up
+
+
+@triton.jit
+def _pixels(target_ptr, offset, mask):
+    """float32 in [0, 1], from uint8 or floats."""
+    x = tl.load(target_ptr + offset, mask, 0)
+    if target_ptr.dtype.element_ty == tl.uint8:
+        return x.to(tl.float32) * 0.003921569  # 1 / 255
+    return x.to(tl.float32)
+
+
+@triton.jit
+def _elbo_fwd_kernel(
+    logits_ptr,  # [B, D]
+    target_ptr,  # [B, D]
+    mu_ptr,  # [B, Z], or None: no kl
+    logvar_ptr,  # [B, Z]
+    log_scale_ptr,  # [] or [D], or None
+    nll_ptr,  # [B] float32
+    kl_ptr,  # [B] float32
+    D,
+    Z,
+    logits_stride,
+    logits_column,
+    target_stride,
+    target_column,
+    mu_stride,
+    mu_column,
+    logvar_stride,
+    logvar_column,
+    log_scale_column,  # 0 for one scale for all pixels
+    VALUE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_Z: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    nll = tl.zeros([BLOCK_D], tl.float32)
+    for start in range(0, D, BLOCK_D):
+        column = start + tl.arange(0, BLOCK_D)
+        mask = column < D
+        logit = tl.load(logits_ptr + row * logits_stride + column * logits_column, mask, 0).to(tl.float32)
+        x = _pixels(target_ptr, row * target_stride + column * target_column, mask)
+        scale = tl.zeros_like(logit)
+        if log_scale_ptr is not None:
+            scale = tl.load(log_scale_ptr + column * log_scale_column, mask, 0).to(tl.float32)
+        nll += tl.where(mask, VALUE(logit, x, scale), 0.0)
+    tl.store(nll_ptr + row, tl.sum(nll, 0))
+    if mu_ptr is not None:
+        kl = tl.zeros([BLOCK_Z], tl.float32)
+        for start in range(0, Z, BLOCK_Z):
+            column = start + tl.arange(0, BLOCK_Z)
+            mask = column < Z
+            mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
+            logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
+            kl += tl.where(mask, -0.5 * (1.0 + logvar - mu * mu - exp_f(logvar)), 0.0)
+        tl.store(kl_ptr + row, tl.sum(kl, 0))
+
+
+@triton.jit
+def _elbo_bwd_kernel(
+    grad_nll_ptr,  # [B] float32
+    grad_kl_ptr,  # [B] float32
+    logits_ptr,  # [B, D]
+    target_ptr,  # [B, D]
+    mu_ptr,  # [B, Z], or None: no kl
+    logvar_ptr,  # [B, Z]
+    log_scale_ptr,  # [] or [D], or None
+    grad_logits_ptr,  # [B, D], contiguous
+    grad_mu_ptr,  # [B, Z], contiguous
+    grad_logvar_ptr,  # [B, Z], contiguous
+    partial_ptr,  # [ceil(B / ROWS), D] float32: sums of the gradient by the scale
+    B,
+    D,
+    Z,
+    grad_nll_stride,
+    grad_kl_stride,
+    logits_stride,
+    logits_column,
+    target_stride,
+    target_column,
+    mu_stride,
+    mu_column,
+    logvar_stride,
+    logvar_column,
+    log_scale_column,
+    GRADIENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_Z: tl.constexpr,
+):
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask = column < D
+    partial = tl.zeros([BLOCK_D], tl.float32)
+    # Without the option the compiler keeps what depends on the scale alone in registers, and spills them on sm_75.
+    for row in tl.range(first, tl.minimum(first + ROWS, B), disable_licm=True):
+        grad_nll = tl.load(grad_nll_ptr + row * grad_nll_stride).to(tl.float32)
+        logit = tl.load(logits_ptr + row * logits_stride + column * logits_column, mask, 0).to(tl.float32)
+        x = _pixels(target_ptr, row * target_stride + column * target_column, mask)
+        scale = tl.zeros_like(logit)
+        if log_scale_ptr is not None:
+            scale = tl.load(log_scale_ptr + column * log_scale_column, mask, 0).to(tl.float32)
+        by_logit, by_scale = GRADIENT(logit, x, scale)
+        tl.store(grad_logits_ptr + row * D + column, grad_nll * by_logit, mask)
+        if log_scale_ptr is not None:
+            partial += grad_nll * by_scale
+        if mu_ptr is not None:  # noqa: SIM102  # known when compiled, unlike the next
+            if tl.program_id(1) == 0:
+                grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
+                for start in range(0, Z, BLOCK_Z):
+                    j = start + tl.arange(0, BLOCK_Z)
+                    mu = tl.load(mu_ptr + row * mu_stride + j * mu_column, j < Z, 0).to(tl.float32)
+                    logvar = tl.load(logvar_ptr + row * logvar_stride + j * logvar_column, j < Z, 0).to(tl.float32)
+                    tl.store(grad_mu_ptr + row * Z + j, grad_kl * mu, j < Z)
+                    tl.store(grad_logvar_ptr + row * Z + j, 0.5 * grad_kl * (exp_f(logvar) - 1.0), j < Z)
+    if log_scale_ptr is not None:
+        tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * D + column, partial, mask)
+
+
+def elbo_fwd_triton(
+    logits: Tensor, target: Tensor, mu: Tensor | None, logvar: Tensor | None, log_scale: Tensor | None, likelihood: str
+) -> tuple[Tensor, Tensor]:
+    """nll and kl, [B] float32 each; without mu and logvar [B, Z] kl is empty. logits and target [B, ...]."""
+    logits, target = logits.flatten(1), target.flatten(1)
+    rows, pixels = logits.shape
+    nll = logits.new_empty(rows, dtype=torch.float32)
+    kl = logits.new_empty(0 if mu is None else rows, dtype=torch.float32)
+    if rows == 0:
+        return nll, kl
+    _elbo_fwd_kernel[(rows,)](
+        logits,
+        target,
+        mu,
+        logvar,
+        log_scale,
+        nll,
+        kl,
+        pixels,
+        0 if mu is None else mu.shape[1],
+        *logits.stride(),
+        *target.stride(),
+        *_strides(mu),
+        *_strides(logvar),
+        _column(log_scale),
+        VALUE=LIKELIHOODS[likelihood].value,
+        **_blocks(pixels, mu),
+    )
+    return nll, kl
+
+
+def elbo_bwd_triton(
+    grad_nll: Tensor,
+    grad_kl: Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    log_scale: Tensor | None,
+    likelihood: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients by logits, mu, logvar and log_scale, contiguous, each in its input's dtype and shape.
+
+    What is None has an empty one.
+    """
+    grad_logits = logits.new_empty(logits.shape)
+    grad_mu, grad_logvar = (logits.new_empty(0) if t is None else t.new_empty(t.shape) for t in (mu, logvar))
+    logits, target = logits.flatten(1), target.flatten(1)
+    rows, pixels = logits.shape
+    height = 1 if log_scale is None else ROWS
+    runs = triton.cdiv(rows, height)
+    partial = None if log_scale is None else logits.new_empty((runs, pixels), dtype=torch.float32)
+    blocks = _blocks(pixels, mu)
+    if rows > 0:
+        _elbo_bwd_kernel[(runs, max(1, triton.cdiv(pixels, blocks["BLOCK_D"])))](
+            grad_nll,
+            grad_kl,
+            logits,
+            target,
+            mu,
+            logvar,
+            log_scale,
+            grad_logits,
+            grad_mu,
+            grad_logvar,
+            partial,
+            rows,
+            pixels,
+            0 if mu is None else mu.shape[1],
+            grad_nll.stride(0),
+            0 if grad_kl is None else grad_kl.stride(0),
+            *logits.stride(),
+            *target.stride(),
+            *_strides(mu),
+            *_strides(logvar),
+            _column(log_scale),
+            GRADIENT=LIKELIHOODS[likelihood].gradient,
+            ROWS=height,
+            **blocks,
+        )
+    if log_scale is None or partial is None:
+        return grad_logits, grad_mu, grad_logvar, logits.new_empty(0)
+    by_scale = partial.sum() if log_scale.dim() == 0 else partial.sum(0)
+    return grad_logits, grad_mu, grad_logvar, by_scale.to(log_scale.dtype)
+
+
+def _blocks(pixels: int, mu: Tensor | None) -> dict[str, int]:
+    """Up to 1024 pixels and 256 latents at a time: 8 values a thread, so that a load of float32 takes 16 bytes."""
+    latents = 1 if mu is None else mu.shape[1]
+    return {
+        "BLOCK_D": min(max(16, triton.next_power_of_2(pixels)), 1024),
+        "BLOCK_Z": min(max(4, triton.next_power_of_2(latents)), 256),
+        "num_warps": 4,
+    }
+
+
+def _strides(tensor: Tensor | None) -> tuple[int, ...]:
+    return (0, 0) if tensor is None else tensor.stride()
+
+
+def _column(log_scale: Tensor | None) -> int:
+    return 0 if log_scale is None or log_scale.dim() == 0 else log_scale.stride(0)

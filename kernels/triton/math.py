@@ -1,0 +1,83 @@
+"""What the Triton kernels compute with: elementary functions in float32.
+
+The same formulas as in csrc/vector_math.h, for two reasons. Triton's own sin and cos spill to local memory on every
+NVIDIA target, for the sake of angles that never come here; and its fast exp and log lose more than the error budget of
+the operators allows. Each function is NaN for NaN.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def exp_f(x):
+    """e^x within 2 ulp, from inf above 88.73 down to the denormals and 0.
+
+    e^x = 2^n e^r with |r| <= ln 2 / 2, and a polynomial for e^r (Moshier, Cephes, expf).
+    """
+    x = tl.where(x < -105.0, -105.0, x)  # beyond them the result is 0 or inf anyway; NaN passes both
+    x = tl.where(x > 89.0, 89.0, x)
+    shifted = x * 1.44269504 + 12582912.0  # 1.5 * 2^23 leaves the rounded integer in the low bits
+    n = shifted - 12582912.0
+    r = (x - n * 0.693359375) + n * 2.12194440e-4  # ln 2 in two parts, the first of few bits
+    p = 1.9875691500e-4
+    p = p * r + 1.3981999507e-3
+    p = p * r + 8.3334519073e-3
+    p = p * r + 4.1665795894e-2
+    p = p * r + 1.6666665459e-1
+    p = p * r + 5.0000001201e-1
+    p = (p * r * r + r) + 1.0
+    # 2^n in two factors, because n reaches from -151 to 128
+    exponent = shifted.to(tl.int32, bitcast=True) - 0x4B400000
+    half = exponent >> 1
+    scale0 = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    scale1 = ((exponent - half + 127) << 23).to(tl.float32, bitcast=True)
+    return p * scale0 * scale1
+
+
+@triton.jit
+def log1p_f(x):
+    """ln(1 + x) for x in [-0.3, 1] within 4 ulp: 2 artanh(s) with s = x / (2 + x)."""
+    s = x / (2.0 + x)
+    square = s * s
+    p = 0.07692307692307693  # 1 / 13
+    p = p * square + 0.09090909090909091
+    p = p * square + 0.1111111111111111
+    p = p * square + 0.14285714285714285
+    p = p * square + 0.2
+    p = p * square + 0.3333333333333333
+    twice = s + s
+    return twice * square * p + twice
+
+
+@triton.jit
+def log_f(x):
+    """ln x for normal x > 0 within 4 ulp: x = 2^e m with m in [0.70, 1.41), so that nothing cancels at 1."""
+    bits = x.to(tl.int32, bitcast=True) - 0x3F330000  # 0.69921875
+    m = ((bits & 0x007FFFFF) + 0x3F330000).to(tl.float32, bitcast=True)
+    e = (bits >> 23).to(tl.float32)
+    return e * 0.693359375 + (log1p_f(m - 1.0) - e * 2.12194440e-4)
+
+
+@triton.jit
+def cos_sin_turn(u):
+    """cos and sin of 2 pi u 2^-24 for uint32 u < 2^24, within 1e-7.
+
+    An exact reduction to an eighth of a turn to either side of a quadrant's start, then polynomials (Moshier, Cephes,
+    sinf and cosf).
+    """
+    quadrant = (u + 2097152) >> 22
+    angle = (u - (quadrant << 22)).to(tl.int32, bitcast=True).to(tl.float32) * 3.74507028e-7  # 2 pi 2^-24
+    square = angle * angle
+    s = -1.9515295891e-4
+    s = s * square + 8.3321608736e-3
+    s = s * square - 1.6666654611e-1
+    s = s * square * angle + angle
+    c = 2.443315711809948e-5
+    c = c * square - 1.388731625493765e-3
+    c = c * square + 4.166664568298827e-2
+    c = c * square * square + (1.0 - 0.5 * square)
+    swap = (quadrant & 1) != 0
+    cosine = tl.where(swap, s, c)
+    sine = tl.where(swap, c, s)
+    return tl.where(((quadrant + 1) & 2) != 0, -cosine, cosine), tl.where((quadrant & 2) != 0, -sine, sine)

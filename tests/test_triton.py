@@ -1,0 +1,128 @@
+"""The Triton kernels without a GPU: interpreted, in a process of their own, and compiled for GPUs that are not here."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vae_fast.testing import SEED, STEP, images, posterior
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def test_interpreted(pytestconfig: pytest.Config) -> None:
+    """Whether kernels are interpreted is decided when they are defined, so it would leak into other tests."""
+    suite = Path(__file__).with_name("interpreted.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", pytestconfig.option.markexpr, str(suite)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+
+
+TARGETS = ["sm_75", "sm_80", "sm_90", "sm_100", "gfx942"]
+MOST_REGISTERS = 96  # a thread: five blocks of 128 threads on an SM of 65,536
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.sweep)])
+def test_compiled(target: str, dtype: str) -> None:
+    """No spills, no local memory, few registers, and wide accesses, in every kernel and variant."""
+    from benchmarks.kernel_resources import resources, variants
+
+    for variant in variants([dtype]):
+        r = resources(variant.name, target)
+        assert (r.spills, r.local) == (0, 0), variant.name
+        assert r.registers <= MOST_REGISTERS, variant.name
+        if variant.name == "random_bits":
+            assert r.store == 16
+            continue
+        # CDNA's compiler takes 8 bytes of 4 half-precision values, where one thread has no more that lie together
+        half_on_cdna = target == "gfx942" and "fp32" not in variant.name
+        widest = 8 if half_on_cdna else 16
+        assert r.load >= widest, variant.name
+        assert r.store >= (4 if "elbo_fwd" in variant.name else widest), (
+            variant.name
+        )  # elbo_fwd stores two floats a row
+
+
+def test_the_recorded_table_is_todays() -> None:
+    """Every variant stands in it; the figures may differ between versions of Triton."""
+    from benchmarks.kernel_resources import TABLE, variants
+
+    table = TABLE.read_text(encoding="utf-8")
+    assert all(f"| {variant.name} |" in table for variant in variants())
+
+
+class NoDevice:
+    """Stands for a driver, so that Triton's launcher gets as far as compiling what was asked for."""
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels that launches compile; nothing is launched."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    names: list[str] = []
+    run = JITFunction.run
+
+    def only_compile(self: JITFunction, *args: Any, **kwargs: Any) -> None:
+        run(self, *args, **{**kwargs, "warmup": True})
+        names.append(self.__name__)
+
+    monkeypatch.setattr(JITFunction, "run", only_compile)
+    monkeypatch.setattr(driver, "_active", NoDevice())
+    return names
+
+
+@pytest.mark.parametrize(
+    ("b", "d", "z", "dtype", "layout"),
+    [
+        (128, 784, 20, torch.bfloat16, "halves"),
+        (128, 784, 20, torch.float32, "contiguous"),
+        (1, 1, 1, torch.float32, "contiguous"),
+        (41, 401, 3, torch.float16, "strided"),
+    ],
+)
+def test_launches_reach_the_device(
+    compiled: list[str], b: int, d: int, z: int, dtype: torch.dtype, layout: str
+) -> None:
+    """Through Triton's own specialisation of the arguments, which interpreting leaves out."""
+    from vae_fast.kernels.triton.elbo import elbo_bwd_triton, elbo_fwd_triton
+    from vae_fast.kernels.triton.philox import random_bits_triton
+    from vae_fast.kernels.triton.reparameterize import reparameterize_bwd_triton, reparameterize_fwd_triton
+
+    noise = (SEED, STEP, 2**33, 2**32 - 1)
+    mu, logvar = posterior(b, z, layout, dtype)
+    random_bits_triton(SEED, STEP, b, d, *noise[2:])
+    for with_kl in (False, True):
+        reparameterize_fwd_triton(mu, logvar, *noise, with_kl)
+        out = torch.empty(b, 2 * z, dtype=dtype)
+        grad_kl = torch.ones(b) if with_kl else None
+        reparameterize_bwd_triton(mu, grad_kl, mu, logvar, *noise, (out[:, :z], out[:, z:]))
+    logits, target = images(b, d, layout, torch.uint8, dtype)
+    gradients = torch.ones(b), torch.ones(()).expand(b)
+    for likelihood, log_scale in (("bernoulli", None), ("gaussian", torch.zeros(())), ("gaussian", torch.zeros(d))):
+        elbo_fwd_triton(logits, target, mu, logvar, log_scale, likelihood)
+        elbo_bwd_triton(*gradients, logits, target, mu, logvar, log_scale, likelihood)
+    assert len(compiled) == 11
