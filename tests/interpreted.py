@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 import vae_fast as vf
 from vae_fast.kernels import library, operators, random_bits, reference
-from vae_fast.testing import LAYOUTS, SEED, SHAPES, STEP, check_elbo, check_reparameterize, images, posterior
+from vae_fast.testing import (
+    LAYOUTS,
+    SEED,
+    SHAPES,
+    STEP,
+    check_elbo,
+    check_extremes,
+    check_reparameterize,
+    images,
+    posterior,
+)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FEW = settings(deadline=None, max_examples=15)
@@ -72,6 +82,13 @@ def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch
         check_elbo(
             "triton", *images(b, d, layout, target_dtype, dtype), *posterior(b, z, layout, dtype), likelihood, log_scale
         )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the overflows that are wanted here
+@pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("likelihood", reference.LIKELIHOODS)
+def test_extreme_values_come_out_as_in_the_reference(likelihood: str, target_dtype: torch.dtype) -> None:
+    check_extremes("triton", target_dtype, 1, likelihood, scales(likelihood, 1)[0])
 
 
 @FEW

@@ -6,9 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from vae_fast.kernels import philox
+from vae_fast.kernels import library, philox, reparameterize
 
+IMPLEMENTATIONS = [
+    "reference",
+    pytest.param("cpp", marks=pytest.mark.skipif(not library.load(), reason=library.status())),
+]
 SEEDS = st.integers(0, 2**63 - 1)
 
 
@@ -82,22 +87,43 @@ def test_normals_are_the_transform_of_box_and_muller() -> None:
             assert drawn[i : i + 2] == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-def test_normals_have_the_normal_distribution() -> None:
-    """Moments and the Kolmogorov-Smirnov distance of 10^6 normals, each within 4.5 standard errors of its value."""
-    n = 1_000_000
-    x = normals(n // 20, 20, 1).flatten()
+def drawn(impl: str, rows: int, seed: int = 5, step: int = 0, stream: int = 0) -> Tensor:
+    """Normals [rows, 20] as the operator draws them."""
+    zeros = torch.zeros(rows, 20)
+    return reparameterize(zeros, zeros, seed, step, stream=stream, impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_normals_have_the_normal_distribution(impl: str) -> None:
+    """10^7 of them: moments and tails within 4.5 standard errors, and the distance of Kolmogorov and Smirnov."""
+    n = 10_000_000
+    x = drawn(impl, n // 20).flatten().double()
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(x.pow(power).mean().item() - mean) < 4.5 * math.sqrt(variance / n)
+    for bound in (2.0, 3.0, 4.0, 4.5):
+        for tail in (x > bound, x < -bound):
+            expected = n * math.erfc(bound / math.sqrt(2)) / 2
+            assert abs(tail.sum().item() - expected) < 4.5 * math.sqrt(expected)
+    assert 4.8 < x.abs().max() <= math.sqrt(48 * math.log(2))  # the smallest u1 is 2^-24
     distribution = torch.special.ndtr(x.sort().values)
     distance = (distribution - torch.arange(1, n + 1) / n).abs().max().item()
     assert distance < 1.95 / math.sqrt(n)  # passed over by chance once in a thousand
 
 
-def test_normals_are_independent_across_columns_rows_steps_seeds_and_streams() -> None:
-    def draw(seed: int = 5, step: int = 0, stream: int = 0) -> torch.Tensor:
-        return normals(50_000, 4, seed, step, stream=stream)
-
-    x = draw()
-    others = [x.roll(1, 1), x.roll(1, 0), draw(step=1), draw(seed=6), draw(seed=5 + 2**32), draw(stream=1)]
-    for other in others:
-        assert abs((x * other).mean().item()) < 4.5 / math.sqrt(x.numel())
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_normals_are_independent_across_columns_rows_steps_seeds_and_streams(impl: str) -> None:
+    rows = 50_000
+    x = drawn(impl, rows)
+    others = {
+        **{f"column + {lag}": x.roll(lag, 1) for lag in (1, 2, 3, 4)},
+        **{f"row + {lag}": x.roll(lag, 0) for lag in (1, 2, 256)},
+        "step + 1": drawn(impl, rows, step=1),
+        "seed + 1": drawn(impl, rows, seed=6),
+        "seed + 2^32": drawn(impl, rows, seed=5 + 2**32),
+        "stream + 1": drawn(impl, rows, stream=1),
+    }
+    for name, other in others.items():
+        n = x.numel()
+        assert abs((x * other).mean().item()) < 4.5 / math.sqrt(n), name
+        squares = ((x.square() - 1) * (other.square() - 1)).mean().item()  # of variance 2 * 2
+        assert abs(squares) < 4.5 * 2 / math.sqrt(n), name

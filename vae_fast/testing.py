@@ -15,6 +15,8 @@ from vae_fast.kernels import elbo_loss, operators, philox, random_bits, referenc
 EPS = torch.finfo(torch.float32).eps
 SHAPES = [(1, 1, 1), (41, 401, 3), (128, 784, 20), (0, 5, 4), (3, 2049, 33), (2, 12288, 128)]  # B, D, Z
 LAYOUTS = ["contiguous", "halves", "strided"]
+EXTREMES = [0.0, -0.0, 1e-30, -1e-30, 20.0, -20.0, 88.0, -88.0, 89.0, 104.0, -104.0, 177.0, 1e3, -1e3, 1e4, -1e4, 3e38]
+EXTREMES += [-3e38, float("inf"), float("-inf"), float("nan")]
 SEED, STEP = torch.tensor(2**40 + 7), torch.tensor(2**33 + 3)
 
 
@@ -141,3 +143,36 @@ def check_elbo(
     if scaled:
         by_scale = (by_nll * size.by_scale).sum(0)
         within(grads[3], exact_grads[3], 20, by_scale if leaves[3].dim() else by_scale.sum())
+
+
+def check_extremes(
+    impl: str,
+    target_dtype: torch.dtype,
+    repeat: int = 1,
+    likelihood: str = "bernoulli",
+    log_scale: Tensor | None = None,
+) -> None:
+    """Overflow, infinities and NaN in logits, mu and logvar come out as the reference's, in values and gradients."""
+    logits, level = torch.cartesian_prod(torch.tensor(EXTREMES), torch.tensor([0.0, 51.0, 255.0])).unbind(1)
+    mu, logvar = torch.cartesian_prod(torch.tensor([0.5, 0.0, 1e20, *EXTREMES[-3:]]), torch.tensor(EXTREMES)).unbind(1)
+    logits, level, mu, logvar = (t.view(-1, 1).repeat(1, repeat) for t in (logits, level, mu, logvar))
+    target = level.to(torch.uint8) if target_dtype == torch.uint8 else level / 255
+    count = len(mu)
+    pad = (count + len(logits) - 1) // len(logits)
+    logits, target = (t.repeat(pad, 1)[:count] for t in (logits, target))
+    terms: dict[str, list[Tensor]] = {}
+    samples: dict[str, list[Tensor]] = {}
+    for name in (impl, "reference"):
+        leaves = [t.clone().requires_grad_() for t in (logits, mu, logvar)]
+        _, nll, kl = elbo_loss(
+            leaves[0], target, leaves[1], leaves[2], likelihood=likelihood, log_scale=log_scale, impl=name
+        )
+        grads = torch.autograd.grad((nll.sum(), kl.sum()), leaves)
+        terms[name] = [nll, kl, *grads]
+        z = reparameterize(leaves[1], leaves[2], 1, 2, impl=name)
+        samples[name] = [z, *torch.autograd.grad(z.sum(), leaves[1:])]
+    for ours, exact in zip(terms[impl], terms["reference"], strict=True):
+        torch.testing.assert_close(ours, exact, rtol=3e-6, atol=1e-6, equal_nan=True)
+    for ours, exact in zip(samples[impl], samples["reference"], strict=True):
+        # the noise may differ by 1e-6, which the largest finite e^(logvar / 2) multiplies
+        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-6, equal_nan=True)

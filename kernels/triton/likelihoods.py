@@ -51,6 +51,7 @@ def continuous_bernoulli(logit, x, s):
     near = tl.abs(logit) < 0.5
     size = tl.where(near, 1.0, tl.abs(logit))
     far = log_f(size) + log1p_f(exp_f(-size)) - log_f(_one_minus_exp(size))
+    far = tl.where(size == float("inf"), size, far)  # log_f takes finite values
     square = tl.where(near, 0.25 * logit * logit, 0.0)
     series = square * (0.33333334 - square * (0.07777778 - square * (0.021869488 - square * 0.0067195767)))
     return bernoulli(logit, x, s) - tl.where(near, 0.6931472 + series, far)
