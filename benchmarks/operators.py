@@ -5,10 +5,12 @@ passes through the caches. The ratio is the rival's time over ours.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from time import perf_counter
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -38,6 +40,65 @@ def cases() -> Iterator[tuple[str, Contenders]]:
     for m, n in ((784, 400), (400, 784)):
         gradient, x = torch.randn(128, m), torch.randn(128, n)
         yield f"product {m} x 128 x {n}, gradient", product(gradient, x)
+    for images in (128, 4096):
+        yield f"reparameterize {images} x 20, forward and backward", reparameterize(images)
+        yield f"elbo {images} x 784, forward and backward", elbo(images)
+
+
+def reparameterize(images: int) -> Contenders:
+    stats = torch.randn(images, 40, requires_grad=True)  # the encoder's output: mu, then logvar
+    gradient = torch.randn(images, 20)
+    seed, step = torch.tensor(0), torch.tensor(0)
+
+    def eager(stats: Tensor) -> Tensor:
+        mu, logvar = stats.chunk(2, dim=-1)
+        return mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+
+    def fused(stats: Tensor, impl: str) -> Tensor:
+        mu, logvar = stats.chunk(2, dim=-1)
+        return vf.reparameterize(mu, logvar, seed, step, impl=impl)
+
+    return both_ways(eager, fused, (stats,), gradient)
+
+
+def elbo(images: int) -> Contenders:
+    logits, stats = (torch.randn(images, n, requires_grad=True) for n in (784, 40))
+    x = torch.rand(images, 784)
+
+    def eager(logits: Tensor, stats: Tensor) -> Tensor:
+        mu, logvar = stats.chunk(2, dim=-1)
+        nll = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        return (nll - 0.5 * (1 + logvar - mu.square() - logvar.exp()).sum()) / len(x)
+
+    def fused(logits: Tensor, stats: Tensor, impl: str) -> Tensor:
+        return vf.elbo_loss(logits, x, *stats.chunk(2, dim=-1), impl=impl).loss
+
+    loss, theirs = fused(logits, stats, "cpp"), eager(logits, stats)
+    torch.testing.assert_close(loss, theirs)  # no time without the same result
+    return both_ways(eager, fused, (logits, stats), torch.ones(()))
+
+
+def both_ways(
+    eager: Callable[..., Tensor], fused: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor
+) -> Contenders:
+    """Forward and backward: C++, what people write in eager mode and compiled, and the reference compiled."""
+    compiled = torch.compile(eager, dynamic=False)
+    reference = torch.compile(lambda *tensors: fused(*tensors, impl="reference"), dynamic=False)
+    ways: dict[str, Callable[..., Tensor]] = {
+        "vae_fast": lambda *tensors: fused(*tensors, impl="cpp"),
+        "eager": eager,
+        "eager, compiled": compiled,
+        "reference, compiled": reference,
+    }
+
+    def call(way: Callable[..., Tensor]) -> object:
+        return torch.autograd.grad(way(*inputs), inputs, gradient)
+
+    calls: Contenders = {name: partial(call, way) for name, way in ways.items()}
+    for contender in calls.values():
+        for _ in range(3):
+            contender()
+    return calls
 
 
 def product(gradient: Tensor, x: Tensor) -> Contenders:
