@@ -58,11 +58,11 @@ class Resources:
 
 
 def variants(dtypes: Sequence[str] = DTYPES) -> Iterator[Variant]:
-    noise = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset": "i64"}
-    tile = {"STREAM": 0, "BLOCK_R": 32, "BLOCK_C": 32}
+    noise = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset": "i64", "stream": "i64"}
+    tile = {"BLOCK_R": 32, "BLOCK_C": 32}
     kernel = philox._random_bits_kernel
     constants = {"BLOCK_R": 32, "BLOCK_C": 32}
-    yield Variant("random_bits", kernel, {**noise, "out_ptr": "*i64", "stream": "i64"}, constants)
+    yield Variant("random_bits", kernel, {**noise, "out_ptr": "*i64"}, constants)
     for dtype in dtypes:
         for with_kl in (False, True):
             title = f"{'with kl, ' if with_kl else ''}{dtype}"

@@ -9,8 +9,10 @@ have no gradients of their own: a second derivative raises. On a CPU csrc/gradie
 functions below, in a fraction of the time.
 """
 
+import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 Gradients = tuple[Tensor | None, ...]
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _NOISE = "Tensor seed, Tensor step, SymInt row_offset, int stream"
 _POSTERIOR = "Tensor mu, Tensor logvar"
@@ -154,6 +156,17 @@ def _elbo_backward_triton(*arguments: Any) -> tuple[Tensor, ...]:
     return elbo_bwd_triton(*arguments)
 
 
+def _on_its_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current device, which need not be the one where the arguments are."""
+
+    @functools.wraps(kernel)
+    def guarded(first: Tensor, *others: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return kernel(first, *others)
+
+    return guarded
+
+
 for _name, _kernel in (
     ("random_bits", _random_bits_triton),
     ("reparameterize", _reparameterize_triton),
@@ -161,4 +174,4 @@ for _name, _kernel in (
     ("elbo", _elbo_triton),
     ("elbo_backward", _elbo_backward_triton),
 ):
-    torch.library.impl(f"vae_fast::{_name}", "CPU" if INTERPRETED else "CUDA", _kernel)
+    torch.library.impl(f"vae_fast::{_name}", "CPU" if INTERPRETED else "CUDA", _on_its_device(_kernel))

@@ -5,6 +5,9 @@ but float64; C++, on a CPU where the library is built, the random bits, and in f
 of the Bernoulli likelihood.
 """
 
+import functools
+import os
+import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,7 +48,8 @@ def random_bits(
         seed, step: ints, or 0-d int64 tensors on one device; 0 <= seed < 2^63.
         row_offset: what to add to the row's index, so that parts of a batch draw what the whole would.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
-        impl: "auto", "reference", or "cpp" (on a CPU, where the library is built); all yield the same integers.
+        impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built); all yield the
+            same integers.
         device: where the result goes when seed and step are ints; the CPU by default.
 
     Returns:
@@ -56,7 +60,9 @@ def random_bits(
 
     Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
     """
-    seed_tensor, step_tensor = _counter("seed", seed, device), _counter("step", step, device)
+    given = next((value.device for value in (seed, step) if isinstance(value, Tensor)), device)
+    seed_tensor, step_tensor = _counter("seed", seed, given), _counter("step", step, given)
+    _check_device(seed_tensor.device, step=step_tensor)
     _check_counts(rows=rows, columns=columns, row_offset=row_offset, stream=stream)
     _check_choice("impl", impl, IMPLEMENTATIONS)
     if _chosen("random_bits", impl, {"seed": seed_tensor}, None) != "reference":
@@ -85,8 +91,9 @@ def reparameterize(
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
-        impl: "auto", "reference", or "cpp" (float32 on a CPU, where the library is built); "auto" takes C++ where it
-            can. They agree within float32's rounding. C++ has no second derivatives: asking for one raises.
+        impl: "auto", "reference", "triton" (on a GPU, not float64), or "cpp" (float32 on a CPU, where the library is
+            built); "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
+            two have no second derivatives: asking for one raises.
 
     Returns:
         z, [..., Z], of the promoted dtype of mu and logvar; computed in float32, or in float64 if either is float64.
@@ -142,10 +149,11 @@ def elbo_loss(
         likelihood: "bernoulli", "continuous_bernoulli", "gaussian" or "discretized_logistic".
         log_scale: the log of the scale, for the last two only: a float, or a 0-d or [D] tensor. Differentiable.
         reduction: "mean", "sum" or "none", over the batch; of `loss` only.
-        impl: "auto", "reference", or "cpp" (on a CPU, where the library is built: "bernoulli" with logits, mu and
-            logvar in float32, target in uint8 or float32); "auto" takes C++ where it can. They agree within float32's
-            rounding. C++ has no second derivatives: asking for one raises; and its nll and kl are one node of the
-            graph, so that going back through one and then the other takes retain_graph=True.
+        impl: "auto", "reference", "triton" (on a GPU, not float64), or "cpp" (on a CPU, where the library is built:
+            "bernoulli" with logits, mu and logvar in float32, target in uint8 or float32); "auto" takes one of the
+            latter two where it can. They agree within float32's rounding. The latter two have no second derivatives:
+            asking for one raises; and their nll and kl are one node of the graph, so that going back through one and
+            then the other takes retain_graph=True.
 
     Returns:
         Elbo(loss, nll, kl): loss 0-d, or [B] with "none"; nll and kl always [B]; all three float32 (float64 if any
@@ -298,13 +306,22 @@ def _chosen(
     return impl
 
 
+@functools.cache
+def _has_c_compiler() -> bool:
+    return any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))))
+
+
 def _why_not_triton(tensors: dict[str, Tensor], log_scale: Tensor | None) -> str | None:
     """What keeps Triton from these arguments, or None."""
     name, first = next(iter(tensors.items()))
     if not operators.HAS_TRITON:
         return "Triton is not installed"
-    if first.device.type != ("cpu" if operators.INTERPRETED else "cuda"):
+    if operators.INTERPRETED and first.device.type != "cpu":
+        return f"under TRITON_INTERPRET it runs on a CPU, and {name} is on {first.device}"
+    if not operators.INTERPRETED and first.device.type != "cuda":
         return f"it runs on a GPU, and {name} is on {first.device}"
+    if not operators.INTERPRETED and not _has_c_compiler():
+        return "Triton needs a C compiler, gcc or clang or what CC names, and finds none"
     return next((f"it does not take {n} in float64" for n, t in tensors.items() if t.dtype == torch.float64), None) or (
         "it does not take log_scale in float64" if log_scale is not None and log_scale.dtype == torch.float64 else None
     )

@@ -21,6 +21,7 @@ from vae_fast.testing import (
     check_reparameterize,
     images,
     posterior,
+    within,
 )
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -67,6 +68,33 @@ def test_the_interpreter_takes_the_cpu() -> None:
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
 def test_reparameterize_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     check_reparameterize("triton", *posterior(b, z, layout, dtype))
+
+
+@pytest.mark.parametrize(("b", "z"), [(1, 1), (41, 3), (5, 300)])
+def test_the_kl_comes_with_the_sample(b: int, z: int) -> None:
+    """Both from the encoder's output, whose gradient is one tensor."""
+    from vae_fast.kernels.triton.reparameterize import reparameterize_bwd_triton, reparameterize_fwd_triton
+
+    stats = torch.randn(b, 2 * z, generator=torch.Generator().manual_seed(z))
+    mu, logvar = stats.chunk(2, dim=-1)
+    sample, kl = reparameterize_fwd_triton(mu, logvar, SEED, STEP, 5, 16, with_kl=True)
+    assert kl is not None
+    grad_z, grad_kl, by_stats = torch.randn(b, z), torch.linspace(-1, 2, b), torch.empty(b, 2 * z)
+    out = by_stats.chunk(2, dim=-1)
+    reparameterize_bwd_triton(grad_z, grad_kl, mu, logvar, SEED, STEP, 5, 16, (out[0], out[1]))
+
+    exact_stats = stats.double().requires_grad_()
+    exact_mu, exact_logvar = exact_stats.chunk(2, dim=-1)
+    bits = random_bits(b, z + z % 2, SEED, STEP, row_offset=5, stream=16, impl="reference")
+    exact = reference.reparameterize(exact_mu, exact_logvar, bits)
+    exact_kl = reference.kl_per_dimension(exact_mu, exact_logvar).sum(1)
+    (exact_grad,) = torch.autograd.grad((exact, exact_kl), exact_stats, (grad_z.double(), grad_kl.double()))
+    # the noise, at most 6, is within 1e-6 max(1, |eps|), and all is made from values no larger than these
+    size = 6 * (1 + mu.double().square() + logvar.double().abs() + logvar.double().exp())
+    within(sample, exact, 12, size)
+    within(kl, exact_kl, 20, size.sum(1))
+    weight = (1 + grad_z.abs() + grad_kl.abs().view(-1, 1)).double()
+    within(by_stats, exact_grad, 20, (size * weight).repeat(1, 2))
 
 
 def test_dtypes_may_differ() -> None:

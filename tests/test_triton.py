@@ -54,6 +54,19 @@ def test_compiled(target: str, dtype: str) -> None:
         )  # elbo_fwd stores two floats a row
 
 
+def test_a_white_pixel_is_exactly_1() -> None:
+    """-1/255 as a factor would mean that 1 - k / 255 became one operation, and not 0 for k = 255."""
+    import triton
+
+    from benchmarks.kernel_resources import TARGETS, variants
+
+    for variant in variants(["fp32"]):
+        if "bernoulli" in variant.name:
+            ptx = triton.compile(variant.source(), target=TARGETS["sm_90"], options={"num_warps": 4}).asm["ptx"]
+            assert "0f3B808081" in ptx  # 1/255
+            assert "0fBB808081" not in ptx, variant.name
+
+
 def test_the_recorded_table_is_todays() -> None:
     """Every variant stands in it; the figures may differ between versions of Triton."""
     from benchmarks.kernel_resources import TABLE, variants

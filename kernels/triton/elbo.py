@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import reachable
 from .likelihoods import LIKELIHOODS
 from .math import exp_f
 
@@ -29,7 +30,8 @@ def _pixels(target_ptr, offset, mask):
     """float32 in [0, 1], from uint8 or floats."""
     x = tl.load(target_ptr + offset, mask, 0)
     if target_ptr.dtype.element_ty == tl.uint8:
-        return x.to(tl.float32) * 0.003921569  # 1 / 255
+        # An addition keeps the compiler from merging the product with what follows, where 1 - 255 / 255 would not be 0.
+        return tl.fma(x.to(tl.float32), 0.003921569, 0.0)  # 1 / 255
     return x.to(tl.float32)
 
 
@@ -145,7 +147,8 @@ def elbo_fwd_triton(
     logits: Tensor, target: Tensor, mu: Tensor | None, logvar: Tensor | None, log_scale: Tensor | None, likelihood: str
 ) -> tuple[Tensor, Tensor]:
     """nll and kl, [B] float32 each; without mu and logvar [B, Z] kl is empty. logits and target [B, ...]."""
-    logits, target = logits.flatten(1), target.flatten(1)
+    logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
+    mu, logvar = (t if t is None else reachable(t) for t in (mu, logvar))
     rows, pixels = logits.shape
     nll = logits.new_empty(rows, dtype=torch.float32)
     kl = logits.new_empty(0 if mu is None else rows, dtype=torch.float32)
@@ -186,9 +189,10 @@ def elbo_bwd_triton(
 
     What is None has an empty one.
     """
+    mu, logvar = (t if t is None else reachable(t) for t in (mu, logvar))
     grad_logits = logits.new_empty(logits.shape)
     grad_mu, grad_logvar = (logits.new_empty(0) if t is None else t.new_empty(t.shape) for t in (mu, logvar))
-    logits, target = logits.flatten(1), target.flatten(1)
+    logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
     rows, pixels = logits.shape
     height = 1 if log_scale is None else ROWS
     runs = triton.cdiv(rows, height)

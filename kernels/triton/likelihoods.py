@@ -63,7 +63,7 @@ def continuous_bernoulli_gradient(logit, x, s):
     near = tl.abs(logit) < 0.5
     size = tl.where(near, 1.0, tl.abs(logit))
     small = exp_f(-size)
-    far = 1.0 / size - 2.0 * small / _one_minus_exp(2.0 * size)
+    far = tl.div_rn(1.0, size) - tl.div_rn(2.0 * small, _one_minus_exp(2.0 * size))  # they nearly cancel
     square = tl.where(near, 0.25 * logit * logit, 0.0)
     series = 0.33333334 - square * (0.15555556 - square * (0.065608464 - square * 0.026878307))
     return _sigmoid(logit) - x - tl.where(near, 0.5 * logit * series, tl.where(logit < 0.0, -far, far)), tl.zeros_like(
@@ -91,7 +91,8 @@ def discretized_logistic(logit, x, s):
     lower = (x - logit - 0.0019607844) * inverse
     below_upper = _log_sigmoid(upper)
     above_lower = _log_sigmoid(-lower)
-    inside = below_upper + above_lower + log_f(_one_minus_exp(inverse * 0.003921569))
+    mass = _one_minus_exp(inverse * 0.003921569)
+    inside = below_upper + above_lower + tl.where(mass > 0.0, log_f(mass), -float("inf"))
     return -tl.where(x <= 0.0, below_upper, tl.where(x >= 1.0, above_lower, inside))
 
 

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import tile
 from .math import cos_sin_turn, log_f
 
 
@@ -55,9 +56,11 @@ def _random_bits_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
-    block = tl.program_id(1) * (BLOCK_C // 4) + tl.arange(0, BLOCK_C // 4)[None, :]
-    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    across = tl.cdiv(columns, BLOCK_C)  # one grid axis for both, because the others end at 65,535
+    down, right = tl.program_id(0) // across, tl.program_id(0) % across
+    row = down.to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
+    block = right * (BLOCK_C // 4) + tl.arange(0, BLOCK_C // 4)[None, :]
+    column = right * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     r0, r1, r2, r3 = words(tl.load(seed_ptr), tl.load(step_ptr), row + row_offset, block, stream)
     bits = in_columns(r0, r1, r2, r3).to(tl.int64)
     tl.store(out_ptr + row * columns + column, bits, (row < rows) & (column < columns))
@@ -68,12 +71,6 @@ def random_bits_triton(seed: Tensor, step: Tensor, rows: int, columns: int, row_
     out = seed.new_empty((rows, columns))
     if out.numel() > 0:
         blocks = tile(columns)
-        grid = (triton.cdiv(rows, blocks["BLOCK_R"]), triton.cdiv(columns, blocks["BLOCK_C"]))
-        _random_bits_kernel[grid](out, seed, step, row_offset, rows, columns, stream, **blocks)
+        grid = triton.cdiv(rows, blocks["BLOCK_R"]) * triton.cdiv(columns, blocks["BLOCK_C"])
+        _random_bits_kernel[(grid,)](out, seed, step, row_offset, rows, columns, stream, **blocks)
     return out
-
-
-def tile(columns: int) -> dict[str, int]:
-    """A tile of about 1024 values, by size: Philox gives four columns at a time, and no row needs more than it has."""
-    width = min(max(4, triton.next_power_of_2(columns)), 256)
-    return {"BLOCK_R": 1024 // width, "BLOCK_C": width, "num_warps": 4}

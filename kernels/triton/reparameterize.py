@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import reachable, tile
 from .math import exp_f
-from .philox import normals, tile
+from .philox import normals
 
 
 @triton.jit
@@ -29,13 +30,13 @@ def _reparameterize_fwd_kernel(
     seed_ptr,  # [] int64
     step_ptr,  # [] int64
     row_offset,
+    stream,
     B,
     Z,
     mu_stride,
     mu_column,
     logvar_stride,
     logvar_column,
-    STREAM: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -48,7 +49,7 @@ def _reparameterize_fwd_kernel(
         mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
         logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
         block = start // 4 + tl.arange(0, BLOCK_C // 4)[None, :]
-        eps = normals(seed, step, row + row_offset, block, STREAM)
+        eps = normals(seed, step, row + row_offset, block, stream)
         tl.store(z_ptr + row * Z + column, mu + exp_f(0.5 * logvar) * eps, mask)
         if kl_ptr is not None:
             kl += tl.where(mask, -0.5 * (1.0 + logvar - mu * mu - exp_f(logvar)), 0.0)
@@ -67,6 +68,7 @@ def _reparameterize_bwd_kernel(
     seed_ptr,  # [] int64
     step_ptr,  # [] int64
     row_offset,
+    stream,
     B,
     Z,
     grad_z_stride,
@@ -77,7 +79,6 @@ def _reparameterize_bwd_kernel(
     logvar_stride,
     logvar_column,
     out_stride,  # of both gradients, whose columns lie together
-    STREAM: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -85,7 +86,7 @@ def _reparameterize_bwd_kernel(
     column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     mask = (row < B) & (column < Z)
     block = tl.program_id(1) * (BLOCK_C // 4) + tl.arange(0, BLOCK_C // 4)[None, :]
-    eps = normals(tl.load(seed_ptr), tl.load(step_ptr), row + row_offset, block, STREAM)
+    eps = normals(tl.load(seed_ptr), tl.load(step_ptr), row + row_offset, block, stream)
     logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
     grad_mu = tl.load(grad_z_ptr + row * grad_z_stride + column * grad_z_column, mask, 0).to(tl.float32)
     grad_logvar = 0.5 * grad_mu * (exp_f(0.5 * logvar) * eps)
@@ -107,7 +108,7 @@ def reparameterize_fwd_triton(
     kl = mu.new_empty(rows, dtype=torch.float32) if with_kl else None
     if rows == 0:
         return z, kl
-    mu_rows, logvar_rows = mu.reshape(rows, columns), logvar.reshape(rows, columns)
+    mu_rows, logvar_rows = (reachable(t.reshape(rows, columns)) for t in (mu, logvar))
     blocks = tile(columns)
     _reparameterize_fwd_kernel[(triton.cdiv(rows, blocks["BLOCK_R"]),)](
         mu_rows,
@@ -117,11 +118,11 @@ def reparameterize_fwd_triton(
         seed,
         step,
         row_offset,
+        stream,
         rows,
         columns,
         *mu_rows.stride(),
         *logvar_rows.stride(),
-        STREAM=stream,
         **blocks,
     )
     return z, kl
@@ -142,8 +143,8 @@ def reparameterize_bwd_triton(
     rows, columns = _rows(logvar), logvar.shape[-1]
     if rows == 0 or columns == 0:
         return
-    grad_rows, logvar_rows = grad_z.reshape(rows, columns), logvar.reshape(rows, columns)
-    mu_rows = logvar_rows if mu is None else mu.reshape(rows, columns)
+    grad_rows, logvar_rows = (reachable(t.reshape(rows, columns)) for t in (grad_z, logvar))
+    mu_rows = logvar_rows if mu is None else reachable(mu.reshape(rows, columns))
     blocks = tile(columns)
     grid = (triton.cdiv(rows, blocks["BLOCK_R"]), triton.cdiv(columns, blocks["BLOCK_C"]))
     _reparameterize_bwd_kernel[grid](
@@ -155,6 +156,7 @@ def reparameterize_bwd_triton(
         seed,
         step,
         row_offset,
+        stream,
         rows,
         columns,
         *grad_rows.stride(),
@@ -162,7 +164,6 @@ def reparameterize_bwd_triton(
         *mu_rows.stride(),
         *logvar_rows.stride(),
         out[0].stride(-2) if out[0].dim() > 1 else columns,
-        STREAM=stream,
         **blocks,
     )
 
