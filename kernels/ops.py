@@ -65,7 +65,7 @@ def random_bits(
     _check_device(seed_tensor.device, step=step_tensor)
     _check_counts(rows=rows, columns=columns, row_offset=row_offset, stream=stream)
     _check_choice("impl", impl, IMPLEMENTATIONS)
-    if _chosen("random_bits", impl, {"seed": seed_tensor}, None) != "reference":
+    if _chosen("random_bits", impl, {"seed": seed_tensor}) != "reference":
         bits: Tensor = torch.ops.vae_fast.random_bits(seed_tensor, step_tensor, rows, columns, row_offset, stream)
         return bits
     return philox.random_bits(rows, columns, seed_tensor, step_tensor, row_offset, stream)
@@ -114,7 +114,7 @@ def reparameterize(
     _check_device(mu.device, seed=seed, step=step)
     _check_counts(row_offset=row_offset, stream=stream)
     _check_choice("impl", impl, IMPLEMENTATIONS)
-    if _chosen("reparameterize", impl, {"mu": mu, "logvar": logvar}, None) != "reference":
+    if _chosen("reparameterize", impl, {"mu": mu, "logvar": logvar}) != "reference":
         dtype = torch.promote_types(mu.dtype, logvar.dtype)
         z: Tensor = torch.ops.vae_fast.reparameterize(mu.to(dtype), logvar.to(dtype), seed, step, row_offset, stream)
         return z
@@ -178,8 +178,9 @@ def elbo_loss(
     tensors = {"target": target, "mu": mu, "logvar": logvar, "log_scale": scale, "beta": beta}
     _check_device(logits.device, **{name: t for name, t in tensors.items() if isinstance(t, Tensor)})
     _check_choice("impl", impl, IMPLEMENTATIONS)
-    floating = {"logits": logits, "mu": mu, "logvar": logvar, "target": target}
-    if _chosen("elbo_loss", impl, floating, scale, likelihood) != "reference":
+    computed = {"logits": logits, "mu": mu, "logvar": logvar, "target": target}
+    computed |= {} if scale is None else {"log_scale": scale}
+    if _chosen("elbo_loss", impl, computed, likelihood) != "reference":
         nll, kl = torch.ops.vae_fast.elbo(logits, target, mu, logvar, scale, likelihood)
     else:
         nll, kl = reference.elbo(logits, target.detach(), mu, logvar, likelihood, scale)
@@ -288,12 +289,10 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _chosen(
-    operator: str, impl: str, tensors: dict[str, Tensor], log_scale: Tensor | None, likelihood: str = "bernoulli"
-) -> str:
-    """The implementation that answers: the one asked for, or the first of Triton and C++ that can."""
+def _chosen(operator: str, impl: str, tensors: dict[str, Tensor], likelihood: str = "bernoulli") -> str:
+    """The implementation that answers: the one asked for, or with "auto" the device's, if it can."""
     why_not: dict[str, Callable[[], str | None]] = {
-        "triton": lambda: _why_not_triton(tensors, log_scale),
+        "triton": lambda: _why_not_triton(tensors),
         "cpp": lambda: _why_not_cpp(tensors, likelihood),
         "reference": lambda: None,
     }
@@ -311,7 +310,7 @@ def _has_c_compiler() -> bool:
     return any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))))
 
 
-def _why_not_triton(tensors: dict[str, Tensor], log_scale: Tensor | None) -> str | None:
+def _why_not_triton(tensors: dict[str, Tensor]) -> str | None:
     """What keeps Triton from these arguments, or None."""
     name, first = next(iter(tensors.items()))
     if not operators.HAS_TRITON:
@@ -322,9 +321,7 @@ def _why_not_triton(tensors: dict[str, Tensor], log_scale: Tensor | None) -> str
         return f"it runs on a GPU, and {name} is on {first.device}"
     if not operators.INTERPRETED and not _has_c_compiler():
         return "Triton needs a C compiler, gcc or clang or what CC names, and finds none"
-    return next((f"it does not take {n} in float64" for n, t in tensors.items() if t.dtype == torch.float64), None) or (
-        "it does not take log_scale in float64" if log_scale is not None and log_scale.dtype == torch.float64 else None
-    )
+    return next((f"it does not take {n} in {t.dtype}" for n, t in tensors.items() if t.dtype == torch.float64), None)
 
 
 def _why_not_cpp(tensors: dict[str, Tensor], likelihood: str) -> str | None:

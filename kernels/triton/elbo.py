@@ -39,7 +39,7 @@ def _pixels(target_ptr, offset, mask):
 def _elbo_fwd_kernel(
     logits_ptr,  # [B, D]
     target_ptr,  # [B, D]
-    mu_ptr,  # [B, Z], or None: no kl
+    mu_ptr,  # [B, Z]
     logvar_ptr,  # [B, Z]
     log_scale_ptr,  # [] or [D], or None
     nll_ptr,  # [B] float32
@@ -71,15 +71,14 @@ def _elbo_fwd_kernel(
             scale = tl.load(log_scale_ptr + column * log_scale_column, mask, 0).to(tl.float32)
         nll += tl.where(mask, VALUE(logit, x, scale), 0.0)
     tl.store(nll_ptr + row, tl.sum(nll, 0))
-    if mu_ptr is not None:
-        kl = tl.zeros([BLOCK_Z], tl.float32)
-        for start in range(0, Z, BLOCK_Z):
-            column = start + tl.arange(0, BLOCK_Z)
-            mask = column < Z
-            mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
-            logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
-            kl += tl.where(mask, -0.5 * (1.0 + logvar - mu * mu - exp_f(logvar)), 0.0)
-        tl.store(kl_ptr + row, tl.sum(kl, 0))
+    kl = tl.zeros([BLOCK_Z], tl.float32)
+    for start in range(0, Z, BLOCK_Z):
+        column = start + tl.arange(0, BLOCK_Z)
+        mask = column < Z
+        mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
+        logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
+        kl += tl.where(mask, -0.5 * (1.0 + logvar - mu * mu - exp_f(logvar)), 0.0)
+    tl.store(kl_ptr + row, tl.sum(kl, 0))
 
 
 @triton.jit
@@ -88,7 +87,7 @@ def _elbo_bwd_kernel(
     grad_kl_ptr,  # [B] float32
     logits_ptr,  # [B, D]
     target_ptr,  # [B, D]
-    mu_ptr,  # [B, Z], or None: no kl
+    mu_ptr,  # [B, Z]
     logvar_ptr,  # [B, Z]
     log_scale_ptr,  # [] or [D], or None
     grad_logits_ptr,  # [B, D], contiguous
@@ -130,28 +129,27 @@ def _elbo_bwd_kernel(
         tl.store(grad_logits_ptr + row * D + column, grad_nll * by_logit, mask)
         if log_scale_ptr is not None:
             partial += grad_nll * by_scale
-        if mu_ptr is not None:  # noqa: SIM102  # known when compiled, unlike the next
-            if tl.program_id(1) == 0:
-                grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
-                for start in range(0, Z, BLOCK_Z):
-                    j = start + tl.arange(0, BLOCK_Z)
-                    mu = tl.load(mu_ptr + row * mu_stride + j * mu_column, j < Z, 0).to(tl.float32)
-                    logvar = tl.load(logvar_ptr + row * logvar_stride + j * logvar_column, j < Z, 0).to(tl.float32)
-                    tl.store(grad_mu_ptr + row * Z + j, grad_kl * mu, j < Z)
-                    tl.store(grad_logvar_ptr + row * Z + j, 0.5 * grad_kl * (exp_f(logvar) - 1.0), j < Z)
+        if tl.program_id(1) == 0:
+            grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
+            for start in range(0, Z, BLOCK_Z):
+                j = start + tl.arange(0, BLOCK_Z)
+                mu = tl.load(mu_ptr + row * mu_stride + j * mu_column, j < Z, 0).to(tl.float32)
+                logvar = tl.load(logvar_ptr + row * logvar_stride + j * logvar_column, j < Z, 0).to(tl.float32)
+                tl.store(grad_mu_ptr + row * Z + j, grad_kl * mu, j < Z)
+                tl.store(grad_logvar_ptr + row * Z + j, 0.5 * grad_kl * (exp_f(logvar) - 1.0), j < Z)
     if log_scale_ptr is not None:
         tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * D + column, partial, mask)
 
 
 def elbo_fwd_triton(
-    logits: Tensor, target: Tensor, mu: Tensor | None, logvar: Tensor | None, log_scale: Tensor | None, likelihood: str
+    logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, log_scale: Tensor | None, likelihood: str
 ) -> tuple[Tensor, Tensor]:
-    """nll and kl, [B] float32 each; without mu and logvar [B, Z] kl is empty. logits and target [B, ...]."""
+    """nll and kl, [B] float32 each; logits and target [B, ...], mu and logvar [B, Z]."""
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
-    mu, logvar = (t if t is None else reachable(t) for t in (mu, logvar))
+    mu, logvar = reachable(mu), reachable(logvar)
     rows, pixels = logits.shape
     nll = logits.new_empty(rows, dtype=torch.float32)
-    kl = logits.new_empty(0 if mu is None else rows, dtype=torch.float32)
+    kl = logits.new_empty(rows, dtype=torch.float32)
     if rows == 0:
         return nll, kl
     _elbo_fwd_kernel[(rows,)](
@@ -163,41 +161,41 @@ def elbo_fwd_triton(
         nll,
         kl,
         pixels,
-        0 if mu is None else mu.shape[1],
+        mu.shape[1],
         *logits.stride(),
         *target.stride(),
-        *_strides(mu),
-        *_strides(logvar),
+        *mu.stride(),
+        *logvar.stride(),
         _column(log_scale),
         VALUE=LIKELIHOODS[likelihood].value,
-        **_blocks(pixels, mu),
+        **_blocks(pixels, mu.shape[1]),
     )
     return nll, kl
 
 
 def elbo_bwd_triton(
     grad_nll: Tensor,
-    grad_kl: Tensor | None,
+    grad_kl: Tensor,
     logits: Tensor,
     target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
     log_scale: Tensor | None,
     likelihood: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients by logits, mu, logvar and log_scale, contiguous, each in its input's dtype and shape.
 
-    What is None has an empty one.
+    A log_scale of None has an empty one.
     """
-    mu, logvar = (t if t is None else reachable(t) for t in (mu, logvar))
+    mu, logvar = reachable(mu), reachable(logvar)
     grad_logits = logits.new_empty(logits.shape)
-    grad_mu, grad_logvar = (logits.new_empty(0) if t is None else t.new_empty(t.shape) for t in (mu, logvar))
+    grad_mu, grad_logvar = mu.new_empty(mu.shape), logvar.new_empty(logvar.shape)
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
     rows, pixels = logits.shape
     height = 1 if log_scale is None else ROWS
     runs = triton.cdiv(rows, height)
     partial = None if log_scale is None else logits.new_empty((runs, pixels), dtype=torch.float32)
-    blocks = _blocks(pixels, mu)
+    blocks = _blocks(pixels, mu.shape[1])
     if rows > 0:
         _elbo_bwd_kernel[(runs, max(1, triton.cdiv(pixels, blocks["BLOCK_D"])))](
             grad_nll,
@@ -213,13 +211,13 @@ def elbo_bwd_triton(
             partial,
             rows,
             pixels,
-            0 if mu is None else mu.shape[1],
+            mu.shape[1],
             grad_nll.stride(0),
-            0 if grad_kl is None else grad_kl.stride(0),
+            grad_kl.stride(0),
             *logits.stride(),
             *target.stride(),
-            *_strides(mu),
-            *_strides(logvar),
+            *mu.stride(),
+            *logvar.stride(),
             _column(log_scale),
             GRADIENT=LIKELIHOODS[likelihood].gradient,
             ROWS=height,
@@ -231,18 +229,13 @@ def elbo_bwd_triton(
     return grad_logits, grad_mu, grad_logvar, by_scale.to(log_scale.dtype)
 
 
-def _blocks(pixels: int, mu: Tensor | None) -> dict[str, int]:
+def _blocks(pixels: int, latents: int) -> dict[str, int]:
     """Up to 1024 pixels and 256 latents at a time: 8 values a thread, so that a load of float32 takes 16 bytes."""
-    latents = 1 if mu is None else mu.shape[1]
     return {
         "BLOCK_D": min(max(16, triton.next_power_of_2(pixels)), 1024),
         "BLOCK_Z": min(max(4, triton.next_power_of_2(latents)), 256),
         "num_warps": 4,
     }
-
-
-def _strides(tensor: Tensor | None) -> tuple[int, ...]:
-    return (0, 0) if tensor is None else tensor.stride()
 
 
 def _column(log_scale: Tensor | None) -> int:
