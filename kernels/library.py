@@ -13,6 +13,8 @@ import torch
 
 from .operators import INTERPRETED
 
+torch.library.define("vae_fast::instruction_set", "() -> str")
+
 _LIBRARY = Path(__file__).with_name("_C.so")
 _REASON = Path(__file__).with_name("_C_missing.txt")  # written by setup.py when it could not build the library
 _BUILT_WITH = re.compile(rb"vae_fast built with torch ([!-~]+)\0")  # csrc/built_with.cpp
@@ -53,7 +55,7 @@ def _load(library: Path) -> tuple[bool, str]:
     except (OSError, RuntimeError) as error:  # the latter where another copy has registered the same operators
         reason = error.__cause__ or error  # torch wraps what the system's loader said
         return False, f"not loaded: {' '.join(str(reason).split())}; {_REMEDY}"
-    return True, f"built with torch {version}, loaded"
+    return True, f"built with torch {version}, loaded, {torch.ops.vae_fast.instruction_set()} code"
 
 
 def _reason() -> str:

@@ -33,6 +33,10 @@ for _schema in (
     f"elbo({_PIXELS}, {_POSTERIOR}, Tensor? log_scale, str likelihood) -> (Tensor, Tensor)",
     f"elbo_backward(Tensor grad_nll, Tensor grad_kl, {_PIXELS}, {_POSTERIOR}, Tensor? log_scale, str likelihood)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
+    f"sample_posterior(Tensor stats, {_NOISE}) -> (Tensor, Tensor)",
+    f"sample_posterior_backward(Tensor? grad_z, Tensor? grad_kl, Tensor stats, {_NOISE}) -> Tensor",
+    f"nll({_PIXELS}, Tensor? log_scale, str likelihood) -> Tensor",
+    f"nll_backward(Tensor grad_nll, {_PIXELS}, Tensor? log_scale, str likelihood) -> (Tensor, Tensor)",
 ):
     torch.library.define(f"vae_fast::{_schema.partition('(')[0]}", _schema[_schema.index("(") :])
 

@@ -328,12 +328,10 @@ def _why_not_cpp(tensors: dict[str, Tensor], likelihood: str) -> str | None:
     """What keeps C++ from these arguments, or None."""
     if not HAS_LIBRARY:
         return library.status()
-    if likelihood != "bernoulli":
-        return f"it has likelihood='bernoulli' only, got {likelihood!r}"
     for name, tensor in tensors.items():
         if tensor.device.type != "cpu":
             return f"it runs on a CPU, and {name} is on {tensor.device}"
-        if tensor.dtype not in (torch.float32, *_ALSO_TAKEN.get(name, ())):
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, *_ALSO_TAKEN.get(name, ())):
             return f"it does not take {name} in {tensor.dtype}"
     return None
 

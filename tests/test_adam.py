@@ -43,6 +43,7 @@ def textbook(
     return norm
 
 
+@pytest.mark.loops
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("max_norm", [inf, 1.0, 1e6])
 @pytest.mark.usefixtures("impl")

@@ -1,7 +1,6 @@
 // vae_fast::adam_ on the CPU: the norm of all gradients, then Adam over all parameters, each in one parallel pass.
 // The schema and the specification stand in kernels/adam.py.
 #include "rows.h"
-#include "vector_math.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/scalar_tensor.h>
@@ -16,50 +15,6 @@ namespace {
 
 constexpr int64_t kChunk = 8192;  // values worked on at a time: their squares are summed in float, chunks in double
 constexpr int64_t kGrain = 2;     // chunks that are worth a thread: about 5 us
-
-// Values that lie together in one parameter, and what belongs to them.
-struct Chunk {
-  float* parameter;
-  float* mean;
-  float* square;
-  const float* gradient;
-  int64_t count;
-};
-
-// What one step does to every value.
-struct Update {
-  float decay;       // 1 - lr weight_decay
-  float scale;       // of the gradient: at most 1
-  float mean_rate;   // 1 - beta1
-  float square_rate; // 1 - beta2
-  float step_size;   // lr / (1 - beta1^t)
-  float correction;  // 1 / sqrt(1 - beta2^t)
-  float epsilon;
-};
-
-VAE_FAST_FLOAT_CLONES float sum_of_squares(const float* values, int64_t count) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += values[i] * values[i];
-  return sum;
-}
-
-VAE_FAST_FLOAT_CLONES void apply(const Update& update, const Chunk& chunk) {
-  const auto [decay, scale, mean_rate, square_rate, step_size, correction, epsilon] = update;
-  float* const __restrict parameter = chunk.parameter;
-  float* const __restrict mean = chunk.mean;
-  float* const __restrict square = chunk.square;
-  const float* const __restrict gradient = chunk.gradient;
-#pragma omp simd
-  for (int64_t i = 0; i < chunk.count; ++i) {
-    const float g = scale * gradient[i];
-    const float m = mean[i] + mean_rate * (g - mean[i]);
-    const float v = square[i] + square_rate * (g * g - square[i]);
-    mean[i] = m;
-    square[i] = v;
-    parameter[i] = decay * parameter[i] - step_size * m / (correction * std::sqrt(v) + epsilon);
-  }
-}
 
 // The chunks of tensors that are checked here to be alike.
 class Chunks {
@@ -111,7 +66,7 @@ class Chunks {
 
 double norm_of(const Chunks& chunks) {
   std::vector<double> sums(chunks.count());
-  chunks.for_each([&](size_t i, const Chunk& chunk) { sums[i] = sum_of_squares(chunk.gradient, chunk.count); });
+  chunks.for_each([&](size_t i, const Chunk& chunk) { sums[i] = loops().sum_of_squares(chunk.gradient, chunk.count); });
   double sum = 0;  // in the order of the chunks, whichever thread took which
   for (const double part : sums) sum += part;
   return std::sqrt(sum);
@@ -126,7 +81,7 @@ at::Tensor adam_(at::TensorList parameters, at::TensorList means, at::TensorList
   const double norm = norm_of(chunks);
   if (std::isfinite(norm)) {
     const double t = *count.mutable_data_ptr<float>() += 1;
-    const Update update{
+    const AdamStep step{
         .decay = static_cast<float>(1 - lr * weight_decay),
         .scale = static_cast<float>(std::min(1.0, max_norm / (norm + 1e-6))),
         .mean_rate = static_cast<float>(1 - beta1),
@@ -135,7 +90,7 @@ at::Tensor adam_(at::TensorList parameters, at::TensorList means, at::TensorList
         .correction = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
         .epsilon = static_cast<float>(epsilon),
     };
-    chunks.for_each([&](size_t, const Chunk& chunk) { apply(update, chunk); });
+    chunks.for_each([&](size_t, const Chunk& chunk) { loops().adam(step, chunk); });
   }
   return at::scalar_tensor(norm, count.options());
 }

@@ -1,27 +1,13 @@
-// What a call that draws from Philox is given, checked, and the counters it makes of that (kernels/philox.py).
+// What a call that draws from Philox is given, checked.
 #pragma once
 
-#include "philox.h"
+#include "loops/philox.h"
 
 #include <ATen/core/Tensor.h>
 
 #include <limits>
 
 namespace vae_fast {
-
-// What all counters of a call share. A row takes `blocks` of them, the last of which may be cut short.
-struct Draw {
-  Key key;
-  uint32_t row_offset;
-  uint32_t step;
-  uint32_t stream;
-  int64_t columns;
-  int64_t blocks;
-
-  VAE_FAST_INLINE Words words(int64_t row, int64_t block) const {
-    return philox4x32({static_cast<uint32_t>(block), row_offset + static_cast<uint32_t>(row), step, stream}, key);
-  }
-};
 
 inline int64_t counter_scalar(const at::Tensor& value, const char* op, const char* name) {
   TORCH_CHECK_VALUE(value.dim() == 0 && value.scalar_type() == at::kLong, op, ": ", name,

@@ -1,205 +1,222 @@
-// vae_fast::elbo and its backward on the CPU. The schemas stand in kernels/operators.py, the specification in
-// kernels/reference.py; the terms are written as there, so that inf and NaN come out as they do there.
+// vae_fast::elbo, vae_fast::nll and their backward on the CPU. The schemas stand in kernels/operators.py, the
+// specification in kernels/reference.py; the terms are written as there, so that inf and NaN come out as they do there.
 #include "rows.h"
-#include "vector_math.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <optional>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 namespace vae_fast {
 namespace {
 
 constexpr int64_t kGrain = 16384;  // values that are worth a thread: about 10 us
-constexpr int64_t kBlock = 1024;   // values summed in float; blocks are added in double, so that long rows lose nothing
+constexpr int64_t kRun = 32;       // rows whose gradients by the scale are added up by one thread
 
-// The pixels of a block: floats as they are, bytes put into the buffer. In the loops below the change of width would cost
-// twice the time of all the rest (g++ 12).
-VAE_FAST_INLINE const float* pixels(const float* target, int64_t, float*) { return target; }
-VAE_FAST_INLINE const float* pixels(const uint8_t* target, int64_t count, float* __restrict buffer) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) buffer[i] = static_cast<float>(target[i]) * (1.0F / 255);
-  return buffer;
+using OptionalTensor = std::optional<at::Tensor>;
+
+Likelihood likelihood_of(const char* op, std::string_view name) {
+  if (name == "bernoulli") return Likelihood::bernoulli;
+  if (name == "continuous_bernoulli") return Likelihood::continuous_bernoulli;
+  if (name == "gaussian") return Likelihood::gaussian;
+  TORCH_CHECK_VALUE(name == "discretized_logistic", op, ": likelihood: got the unknown '", name, "'");
+  return Likelihood::discretized_logistic;
 }
 
-VAE_FAST_INLINE float bernoulli(float logit, float x) {
-  const float log_sigmoid = (logit < 0.0F ? logit : 0.0F) - log1p_f(exp_f(-std::fabs(logit)));
-  return (1.0F - x) * logit - log_sigmoid;
-}
-
-VAE_FAST_INLINE float sigmoid(float logit) {
-  const float small = exp_f(-std::fabs(logit));
-  return (logit < 0.0F ? small : 1.0F) / (1.0F + small);
-}
-
-VAE_FAST_INLINE float divergence(float mu, float logvar) {
-  return -0.5F * (1.0F + logvar - mu * mu - exp_f(logvar));
-}
-
-template <typename Pixel>
-VAE_FAST_INLINE float nll_row(const float* logits, const Pixel* target, int64_t columns) {
-  alignas(64) float buffer[kBlock];
-  double total = 0;
-  for (int64_t begin = 0; begin < columns; begin += kBlock) {
-    const int64_t count = std::min(kBlock, columns - begin);
-    const float* const x = pixels(target + begin, count, buffer);
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; ++i) sum += bernoulli(logits[begin + i], x[i]);
-    total += sum;
+// Logits, images and scale, checked.
+class Batch {
+ public:
+  Batch(const char* op, const at::Tensor& logits, const at::Tensor& target, const OptionalTensor& log_scale,
+        std::string_view likelihood)
+      : likelihood_(likelihood_of(op, likelihood)) {
+    check_floating(logits, op, "logits");
+    if (target.scalar_type() != at::kByte) check_floating(target, op, "target");
+    TORCH_CHECK_VALUE(logits.dim() >= 2, op, ": logits: expected [B, ...], got ", logits.sizes());
+    rows_ = logits.size(0);
+    TORCH_CHECK_VALUE(target.dim() >= 2 && target.size(0) == rows_ && target.numel() == logits.numel(), op,
+                      ": target: expected as many rows and values as the logits' ", logits.sizes(), ", got ",
+                      target.sizes());
+    columns_ = rows_ == 0 ? 0 : logits.numel() / rows_;
+    logits_ = rows_of(logits, columns_);
+    target_ = rows_of(target, columns_);
+    const bool wanted = likelihood_ == Likelihood::gaussian || likelihood_ == Likelihood::discretized_logistic;
+    TORCH_CHECK_VALUE(log_scale.has_value() == wanted, op, ": log_scale: expected ", wanted ? "a tensor" : "none",
+                      " with likelihood '", likelihood, "'");
+    if (!wanted) return;
+    check_floating(*log_scale, op, "log_scale");
+    TORCH_CHECK_VALUE(log_scale->dim() == 0 || rows_ == 0 || (log_scale->dim() == 1 && log_scale->size(0) == columns_),
+                      op, ": log_scale: expected [] or [", columns_, "], got ", log_scale->sizes());
+    log_scale_ = log_scale->to(at::kFloat).contiguous();
   }
-  return static_cast<float>(total);
-}
 
-template <typename Pixel>
-VAE_FAST_INLINE void nll_row_backward(float gradient, const float* __restrict logits, const Pixel* __restrict target,
-                                      int64_t columns, float* __restrict out) {
-  alignas(64) float buffer[kBlock];
-  for (int64_t begin = 0; begin < columns; begin += kBlock) {
-    const int64_t count = std::min(kBlock, columns - begin);
-    const float* const x = pixels(target + begin, count, buffer);
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) out[begin + i] = gradient * (sigmoid(logits[begin + i]) - x[i]);
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  bool is_scaled() const { return log_scale_.defined(); }
+
+  Image image(int64_t row) const {
+    return {.likelihood = likelihood_,
+            .logits = logits_.row(row),
+            .target = target_.row(row),
+            .log_scale = is_scaled() ? log_scale_.const_data_ptr<float>() : nullptr,
+            .one_scale = is_scaled() && log_scale_.dim() == 0,
+            .columns = columns_};
   }
-}
 
-// Clones can be made of functions, not of templates.
-VAE_FAST_FLOAT_CLONES float nll(const float* logits, const uint8_t* target, int64_t columns) {
-  return nll_row(logits, target, columns);
-}
+ private:
+  Likelihood likelihood_;
+  int64_t rows_ = 0, columns_ = 0;
+  Rows logits_, target_;
+  at::Tensor log_scale_;
+};
 
-VAE_FAST_FLOAT_CLONES float nll(const float* logits, const float* target, int64_t columns) {
-  return nll_row(logits, target, columns);
-}
-
-VAE_FAST_FLOAT_CLONES void nll_backward(float gradient, const float* logits, const uint8_t* target, int64_t columns,
-                                        float* out) {
-  nll_row_backward(gradient, logits, target, columns, out);
-}
-
-VAE_FAST_FLOAT_CLONES void nll_backward(float gradient, const float* logits, const float* target, int64_t columns,
-                                        float* out) {
-  nll_row_backward(gradient, logits, target, columns, out);
-}
-
-VAE_FAST_FLOAT_CLONES float kl(const float* mu, const float* logvar, int64_t columns) {
-  double total = 0;
-  for (int64_t begin = 0; begin < columns; begin += kBlock) {
-    const int64_t count = std::min(kBlock, columns - begin);
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < begin + count; ++i) sum += divergence(mu[i], logvar[i]);
-    total += sum;
+// mu and logvar [B, Z], checked.
+struct Posterior {
+  Posterior(const char* op, const at::Tensor& mu, const at::Tensor& logvar, int64_t rows) : latent(mu.size(-1)) {
+    check_floating(mu, op, "mu");
+    check_floating(logvar, op, "logvar");
+    TORCH_CHECK_VALUE(mu.dim() == 2 && mu.size(0) == rows && mu.sizes() == logvar.sizes(), op,
+                      ": mu and logvar: expected [", rows, ", Z] each, got ", mu.sizes(), " and ", logvar.sizes());
+    mu_rows = float_rows_of(mu, latent);
+    logvar_rows = float_rows_of(logvar, latent);
   }
-  return static_cast<float>(total);
-}
 
-VAE_FAST_FLOAT_CLONES void kl_backward(float gradient, const float* __restrict mu, const float* __restrict logvar,
-                                       int64_t columns, float* __restrict for_mu, float* __restrict for_logvar) {
-#pragma omp simd
-  for (int64_t i = 0; i < columns; ++i) {
-    for_mu[i] = gradient * mu[i];
-    for_logvar[i] = 0.5F * gradient * (exp_f(logvar[i]) - 1.0F);
+  int64_t latent;
+  FloatRows mu_rows, logvar_rows;
+};
+
+// A gradient [B] by a term, which has the stride 0 if it comes from a mean.
+class RowGradient {
+ public:
+  RowGradient(const char* op, const char* name, const at::Tensor& tensor, int64_t rows) {
+    check_float(tensor, op, name);
+    TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == rows, op, ": ", name, ": expected [", rows, "], got ",
+                      tensor.sizes());
+    data_ = tensor.const_data_ptr<float>();
+    stride_ = tensor.stride(0);
   }
-}
 
-// Calls work(row, target of the row) for every row in parallel, and the target as bytes or floats, whichever it is.
+  float operator[](int64_t row) const { return data_[row * stride_]; }
+
+ private:
+  const float* data_;
+  int64_t stride_;
+};
+
+// Calls work(run) for every run of `height` rows, in parallel.
 template <typename Work>
-void for_rows(const at::Tensor& target, int64_t rows, int64_t columns, const Work& work) {
-  const auto all = [&](const auto& target_rows) {
-    at::parallel_for(0, rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, columns)),
-                     [&](int64_t begin, int64_t end) {
-                       for (int64_t row = begin; row < end; ++row) work(row, target_rows.row(row));
-                     });
-  };
-  if (target.scalar_type() == at::kByte) {
-    all(rows_of<uint8_t>(target, columns));
-  } else {
-    all(rows_of<float>(target, columns));
-  }
+void for_runs(const Batch& batch, int64_t height, const Work& work) {
+  const int64_t values = std::max<int64_t>(1, height * batch.columns());
+  at::parallel_for(0, (batch.rows() + height - 1) / height, std::max<int64_t>(1, kGrain / values),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t run = begin; run < end; ++run) work(run);
+                   });
 }
 
-void check_likelihood(const char* op, std::string_view likelihood) {
-  TORCH_CHECK_NOT_IMPLEMENTED(likelihood == "bernoulli", op, ": likelihood: expected 'bernoulli', got '", likelihood,
-                              "'");
+template <typename Work>
+void for_rows(const Batch& batch, const Work& work) {
+  for_runs(batch, 1, work);
 }
 
-// Checks the four inputs; returns B, D and Z.
-std::tuple<int64_t, int64_t, int64_t> sizes(const char* op, const at::Tensor& logits, const at::Tensor& target,
-                                            const at::Tensor& mu, const at::Tensor& logvar) {
-  check_float(logits, op, "logits");
-  check_float(mu, op, "mu");
-  check_float(logvar, op, "logvar");
-  TORCH_CHECK_TYPE(target.scalar_type() == at::kByte || target.scalar_type() == at::kFloat, op,
-                   ": target: expected uint8 or float32, got ", target.scalar_type());
-  TORCH_CHECK_VALUE(logits.dim() >= 2, op, ": logits: expected [B, ...], got ", logits.sizes());
-  const int64_t rows = logits.size(0);
-  TORCH_CHECK_VALUE(target.dim() >= 2 && target.size(0) == rows && target.numel() == logits.numel(), op,
-                    ": target: expected as many rows and values as the logits' ", logits.sizes(), ", got ",
-                    target.sizes());
-  TORCH_CHECK_VALUE(mu.dim() == 2 && mu.size(0) == rows && mu.sizes() == logvar.sizes(), op,
-                    ": mu and logvar: expected [", rows, ", Z] each, got ", mu.sizes(), " and ", logvar.sizes());
-  return {rows, rows == 0 ? 0 : logits.numel() / rows, mu.size(1)};
+// The gradient by the log of the scale from its sums over runs [runs, D], in their order.
+at::Tensor sum_of_runs(const at::Tensor& runs, const at::Tensor& log_scale) {
+  const auto* data = runs.const_data_ptr<float>();
+  const int64_t columns = runs.size(1), outputs = log_scale.numel();
+  std::vector<double> sums(static_cast<size_t>(outputs));
+  for (int64_t run = 0; run < runs.size(0); ++run)
+    for (int64_t i = 0; i < columns; ++i) sums[static_cast<size_t>(outputs == 1 ? 0 : i)] += *data++;
+  auto result = at::empty(log_scale.sizes(), log_scale.options().dtype(at::kFloat));
+  std::copy(sums.begin(), sums.end(), result.mutable_data_ptr<float>());
+  return result.to(log_scale.scalar_type());
+}
+
+// The gradients by logits and scale; also calls beside(row) where a row is worked on.
+template <typename Work>
+std::tuple<at::Tensor, at::Tensor> pixel_gradients(const Batch& batch, const RowGradient& by_nll,
+                                                   const at::Tensor& logits, const OptionalTensor& log_scale,
+                                                   const Work& beside) {
+  auto for_logits = at::empty(logits.sizes(), logits.options());
+  auto* const data = static_cast<std::byte*>(for_logits.mutable_data_ptr());
+  const Type type = type_of(logits);
+  const int64_t bytes = batch.columns() * static_cast<int64_t>(logits.element_size());
+  const int64_t height = batch.is_scaled() ? kRun : 1;
+  const int64_t runs = (batch.rows() + height - 1) / height;
+  const auto sums = at::zeros({batch.is_scaled() ? runs : 0, batch.columns()}, logits.options().dtype(at::kFloat));
+  auto* const sums_data = sums.mutable_data_ptr<float>();
+  for_runs(batch, height, [&](int64_t run) {
+    for (int64_t row = run * height; row < std::min((run + 1) * height, batch.rows()); ++row) {
+      float* const for_scale = batch.is_scaled() ? sums_data + run * batch.columns() : nullptr;
+      loops().nll_backward(by_nll[row], batch.image(row), {data + row * bytes, type}, for_scale);
+      beside(row);
+    }
+  });
+  return {for_logits, log_scale ? sum_of_runs(sums, *log_scale) : at::empty({0}, logits.options())};
+}
+
+at::Tensor nll(const at::Tensor& logits, const at::Tensor& target, const OptionalTensor& log_scale,
+               std::string_view likelihood) {
+  const Batch batch("nll", logits, target, log_scale, likelihood);
+  auto nll = at::empty({batch.rows()}, logits.options().dtype(at::kFloat));
+  auto* const out = nll.mutable_data_ptr<float>();
+  for_rows(batch, [&](int64_t row) { out[row] = loops().nll(batch.image(row)); });
+  return nll;
+}
+
+std::tuple<at::Tensor, at::Tensor> nll_backward(const at::Tensor& grad_nll, const at::Tensor& logits,
+                                                const at::Tensor& target, const OptionalTensor& log_scale,
+                                                std::string_view likelihood) {
+  constexpr const char* op = "nll_backward";
+  const Batch batch(op, logits, target, log_scale, likelihood);
+  const RowGradient by_nll(op, "grad_nll", grad_nll, batch.rows());
+  return pixel_gradients(batch, by_nll, logits, log_scale, [](int64_t) {});
 }
 
 std::tuple<at::Tensor, at::Tensor> elbo(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& mu,
-                                        const at::Tensor& logvar, const std::optional<at::Tensor>&,
+                                        const at::Tensor& logvar, const OptionalTensor& log_scale,
                                         std::string_view likelihood) {
-  check_likelihood("elbo", likelihood);
-  const auto [rows, columns_, latent_] = sizes("elbo", logits, target, mu, logvar);
-  const int64_t columns = columns_, latent = latent_;  // names that a lambda may capture
-  auto nll_out = at::empty({rows}, logits.options());
-  auto kl_out = at::empty({rows}, logits.options());
-  const auto logit_rows = rows_of<float>(logits, columns);
-  const auto mu_rows = rows_of<float>(mu, latent), logvar_rows = rows_of<float>(logvar, latent);
-  auto* const nll_data = nll_out.mutable_data_ptr<float>();
-  auto* const kl_data = kl_out.mutable_data_ptr<float>();
-  for_rows(target, rows, columns, [&](int64_t row, const auto* target_row) {
-    nll_data[row] = nll(logit_rows.row(row), target_row, columns);
-    kl_data[row] = kl(mu_rows.row(row), logvar_rows.row(row), latent);
+  const Batch batch("elbo", logits, target, log_scale, likelihood);
+  const Posterior posterior("elbo", mu, logvar, batch.rows());
+  auto nll = at::empty({batch.rows()}, logits.options().dtype(at::kFloat));
+  auto kl = at::empty_like(nll);
+  auto* const nll_out = nll.mutable_data_ptr<float>();
+  auto* const kl_out = kl.mutable_data_ptr<float>();
+  for_rows(batch, [&](int64_t row) {
+    nll_out[row] = loops().nll(batch.image(row));
+    kl_out[row] = loops().kl(posterior.mu_rows.matrix.row(row), posterior.logvar_rows.matrix.row(row),
+                             posterior.latent);
   });
-  return {nll_out, kl_out};
+  return {nll, kl};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> elbo_backward(
     const at::Tensor& grad_nll, const at::Tensor& grad_kl, const at::Tensor& logits, const at::Tensor& target,
-    const at::Tensor& mu, const at::Tensor& logvar, const std::optional<at::Tensor>&, std::string_view likelihood) {
+    const at::Tensor& mu, const at::Tensor& logvar, const OptionalTensor& log_scale, std::string_view likelihood) {
   constexpr const char* op = "elbo_backward";
-  check_likelihood(op, likelihood);
-  const auto [rows, columns_, latent_] = sizes(op, logits, target, mu, logvar);
-  const int64_t columns = columns_, latent = latent_;
-  for (const auto* gradient : {&grad_nll, &grad_kl}) {
-    check_float(*gradient, op, "grad_nll and grad_kl");
-    TORCH_CHECK_VALUE(gradient->dim() == 1 && gradient->size(0) == rows, op, ": grad_nll and grad_kl: expected [", rows,
-                      "] each, got ", grad_nll.sizes(), " and ", grad_kl.sizes());
-  }
-  auto for_logits = at::empty(logits.sizes(), logits.options());
-  auto for_mu = at::empty(mu.sizes(), mu.options());
-  auto for_logvar = at::empty(mu.sizes(), mu.options());
-  const auto logit_rows = rows_of<float>(logits, columns);
-  const auto mu_rows = rows_of<float>(mu, latent), logvar_rows = rows_of<float>(logvar, latent);
-  const auto* const nll_data = grad_nll.const_data_ptr<float>();
-  const auto* const kl_data = grad_kl.const_data_ptr<float>();
-  const int64_t nll_stride = grad_nll.stride(0), kl_stride = grad_kl.stride(0);  // 0 for the gradient of a mean
-  auto* const logits_data = for_logits.mutable_data_ptr<float>();
-  auto* const mu_data = for_mu.mutable_data_ptr<float>();
-  auto* const logvar_data = for_logvar.mutable_data_ptr<float>();
-  for_rows(target, rows, columns, [&](int64_t row, const auto* target_row) {
-    nll_backward(nll_data[row * nll_stride], logit_rows.row(row), target_row, columns, logits_data + row * columns);
-    kl_backward(kl_data[row * kl_stride], mu_rows.row(row), logvar_rows.row(row), latent, mu_data + row * latent,
-                logvar_data + row * latent);
+  const Batch batch(op, logits, target, log_scale, likelihood);
+  const Posterior posterior(op, mu, logvar, batch.rows());
+  const RowGradient by_nll(op, "grad_nll", grad_nll, batch.rows()), by_kl(op, "grad_kl", grad_kl, batch.rows());
+  auto for_mu = at::empty(mu.sizes(), mu.options().dtype(at::kFloat));
+  auto for_logvar = at::empty_like(for_mu);
+  auto* const mu_out = for_mu.mutable_data_ptr<float>();
+  auto* const logvar_out = for_logvar.mutable_data_ptr<float>();
+  auto [for_logits, for_scale] = pixel_gradients(batch, by_nll, logits, log_scale, [&](int64_t row) {
+    loops().kl_backward(by_kl[row], posterior.mu_rows.matrix.row(row), posterior.logvar_rows.matrix.row(row),
+                        posterior.latent, mu_out + row * posterior.latent, logvar_out + row * posterior.latent);
   });
-  return {for_logits, for_mu, for_logvar, at::empty({0}, logits.options())};
+  return {for_logits, for_mu.to(mu.scalar_type()), for_logvar.to(logvar.scalar_type()), for_scale};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(vae_fast, CPU, m) {
+  m.impl("nll", nll);
+  m.impl("nll_backward", nll_backward);
   m.impl("elbo", elbo);
   m.impl("elbo_backward", elbo_backward);
 }

@@ -26,6 +26,8 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
+optional<Tensor> if_defined(const Tensor& tensor) { return tensor.defined() ? optional<Tensor>(tensor) : std::nullopt; }
+
 Tensor call_product(const Tensor& a, const Tensor& b, const optional<Tensor>& bias) {
   static const auto op = find<Tensor(const Tensor&, const Tensor&, const optional<Tensor>&)>("vae_fast::product");
   return op.call(a, b, bias);
@@ -73,6 +75,53 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
   }
 };
 
+struct SamplePosterior : torch::autograd::Function<SamplePosterior> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& stats, const Tensor& seed, const Tensor& step,
+                               const c10::SymInt& row_offset, int64_t stream) {
+    static const auto op =
+        find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, c10::SymInt, int64_t)>(
+            "vae_fast::sample_posterior");
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({stats, seed, step});
+    ctx->saved_data["row_offset"] = row_offset;
+    ctx->saved_data["stream"] = stream;
+    ctx->set_materialize_grads(false);
+    auto [z, kl] = op.call(stats, seed, step, row_offset, stream);
+    return {z, kl};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    static const auto op = find<Tensor(const optional<Tensor>&, const optional<Tensor>&, const Tensor&, const Tensor&,
+                                       const Tensor&, c10::SymInt, int64_t)>("vae_fast::sample_posterior_backward");
+    const auto saved = ctx->get_saved_variables();
+    return {op.call(if_defined(gradients[0]), if_defined(gradients[1]), saved[0], saved[1], saved[2],
+                    ctx->saved_data["row_offset"].toSymInt(), ctx->saved_data["stream"].toInt()),
+            {}, {}, {}, {}};
+  }
+};
+
+struct Nll : torch::autograd::Function<Nll> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& logits, const Tensor& target,
+                        const optional<Tensor>& log_scale, std::string_view likelihood) {
+    static const auto op =
+        find<Tensor(const Tensor&, const Tensor&, const optional<Tensor>&, std::string_view)>("vae_fast::nll");
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({logits, target, log_scale.value_or(Tensor())});
+    ctx->saved_data["likelihood"] = std::string(likelihood);
+    return op.call(logits, target, log_scale, likelihood);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    static const auto op = find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                           const optional<Tensor>&, std::string_view)>(
+        "vae_fast::nll_backward");
+    const auto saved = ctx->get_saved_variables();
+    auto [for_logits, for_scale] = op.call(gradients[0], saved[0], saved[1], if_defined(saved[2]),
+                                           ctx->saved_data["likelihood"].toStringView());
+    return {for_logits, {}, saved[2].defined() ? for_scale : Tensor(), {}};
+  }
+};
+
 struct Elbo : torch::autograd::Function<Elbo> {
   static variable_list forward(AutogradContext* ctx, const Tensor& logits, const Tensor& target, const Tensor& mu,
                                const Tensor& logvar, const optional<Tensor>& log_scale, std::string_view likelihood) {
@@ -97,7 +146,7 @@ struct Elbo : torch::autograd::Function<Elbo> {
         has_nll && has_kl ? Tensor() : at::zeros_symint({logits.sym_size(0)}, logits.options().dtype(at::kFloat));
     auto [for_logits, for_mu, for_logvar, for_scale] =
         op.call(has_nll ? gradients[0] : zeros, has_kl ? gradients[1] : zeros, logits, saved[1], saved[2], saved[3],
-                scaled ? optional<Tensor>(saved[4]) : optional<Tensor>(), ctx->saved_data["likelihood"].toStringView());
+                if_defined(saved[4]), ctx->saved_data["likelihood"].toStringView());
     // A term that nothing depends on gives no gradient, as in the reference, where 0 * inf would give NaN.
     return {has_nll ? for_logits : Tensor(), {}, has_kl ? for_mu : Tensor(), has_kl ? for_logvar : Tensor(),
             has_nll && scaled ? for_scale : Tensor(), {}};
@@ -111,6 +160,16 @@ Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& seed
   return Reparameterize::apply(mu, logvar, seed, step, row_offset, stream);
 }
 
+std::tuple<Tensor, Tensor> sample_posterior(const Tensor& stats, const Tensor& seed, const Tensor& step,
+                                            c10::SymInt row_offset, int64_t stream) {
+  auto sample = SamplePosterior::apply(stats, seed, step, row_offset, stream);
+  return {std::move(sample[0]), std::move(sample[1])};
+}
+
+Tensor nll(const Tensor& logits, const Tensor& target, const optional<Tensor>& log_scale, std::string_view likelihood) {
+  return Nll::apply(logits, target, log_scale, likelihood);
+}
+
 std::tuple<Tensor, Tensor> elbo(const Tensor& logits, const Tensor& target, const Tensor& mu, const Tensor& logvar,
                                 const optional<Tensor>& log_scale, std::string_view likelihood) {
   auto terms = Elbo::apply(logits, target, mu, logvar, log_scale, likelihood);
@@ -122,9 +181,13 @@ std::tuple<Tensor, Tensor> elbo(const Tensor& logits, const Tensor& target, cons
 TORCH_LIBRARY_IMPL(vae_fast, AutogradCPU, m) {
   m.impl("product", product);
   m.impl("reparameterize", reparameterize);
+  m.impl("sample_posterior", sample_posterior);
+  m.impl("nll", nll);
   m.impl("elbo", elbo);
   // A second derivative raises.
   m.impl("reparameterize_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("sample_posterior_backward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("nll_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("elbo_backward", torch::autograd::autogradNotImplementedFallback());
 }
 

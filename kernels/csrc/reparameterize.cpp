@@ -1,101 +1,55 @@
-// vae_fast::reparameterize and its backward on the CPU. The schemas stand in kernels/operators.py, the specification in
-// kernels/reference.py and kernels/philox.py: z = mu + exp(logvar / 2) eps. eps is drawn again in backward, never stored.
+// vae_fast::reparameterize, vae_fast::sample_posterior and their backward on the CPU. The schemas stand in
+// kernels/operators.py, the specification in kernels/reference.py and kernels/philox.py: z = mu + exp(logvar / 2) eps.
+// eps is drawn again in backward, never stored.
 #include "draw.h"
 #include "rows.h"
-#include "vector_math.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kGrain = 2048;  // counters that are worth a thread: about 20 us
-constexpr int64_t kChunk = 64;    // counters worked on at a time, in vectors that run across the ends of short rows
-
-// Normals in float from one counter, within 1e-6 max(1, |eps|) of the specification, which takes float64: u1 and the
-// reduced angle are exact, so what remains is a few roundings of the radius (at most 5.8), the cosine and the sine.
-VAE_FAST_INLINE Pair normals(uint32_t r0, uint32_t r1) {
-  const float u1 = static_cast<float>(static_cast<int32_t>((r0 >> 8) + 1)) * 0x1p-24F;
-  const float radius = std::sqrt(-2.0F * log_f(u1));
-  const auto [cosine, sine] = cos_sin_turn(r1 >> 8);
-  return {radius * cosine, radius * sine};
-}
-
-// The part of one row that one chunk covers.
-struct Segment {
-  int64_t row;
-  int64_t column;   // its first
-  int64_t columns;  // how many
-  int64_t at;       // where its first value lies in the chunk
-};
-
-// Calls work(segment) for each row that the counters [begin, end), numbered row by row, touch.
-template <typename Work>
-VAE_FAST_INLINE void for_segments(const Draw& draw, int64_t begin, int64_t end, const Work& work) {
-  for (int64_t counter = begin; counter < end;) {
-    const int64_t row = counter / draw.blocks;
-    const int64_t first = counter % draw.blocks;
-    const int64_t blocks = std::min(draw.blocks - first, end - counter);
-    const int64_t column = kWords * first;
-    work(Segment{row, column, std::min(kWords * blocks, draw.columns - column), kWords * (counter - begin)});
-    counter += blocks;
-  }
-}
-
-// exp(logvar / 2) eps for one chunk of counters, laid out as the counters are: four values each, whatever the row needs.
-VAE_FAST_FLOAT_CLONES void scaled_noise(const Draw& draw, const Rows<float>& logvar, int64_t begin, int64_t end,
-                                        float* out) {
-  // Counters and log variances past the end of the chunk or of a row are worked on as well; nobody reads the results.
-  alignas(64) uint32_t block[kChunk] = {};
-  alignas(64) uint32_t row[kChunk] = {};
-  alignas(64) float deviation[kWords * kChunk] = {};
-  for_segments(draw, begin, end, [&](const Segment& segment) {
-    const int64_t first = segment.at / kWords;
-    const int64_t blocks = (segment.columns + kWords - 1) / kWords;
-    for (int64_t i = 0; i < blocks; ++i) {
-      block[first + i] = static_cast<uint32_t>(segment.column / kWords + i);
-      row[first + i] = static_cast<uint32_t>(segment.row) + draw.row_offset;
-    }
-    std::copy_n(logvar.row(segment.row) + segment.column, segment.columns, deviation + segment.at);
-  });
-#pragma omp simd
-  for (int64_t i = 0; i < kWords * kChunk; ++i) deviation[i] = exp_f(0.5F * deviation[i]);
-  for (int64_t i = 0; i < kChunk; ++i) {
-    const auto [r0, r1, r2, r3] = philox4x32({block[i], row[i], draw.step, draw.stream}, draw.key);
-    const auto [eps0, eps1] = normals(r0, r1);
-    const auto [eps2, eps3] = normals(r2, r3);
-    out[kWords * i] = eps0;
-    out[kWords * i + 1] = eps1;
-    out[kWords * i + 2] = eps2;
-    out[kWords * i + 3] = eps3;
-  }
-#pragma omp simd
-  for (int64_t i = 0; i < kWords * kChunk; ++i) out[i] *= deviation[i];
-}
-
-// Calls work(segment, noise) for every segment of all rows, in parallel; noise is exp(logvar / 2) eps there.
-template <typename Work>
-void for_noise(const Draw& draw, const Rows<float>& logvar, int64_t rows, const Work& work) {
-  at::parallel_for(0, rows * draw.blocks, kGrain, [&](int64_t begin, int64_t end) {
-    alignas(64) float noise[kWords * kChunk];
-    for (int64_t first = begin; first < end; first += kChunk) {
-      const int64_t last = std::min(first + kChunk, end);
-      scaled_noise(draw, logvar, first, last, noise);
-      for_segments(draw, first, last, [&](const Segment& segment) { work(segment, noise + segment.at); });
-    }
-  });
-}
+constexpr int64_t kCounters = 2048;  // that are worth a thread: about 20 us
+constexpr int64_t kValues = 16384;   // of a KL that are worth one: about 10 us
 
 void check_shapes(const char* op, const char* name, const at::Tensor& first, const at::Tensor& logvar) {
-  check_float(first, op, name);
-  check_float(logvar, op, "logvar");
+  check_floating(first, op, name);
+  check_floating(logvar, op, "logvar");
   TORCH_CHECK_VALUE(logvar.dim() > 0 && first.sizes() == logvar.sizes(), op, ": ", name,
                     " and logvar: expected the same shape [..., Z], got ", first.sizes(), " and ", logvar.sizes());
+}
+
+// Z of stats [B, 2 Z].
+int64_t check_stats(const char* op, const at::Tensor& stats) {
+  check_floating(stats, op, "stats");
+  TORCH_CHECK_VALUE(stats.dim() == 2 && stats.size(1) % 2 == 0, op, ": stats: expected [B, 2 Z], got ", stats.sizes());
+  return stats.size(1) / 2;
+}
+
+int64_t rows_per_thread(int64_t columns) { return std::max<int64_t>(1, kValues / std::max<int64_t>(1, columns)); }
+
+at::Tensor draw_z(const Draw& draw, const Matrix& mu, const Matrix& logvar, int64_t rows, at::IntArrayRef shape,
+                  const at::TensorOptions& options) {
+  auto z = at::empty(shape, options.dtype(at::kFloat));
+  auto* const out = z.mutable_data_ptr<float>();
+  at::parallel_for(0, rows * draw.blocks, kCounters, [&](int64_t begin, int64_t end) {
+    loops().reparameterize(draw, mu, logvar, begin, end, out);
+  });
+  return z.to(options.dtype());
+}
+
+void draw_gradients(const Draw& draw, const Matrix& mu, const Matrix& logvar, const PosteriorGradients& gradients,
+                    int64_t rows) {
+  at::parallel_for(0, rows * draw.blocks, kCounters, [&](int64_t begin, int64_t end) {
+    loops().reparameterize_backward(draw, mu, logvar, gradients, begin, end);
+  });
 }
 
 at::Tensor reparameterize(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& seed,
@@ -103,17 +57,9 @@ at::Tensor reparameterize(const at::Tensor& mu, const at::Tensor& logvar, const 
   check_shapes("reparameterize", "mu", mu, logvar);
   const int64_t columns = mu.size(-1);
   const Draw draw = make_draw("reparameterize", seed, step, columns, row_offset, stream);
-  auto z = at::empty(mu.sizes(), mu.options());
-  if (z.numel() == 0) return z;
-
-  const auto mu_rows = rows_of<float>(mu, columns);
-  auto* const out = z.mutable_data_ptr<float>();
-  for_noise(draw, rows_of<float>(logvar, columns), z.numel() / columns, [&](const Segment& segment, const float* noise) {
-    const float* const from = mu_rows.row(segment.row) + segment.column;
-    float* const to = out + segment.row * columns + segment.column;
-    for (int64_t i = 0; i < segment.columns; ++i) to[i] = from[i] + noise[i];
-  });
-  return z;
+  const auto mu_rows = float_rows_of(mu, columns), logvar_rows = float_rows_of(logvar, columns);
+  const int64_t rows = columns == 0 ? 0 : mu.numel() / columns;
+  return draw_z(draw, mu_rows.matrix, logvar_rows.matrix, rows, mu.sizes(), mu.options());
 }
 
 std::tuple<at::Tensor, at::Tensor> reparameterize_backward(const at::Tensor& grad_z, const at::Tensor& logvar,
@@ -122,21 +68,80 @@ std::tuple<at::Tensor, at::Tensor> reparameterize_backward(const at::Tensor& gra
   check_shapes("reparameterize_backward", "grad_z", grad_z, logvar);
   const int64_t columns = logvar.size(-1);
   const Draw draw = make_draw("reparameterize_backward", seed, step, columns, row_offset, stream);
-  auto grad_mu = at::empty(logvar.sizes(), logvar.options());
-  auto grad_logvar = at::empty(logvar.sizes(), logvar.options());
-  if (grad_mu.numel() == 0) return {grad_mu, grad_logvar};
+  auto for_mu = at::empty(logvar.sizes(), logvar.options().dtype(at::kFloat));
+  auto for_logvar = at::empty_like(for_mu);
+  const auto by_z = float_rows_of(grad_z, columns), logvar_rows = float_rows_of(logvar, columns);
+  const PosteriorGradients gradients{
+      .z = by_z.matrix,
+      .kl = nullptr,
+      .kl_stride = 0,
+      .mu = for_mu.mutable_data_ptr<float>(),
+      .logvar = for_logvar.mutable_data_ptr<float>(),
+      .out_stride = columns,
+  };
+  const int64_t rows = columns == 0 ? 0 : logvar.numel() / columns;
+  draw_gradients(draw, logvar_rows.matrix, logvar_rows.matrix, gradients, rows);
+  return {for_mu.to(logvar.scalar_type()), for_logvar.to(logvar.scalar_type())};
+}
 
-  const auto grad_rows = rows_of<float>(grad_z, columns);
-  auto* const for_mu = grad_mu.mutable_data_ptr<float>();
-  auto* const for_logvar = grad_logvar.mutable_data_ptr<float>();
-  for_noise(draw, rows_of<float>(logvar, columns), grad_mu.numel() / columns,
-            [&](const Segment& segment, const float* noise) {
-              const float* const from = grad_rows.row(segment.row) + segment.column;
-              const int64_t to = segment.row * columns + segment.column;
-              std::copy_n(from, segment.columns, for_mu + to);
-              for (int64_t i = 0; i < segment.columns; ++i) for_logvar[to + i] = 0.5F * from[i] * noise[i];
-            });
-  return {grad_mu, grad_logvar};
+// mu and logvar, which share the rows of stats.
+struct Halves {
+  Matrix mu;
+  Matrix logvar;
+};
+
+Halves halves(const FloatRows& stats, int64_t latent) {
+  return {stats.matrix, {stats.matrix.data + latent, stats.matrix.stride}};
+}
+
+std::tuple<at::Tensor, at::Tensor> sample_posterior(const at::Tensor& stats, const at::Tensor& seed,
+                                                    const at::Tensor& step, int64_t row_offset, int64_t stream) {
+  const int64_t latent = check_stats("sample_posterior", stats), rows = stats.size(0);
+  const Draw draw = make_draw("sample_posterior", seed, step, latent, row_offset, stream);
+  const auto stats_rows = float_rows_of(stats, 2 * latent);
+  const auto [mu, logvar] = halves(stats_rows, latent);
+  auto z = draw_z(draw, mu, logvar, rows, {rows, latent}, stats.options());
+  auto kl = at::empty({rows}, stats.options().dtype(at::kFloat));
+  auto* const out = kl.mutable_data_ptr<float>();
+  at::parallel_for(0, rows, rows_per_thread(latent), [&, mu = mu, logvar = logvar](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) out[row] = loops().kl(mu.row(row), logvar.row(row), latent);
+  });
+  return {z, kl};
+}
+
+at::Tensor sample_posterior_backward(const std::optional<at::Tensor>& grad_z, const std::optional<at::Tensor>& grad_kl,
+                                     const at::Tensor& stats, const at::Tensor& seed, const at::Tensor& step,
+                                     int64_t row_offset, int64_t stream) {
+  constexpr const char* op = "sample_posterior_backward";
+  const int64_t latent = check_stats(op, stats), rows = stats.size(0);
+  const Draw draw = make_draw(op, seed, step, latent, row_offset, stream);
+  const auto stats_rows = float_rows_of(stats, 2 * latent);
+  const auto [mu, logvar] = halves(stats_rows, latent);
+  if (grad_kl) {
+    check_float(*grad_kl, op, "grad_kl");
+    TORCH_CHECK_VALUE(grad_kl->dim() == 1 && grad_kl->size(0) == rows, op, ": grad_kl: expected [", rows, "], got ",
+                      grad_kl->sizes());
+  }
+  const float* const by_kl = grad_kl ? grad_kl->const_data_ptr<float>() : nullptr;
+  const int64_t kl_stride = grad_kl ? grad_kl->stride(0) : 0;
+  auto for_stats = at::empty(stats.sizes(), stats.options().dtype(at::kFloat));
+  auto* const out = for_stats.mutable_data_ptr<float>();
+  if (grad_z) {
+    check_floating(*grad_z, op, "grad_z");
+    TORCH_CHECK_VALUE(grad_z->dim() == 2 && grad_z->size(0) == rows && grad_z->size(1) == latent, op,
+                      ": grad_z: expected [", rows, ", ", latent, "], got ", grad_z->sizes());
+    const auto by_z = float_rows_of(*grad_z, latent);
+    draw_gradients(draw, mu, logvar, {by_z.matrix, by_kl, kl_stride, out, out + latent, 2 * latent}, rows);
+  } else {
+    TORCH_CHECK_VALUE(by_kl != nullptr, op, ": expected grad_z or grad_kl, got neither");
+    at::parallel_for(0, rows, rows_per_thread(latent), [&, mu = mu, logvar = logvar](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        float* const to = out + row * 2 * latent;
+        loops().kl_backward(by_kl[row * kl_stride], mu.row(row), logvar.row(row), latent, to, to + latent);
+      }
+    });
+  }
+  return for_stats.to(stats.scalar_type());
 }
 
 }  // namespace
@@ -144,6 +149,8 @@ std::tuple<at::Tensor, at::Tensor> reparameterize_backward(const at::Tensor& gra
 TORCH_LIBRARY_IMPL(vae_fast, CPU, m) {
   m.impl("reparameterize", reparameterize);
   m.impl("reparameterize_backward", reparameterize_backward);
+  m.impl("sample_posterior", sample_posterior);
+  m.impl("sample_posterior_backward", sample_posterior_backward);
 }
 
 }  // namespace vae_fast

@@ -2,24 +2,18 @@
 // Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011, section 3.3 and table 2.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
-// Loops that draw are compiled twice, and the loader picks one on the machine it runs on (GNU ifunc): the library needs
-// no -march=native. AVX-512 takes 0.6 of the scalar code's time; AVX2 gained nothing (g++ 12, a Zen 5 core).
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define VAE_FAST_CLONES __attribute__((target_clones("avx512f", "default")))
-#else
-#define VAE_FAST_CLONES
-#endif
-
-// Code called in such a loop has to become part of it: a call could be neither vectorised nor cloned.
+// What a loop calls has to become part of it: a call could not be vectorised.
 #define VAE_FAST_INLINE inline __attribute__((always_inline))
 
 namespace vae_fast {
 
 constexpr int64_t kWords = 4;  // drawn from one counter
-using Words = std::array<uint32_t, kWords>;
+
+struct Words {
+  uint32_t word[kWords];
+};
 
 struct Key {
   uint32_t low;
@@ -27,7 +21,7 @@ struct Key {
 };
 
 VAE_FAST_INLINE Words philox4x32(Words counter, Key key) {
-  auto [c0, c1, c2, c3] = counter;
+  uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53} * c0;
@@ -41,5 +35,15 @@ VAE_FAST_INLINE Words philox4x32(Words counter, Key key) {
   }
   return {c0, c1, c2, c3};
 }
+
+// What all counters of a call share. A row takes `blocks` of them, the last of which may be cut short.
+struct Draw {
+  Key key;
+  uint32_t row_offset;
+  uint32_t step;
+  uint32_t stream;
+  int64_t columns;
+  int64_t blocks;
+};
 
 }  // namespace vae_fast

@@ -2,19 +2,11 @@
 // for NaN and holds its error wherever multiplications and additions are fused or not.
 #pragma once
 
-#include "philox.h"
+#include "philox.h"  // VAE_FAST_INLINE
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
-
-// As VAE_FAST_CLONES, for arithmetic in float, which gains from AVX2 too. The psABI levels bring fused multiply-add
-// along; a bare "avx2" would not, and "arch=haswell" is picked on that one CPU.
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define VAE_FAST_FLOAT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define VAE_FAST_FLOAT_CLONES
-#endif
 
 namespace vae_fast {
 
