@@ -77,6 +77,32 @@ def _elbo_backward_fake(
     return logits.new_empty(logits.shape), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape), by_scale
 
 
+@torch.library.register_fake("vae_fast::sample_posterior")
+def _sample_posterior_fake(stats: Tensor, *noise: Any) -> tuple[Tensor, Tensor]:
+    rows, columns = stats.shape
+    return stats.new_empty((rows, columns // 2)), stats.new_empty(rows, dtype=torch.float32)
+
+
+@torch.library.register_fake("vae_fast::sample_posterior_backward")
+def _sample_posterior_backward_fake(
+    grad_z: Tensor | None, grad_kl: Tensor | None, stats: Tensor, *noise: Any
+) -> Tensor:
+    return stats.new_empty(stats.shape)
+
+
+@torch.library.register_fake("vae_fast::nll")
+def _nll_fake(logits: Tensor, *others: Any) -> Tensor:
+    return logits.new_empty(logits.shape[0], dtype=torch.float32)
+
+
+@torch.library.register_fake("vae_fast::nll_backward")
+def _nll_backward_fake(
+    grad_nll: Tensor, logits: Tensor, target: Tensor, log_scale: Tensor | None, likelihood: str
+) -> tuple[Tensor, Tensor]:
+    by_scale = logits.new_empty(0) if log_scale is None else log_scale.new_empty(log_scale.shape)
+    return logits.new_empty(logits.shape), by_scale
+
+
 def _reparameterize_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, logvar, seed, step, ctx.row_offset, ctx.stream = inputs
     ctx.save_for_backward(logvar, seed, step)
@@ -114,14 +140,44 @@ def _elbo_grad(ctx: Any, grad_nll: Tensor | None, grad_kl: Tensor | None) -> Gra
     return of_nll[0], None, *of_kl, of_nll[1], None
 
 
+def _sample_posterior_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.row_offset, ctx.stream = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _sample_posterior_grad(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Gradients:
+    if grad_z is None and grad_kl is None:
+        return (None,) * 5
+    grad_stats = torch.ops.vae_fast.sample_posterior_backward(
+        grad_z, grad_kl, *ctx.saved_tensors, ctx.row_offset, ctx.stream
+    )
+    return grad_stats, None, None, None, None
+
+
+def _nll_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.likelihood = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _nll_grad(ctx: Any, grad_nll: Tensor) -> Gradients:
+    logits, target, log_scale = ctx.saved_tensors
+    by_logits, by_scale = torch.ops.vae_fast.nll_backward(grad_nll, logits, target, log_scale, ctx.likelihood)
+    return by_logits, None, None if log_scale is None else by_scale, None
+
+
 def _no_second_derivative(ctx: Any, *gradients: Tensor | None) -> Gradients:
     raise RuntimeError("the fused operators have no second derivatives; use impl='reference'")
 
 
-torch.library.register_autograd("vae_fast::reparameterize", _reparameterize_grad, setup_context=_reparameterize_save)
-torch.library.register_autograd("vae_fast::elbo", _elbo_grad, setup_context=_elbo_save)
-torch.library.register_autograd("vae_fast::reparameterize_backward", _no_second_derivative)
-torch.library.register_autograd("vae_fast::elbo_backward", _no_second_derivative)
+for _name, _grad, _save in (
+    ("reparameterize", _reparameterize_grad, _reparameterize_save),
+    ("elbo", _elbo_grad, _elbo_save),
+    ("sample_posterior", _sample_posterior_grad, _sample_posterior_save),
+    ("nll", _nll_grad, _nll_save),
+):
+    torch.library.register_autograd(f"vae_fast::{_name}", _grad, setup_context=_save)
+    torch.library.register_autograd(f"vae_fast::{_name}_backward", _no_second_derivative)
 
 
 def _random_bits_triton(*arguments: Any) -> Tensor:
@@ -130,43 +186,73 @@ def _random_bits_triton(*arguments: Any) -> Tensor:
     return random_bits_triton(*arguments)
 
 
-def _reparameterize_triton(
-    mu: Tensor, logvar: Tensor, seed: Tensor, step: Tensor, row_offset: int, stream: int
-) -> Tensor:
+def _reparameterize_triton(mu: Tensor, logvar: Tensor, *noise: Any) -> Tensor:
     from .triton.reparameterize import reparameterize_fwd_triton
 
-    return reparameterize_fwd_triton(mu, logvar, seed, step, row_offset, stream, with_kl=False)[0]
+    return reparameterize_fwd_triton(mu, logvar, *noise, with_kl=False)[0]
 
 
-def _reparameterize_backward_triton(
-    grad_z: Tensor, logvar: Tensor, seed: Tensor, step: Tensor, row_offset: int, stream: int
-) -> tuple[Tensor, Tensor]:
+def _reparameterize_backward_triton(grad_z: Tensor, logvar: Tensor, *noise: Any) -> tuple[Tensor, Tensor]:
     from .triton.reparameterize import reparameterize_bwd_triton
 
     out = logvar.new_empty(logvar.shape), logvar.new_empty(logvar.shape)
-    reparameterize_bwd_triton(grad_z, None, None, logvar, seed, step, row_offset, stream, out)
+    reparameterize_bwd_triton(grad_z, None, None, logvar, *noise, out)
     return out
 
 
-def _elbo_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
+def _sample_posterior_triton(stats: Tensor, *noise: Any) -> tuple[Tensor, Tensor | None]:
+    from .triton.reparameterize import reparameterize_fwd_triton
+
+    return reparameterize_fwd_triton(*_halves(stats), *noise, with_kl=True)
+
+
+def _sample_posterior_backward_triton(
+    grad_z: Tensor | None, grad_kl: Tensor | None, stats: Tensor, *noise: Any
+) -> Tensor:
+    from .triton.reparameterize import reparameterize_bwd_triton
+
+    grad_stats = stats.new_empty(stats.shape)
+    reparameterize_bwd_triton(grad_z, grad_kl, *_halves(stats), *noise, _halves(grad_stats))
+    return grad_stats
+
+
+def _halves(stats: Tensor) -> tuple[Tensor, Tensor]:
+    latent = stats.shape[1] // 2
+    return stats[:, :latent], stats[:, latent:]
+
+
+def _elbo_triton(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     from .triton.elbo import elbo_fwd_triton
 
     return elbo_fwd_triton(*arguments)
 
 
-def _elbo_backward_triton(*arguments: Any) -> tuple[Tensor, ...]:
+def _elbo_backward_triton(*arguments: Any) -> tuple[Tensor | None, ...]:
     from .triton.elbo import elbo_bwd_triton
 
     return elbo_bwd_triton(*arguments)
+
+
+def _nll_triton(logits: Tensor, target: Tensor, *others: Any) -> Tensor:
+    from .triton.elbo import elbo_fwd_triton
+
+    return elbo_fwd_triton(logits, target, None, None, *others)[0]
+
+
+def _nll_backward_triton(grad_nll: Tensor, logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    from .triton.elbo import elbo_bwd_triton
+
+    by_logits, _, _, by_scale = elbo_bwd_triton(grad_nll, None, logits, target, None, None, *others)
+    return by_logits, by_scale
 
 
 def _on_its_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device, which need not be the one where the arguments are."""
 
     @functools.wraps(kernel)
-    def guarded(first: Tensor, *others: Any) -> Any:
-        with torch.cuda.device_of(first):
-            return kernel(first, *others)
+    def guarded(*arguments: Any) -> Any:
+        with torch.cuda.device_of(next(a for a in arguments if a is not None)):
+            return kernel(*arguments)
 
     return guarded
 
@@ -177,5 +263,9 @@ for _name, _kernel in (
     ("reparameterize_backward", _reparameterize_backward_triton),
     ("elbo", _elbo_triton),
     ("elbo_backward", _elbo_backward_triton),
+    ("sample_posterior", _sample_posterior_triton),
+    ("sample_posterior_backward", _sample_posterior_backward_triton),
+    ("nll", _nll_triton),
+    ("nll_backward", _nll_backward_triton),
 ):
     torch.library.impl(f"vae_fast::{_name}", "CPU" if INTERPRETED else "CUDA", _on_its_device(_kernel))

@@ -33,6 +33,12 @@ def reparameterize(mu: Tensor, logvar: Tensor, bits: Tensor) -> Tensor:
     return z.to(torch.promote_types(mu.dtype, logvar.dtype))
 
 
+def sample_posterior(stats: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """z and kl of the posterior whose mu and logvar are the two halves of `stats` [B, 2 Z]; `bits` as above."""
+    mu, logvar = stats.chunk(2, dim=1)
+    return reparameterize(mu, logvar, bits), kl(mu, logvar)
+
+
 def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, e^logvar) || N(0, 1)), elementwise (Kingma and Welling 2013, appendix B)."""
     dtype = compute_dtype(mu, logvar)
@@ -40,18 +46,28 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (1 + logvar - mu.square() - logvar.exp())
 
 
-def elbo(
-    logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, likelihood: str, log_scale: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The two terms of the negative ELBO, each [B]: nll_b = -sum_d log p(x_bd | z_b) and kl_b."""
-    dtype = compute_dtype(logits, target, mu, logvar, log_scale)
+def kl(mu: Tensor, logvar: Tensor) -> Tensor:
+    """kl_b, the sum of `kl_per_dimension` over everything but the batch: [B]."""
+    return kl_per_dimension(mu, logvar).flatten(1).sum(1)
+
+
+def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:
+    """nll_b = -sum_d log p(x_bd | logit_bd), [B]."""
+    dtype = compute_dtype(logits, target, log_scale)
     logits = logits.flatten(1).to(dtype)
     pixels = target.flatten(1).to(dtype)
     if target.dtype == torch.uint8:
         pixels = pixels / LEVELS
     scale = () if log_scale is None else (log_scale.to(dtype),)
-    nll = LIKELIHOODS[likelihood](logits, pixels, *scale).sum(1)
-    return nll, kl_per_dimension(mu.to(dtype), logvar.to(dtype)).flatten(1).sum(1)
+    return LIKELIHOODS[likelihood](logits, pixels, *scale).sum(1)
+
+
+def elbo(
+    logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, likelihood: str, log_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The two terms of the negative ELBO, nll and kl, in the arithmetic that the widest of all the inputs asks for."""
+    dtype = compute_dtype(logits, target, mu, logvar, log_scale)
+    return nll(logits.to(dtype), target, likelihood, log_scale), kl(mu.to(dtype), logvar.to(dtype))
 
 
 def bernoulli(logit: Tensor, x: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
     nll_b = -sum_d log p(x_bd | l_bd)                               (likelihoods.py)
     kl_b  = -1/2 sum_j (1 + logvar_bj - mu_bj^2 - e^logvar_bj)      (Kingma and Welling 2013, appendix B)
 
-uint8 pixels k stand for k / 255. Sums are taken in float32, in a fixed order: one program sums a row. Backward writes
-the gradients by the logits, mu and logvar in one pass, and where there is a scale, partial sums of its gradient over
-runs of rows, which PyTorch adds up.
+Without a posterior the kernels compute the nll alone. uint8 pixels k stand for k / 255. Sums are taken in float32, in a
+fixed order: one program sums a row. Backward writes the gradients by the logits, mu and logvar in one pass, and where
+there is a scale, partial sums of its gradient over runs of rows, which PyTorch adds up.
 
 Should forward write dnll/dlogits as well, so that backward need not read the pixels again? Bytes a pixel, logits in
 bfloat16, target uint8: as it is, forward reads 2 + 1 and backward reads 2 + 1 and writes 2: 8. Otherwise forward would
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import reachable
+from .launch import reachable, strides
 from .likelihoods import LIKELIHOODS
 from .math import exp_f
 
@@ -39,11 +39,11 @@ def _pixels(target_ptr, offset, mask):
 def _elbo_fwd_kernel(
     logits_ptr,  # [B, D]
     target_ptr,  # [B, D]
-    mu_ptr,  # [B, Z]
-    logvar_ptr,  # [B, Z]
+    mu_ptr,  # [B, Z], or None: no kl
+    logvar_ptr,  # [B, Z], or None with mu
     log_scale_ptr,  # [] or [D], or None
     nll_ptr,  # [B] float32
-    kl_ptr,  # [B] float32
+    kl_ptr,  # [B] float32, or None with mu
     D,
     Z,
     logits_stride,
@@ -71,28 +71,29 @@ def _elbo_fwd_kernel(
             scale = tl.load(log_scale_ptr + column * log_scale_column, mask, 0).to(tl.float32)
         nll += tl.where(mask, VALUE(logit, x, scale), 0.0)
     tl.store(nll_ptr + row, tl.sum(nll, 0))
-    kl = tl.zeros([BLOCK_Z], tl.float32)
-    for start in range(0, Z, BLOCK_Z):
-        column = start + tl.arange(0, BLOCK_Z)
-        mask = column < Z
-        mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
-        logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
-        kl += tl.where(mask, -0.5 * (1.0 + logvar - mu * mu - exp_f(logvar)), 0.0)
-    tl.store(kl_ptr + row, tl.sum(kl, 0))
+    if mu_ptr is not None:
+        kl = tl.zeros([BLOCK_Z], tl.float32)
+        for start in range(0, Z, BLOCK_Z):
+            column = start + tl.arange(0, BLOCK_Z)
+            mask = column < Z
+            mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
+            logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
+            kl += tl.where(mask, -0.5 * (1.0 + logvar - mu * mu - exp_f(logvar)), 0.0)
+        tl.store(kl_ptr + row, tl.sum(kl, 0))
 
 
 @triton.jit
 def _elbo_bwd_kernel(
     grad_nll_ptr,  # [B] float32
-    grad_kl_ptr,  # [B] float32
+    grad_kl_ptr,  # [B] float32, or None with mu
     logits_ptr,  # [B, D]
     target_ptr,  # [B, D]
-    mu_ptr,  # [B, Z]
-    logvar_ptr,  # [B, Z]
+    mu_ptr,  # [B, Z], or None: no kl
+    logvar_ptr,  # [B, Z], or None with mu
     log_scale_ptr,  # [] or [D], or None
     grad_logits_ptr,  # [B, D], contiguous
-    grad_mu_ptr,  # [B, Z], contiguous
-    grad_logvar_ptr,  # [B, Z], contiguous
+    grad_mu_ptr,  # [B, Z], contiguous, or None with mu
+    grad_logvar_ptr,  # [B, Z], contiguous, or None with mu
     partial_ptr,  # [ceil(B / ROWS), D] float32: sums of the gradient by the scale
     B,
     D,
@@ -129,27 +130,28 @@ def _elbo_bwd_kernel(
         tl.store(grad_logits_ptr + row * D + column, grad_nll * by_logit, mask)
         if log_scale_ptr is not None:
             partial += grad_nll * by_scale
-        if tl.program_id(1) == 0:
-            grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
-            for start in range(0, Z, BLOCK_Z):
-                j = start + tl.arange(0, BLOCK_Z)
-                mu = tl.load(mu_ptr + row * mu_stride + j * mu_column, j < Z, 0).to(tl.float32)
-                logvar = tl.load(logvar_ptr + row * logvar_stride + j * logvar_column, j < Z, 0).to(tl.float32)
-                tl.store(grad_mu_ptr + row * Z + j, grad_kl * mu, j < Z)
-                tl.store(grad_logvar_ptr + row * Z + j, 0.5 * grad_kl * (exp_f(logvar) - 1.0), j < Z)
+        if mu_ptr is not None:  # noqa: SIM102  # known when compiled, unlike the next
+            if tl.program_id(1) == 0:
+                grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
+                for start in range(0, Z, BLOCK_Z):
+                    j = start + tl.arange(0, BLOCK_Z)
+                    mu = tl.load(mu_ptr + row * mu_stride + j * mu_column, j < Z, 0).to(tl.float32)
+                    logvar = tl.load(logvar_ptr + row * logvar_stride + j * logvar_column, j < Z, 0).to(tl.float32)
+                    tl.store(grad_mu_ptr + row * Z + j, grad_kl * mu, j < Z)
+                    tl.store(grad_logvar_ptr + row * Z + j, 0.5 * grad_kl * (exp_f(logvar) - 1.0), j < Z)
     if log_scale_ptr is not None:
         tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * D + column, partial, mask)
 
 
 def elbo_fwd_triton(
-    logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, log_scale: Tensor | None, likelihood: str
-) -> tuple[Tensor, Tensor]:
-    """nll and kl, [B] float32 each; logits and target [B, ...], mu and logvar [B, Z]."""
+    logits: Tensor, target: Tensor, mu: Tensor | None, logvar: Tensor | None, log_scale: Tensor | None, likelihood: str
+) -> tuple[Tensor, Tensor | None]:
+    """nll and kl, [B] float32 each; logits and target [B, ...], mu and logvar [B, Z], or None: then kl is None."""
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
-    mu, logvar = reachable(mu), reachable(logvar)
+    mu, logvar = _reachable(mu), _reachable(logvar)
     rows, pixels = logits.shape
     nll = logits.new_empty(rows, dtype=torch.float32)
-    kl = logits.new_empty(rows, dtype=torch.float32)
+    kl = None if mu is None else nll.new_empty(rows)
     if rows == 0:
         return nll, kl
     _elbo_fwd_kernel[(rows,)](
@@ -161,41 +163,42 @@ def elbo_fwd_triton(
         nll,
         kl,
         pixels,
-        mu.shape[1],
+        _latents(mu),
         *logits.stride(),
         *target.stride(),
-        *mu.stride(),
-        *logvar.stride(),
+        *strides(mu),
+        *strides(logvar),
         _column(log_scale),
         VALUE=LIKELIHOODS[likelihood].value,
-        **_blocks(pixels, mu.shape[1]),
+        **_blocks(pixels, _latents(mu)),
     )
     return nll, kl
 
 
 def elbo_bwd_triton(
     grad_nll: Tensor,
-    grad_kl: Tensor,
+    grad_kl: Tensor | None,
     logits: Tensor,
     target: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
     log_scale: Tensor | None,
     likelihood: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """The gradients by logits, mu, logvar and log_scale, contiguous, each in its input's dtype and shape.
 
-    A log_scale of None has an empty one.
+    grad_kl, mu and logvar are given together or None; then those by mu and logvar are None too. A log_scale of None
+    has an empty one.
     """
-    mu, logvar = reachable(mu), reachable(logvar)
+    mu, logvar = _reachable(mu), _reachable(logvar)
     grad_logits = logits.new_empty(logits.shape)
-    grad_mu, grad_logvar = mu.new_empty(mu.shape), logvar.new_empty(logvar.shape)
+    grad_mu, grad_logvar = (None if t is None else t.new_empty(t.shape) for t in (mu, logvar))
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
     rows, pixels = logits.shape
     height = 1 if log_scale is None else ROWS
     runs = triton.cdiv(rows, height)
     partial = None if log_scale is None else logits.new_empty((runs, pixels), dtype=torch.float32)
-    blocks = _blocks(pixels, mu.shape[1])
+    blocks = _blocks(pixels, _latents(mu))
     if rows > 0:
         _elbo_bwd_kernel[(runs, max(1, triton.cdiv(pixels, blocks["BLOCK_D"])))](
             grad_nll,
@@ -211,13 +214,13 @@ def elbo_bwd_triton(
             partial,
             rows,
             pixels,
-            mu.shape[1],
+            _latents(mu),
             grad_nll.stride(0),
-            grad_kl.stride(0),
+            0 if grad_kl is None else grad_kl.stride(0),
             *logits.stride(),
             *target.stride(),
-            *mu.stride(),
-            *logvar.stride(),
+            *strides(mu),
+            *strides(logvar),
             _column(log_scale),
             GRADIENT=LIKELIHOODS[likelihood].gradient,
             ROWS=height,
@@ -236,6 +239,14 @@ def _blocks(pixels: int, latents: int) -> dict[str, int]:
         "BLOCK_Z": min(max(4, triton.next_power_of_2(latents)), 256),
         "num_warps": 4,
     }
+
+
+def _reachable(matrix: Tensor | None) -> Tensor | None:
+    return None if matrix is None else reachable(matrix)
+
+
+def _latents(mu: Tensor | None) -> int:
+    return 0 if mu is None else mu.shape[1]
 
 
 def _column(log_scale: Tensor | None) -> int:

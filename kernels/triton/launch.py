@@ -14,3 +14,8 @@ def reachable(matrix: Tensor) -> Tensor:
     """The matrix, or a copy: offsets of rows are computed in 64 bits, those of columns within a row in 32."""
     far = matrix.numel() > 0 and (matrix.shape[1] - 1) * abs(matrix.stride(1)) >= 2**31
     return matrix.contiguous() if far else matrix
+
+
+def strides(matrix: Tensor | None) -> tuple[int, ...]:
+    """Of rows and columns; zeros for what a kernel does without."""
+    return (0, 0) if matrix is None else matrix.stride()

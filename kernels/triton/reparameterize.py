@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import reachable, tile
+from .launch import reachable, strides, tile
 from .math import exp_f
 from .philox import normals
 
@@ -59,9 +59,9 @@ def _reparameterize_fwd_kernel(
 
 @triton.jit
 def _reparameterize_bwd_kernel(
-    grad_z_ptr,  # [B, Z]
+    grad_z_ptr,  # [B, Z], or None: no noise is drawn
     grad_kl_ptr,  # [B] float32, or None
-    mu_ptr,  # [B, Z]; read only with grad_kl
+    mu_ptr,  # [B, Z]; with grad_kl only
     logvar_ptr,  # [B, Z]
     grad_mu_ptr,  # [B, Z]
     grad_logvar_ptr,  # [B, Z]
@@ -85,11 +85,15 @@ def _reparameterize_bwd_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
     column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     mask = (row < B) & (column < Z)
-    block = tl.program_id(1) * (BLOCK_C // 4) + tl.arange(0, BLOCK_C // 4)[None, :]
-    eps = normals(tl.load(seed_ptr), tl.load(step_ptr), row + row_offset, block, stream)
     logvar = tl.load(logvar_ptr + row * logvar_stride + column * logvar_column, mask, 0).to(tl.float32)
-    grad_mu = tl.load(grad_z_ptr + row * grad_z_stride + column * grad_z_column, mask, 0).to(tl.float32)
-    grad_logvar = 0.5 * grad_mu * (exp_f(0.5 * logvar) * eps)
+    if grad_z_ptr is not None:
+        block = tl.program_id(1) * (BLOCK_C // 4) + tl.arange(0, BLOCK_C // 4)[None, :]
+        eps = normals(tl.load(seed_ptr), tl.load(step_ptr), row + row_offset, block, stream)
+        grad_mu = tl.load(grad_z_ptr + row * grad_z_stride + column * grad_z_column, mask, 0).to(tl.float32)
+        grad_logvar = 0.5 * grad_mu * (exp_f(0.5 * logvar) * eps)
+    else:
+        grad_mu = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+        grad_logvar = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     if grad_kl_ptr is not None:
         grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride, row < B, 0).to(tl.float32)
         mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
@@ -129,7 +133,7 @@ def reparameterize_fwd_triton(
 
 
 def reparameterize_bwd_triton(
-    grad_z: Tensor,
+    grad_z: Tensor | None,
     grad_kl: Tensor | None,
     mu: Tensor | None,
     logvar: Tensor,
@@ -139,12 +143,16 @@ def reparameterize_bwd_triton(
     stream: int,
     out: tuple[Tensor, Tensor],
 ) -> None:
-    """Write dmu and dlogvar into `out`: [..., Z] each, of one row stride, columns together."""
+    """Write dmu and dlogvar into `out`: [..., Z] each, of one row stride, columns together.
+
+    A gradient of None contributes nothing; mu is needed with grad_kl only.
+    """
     rows, columns = _rows(logvar), logvar.shape[-1]
     if rows == 0 or columns == 0:
         return
-    grad_rows, logvar_rows = (reachable(t.reshape(rows, columns)) for t in (grad_z, logvar))
-    mu_rows = logvar_rows if mu is None else reachable(mu.reshape(rows, columns))
+    grad_rows, mu_rows, logvar_rows = (
+        None if t is None else reachable(t.reshape(rows, columns)) for t in (grad_z, mu, logvar)
+    )
     blocks = tile(columns)
     grid = (triton.cdiv(rows, blocks["BLOCK_R"]), triton.cdiv(columns, blocks["BLOCK_C"]))
     _reparameterize_bwd_kernel[grid](
@@ -159,10 +167,10 @@ def reparameterize_bwd_triton(
         stream,
         rows,
         columns,
-        *grad_rows.stride(),
+        *strides(grad_rows),
         0 if grad_kl is None else grad_kl.stride(0),
-        *mu_rows.stride(),
-        *logvar_rows.stride(),
+        *strides(mu_rows),
+        *strides(logvar_rows),
         out[0].stride(-2) if out[0].dim() > 1 else columns,
         **blocks,
     )
