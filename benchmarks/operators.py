@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch.nn.utils import get_total_norm
 
 import vae_fast as vf
 from vae_fast.adam import Adam
-from vae_fast.kernels import library
+from vae_fast.kernels import library, nll, sample_posterior
 from vae_fast.plan import environment
 
 ROUNDS = 300
@@ -28,7 +29,7 @@ def main() -> None:
         raise SystemExit(library.status())
     settings = environment(torch.device("cpu"))
     print(f"{', '.join(f'{name} {value}' for name, value in settings.items())}; {ROUNDS} rounds")
-    print(f"{'operator':32} {'us (quartiles)':>24} {'ratio (quartiles)':>28}")
+    print(f"{'operator':48} {'us (quartiles)':>20} {'ratio (quartiles)':>28}")
     for operator, contenders in cases():
         report(operator, contenders)
 
@@ -43,6 +44,8 @@ def cases() -> Iterator[tuple[str, Contenders]]:
     for images in (128, 4096):
         yield f"reparameterize {images} x 20, forward and backward", reparameterize(images)
         yield f"elbo {images} x 784, forward and backward", elbo(images)
+        yield f"sample_posterior and nll {images} x 784, as a step calls them", sample_and_nll(images)
+    yield from calls()
 
 
 def reparameterize(images: int) -> Contenders:
@@ -58,7 +61,7 @@ def reparameterize(images: int) -> Contenders:
         mu, logvar = stats.chunk(2, dim=-1)
         return vf.reparameterize(mu, logvar, seed, step, impl=impl)
 
-    return both_ways(eager, fused, (stats,), gradient)
+    return both_ways(eager, fused, (stats,), (gradient,))
 
 
 def elbo(images: int) -> Contenders:
@@ -73,32 +76,96 @@ def elbo(images: int) -> Contenders:
     def fused(logits: Tensor, stats: Tensor, impl: str) -> Tensor:
         return vf.elbo_loss(logits, x, *stats.chunk(2, dim=-1), impl=impl).loss
 
-    loss, theirs = fused(logits, stats, "cpp"), eager(logits, stats)
-    torch.testing.assert_close(loss, theirs)  # no time without the same result
-    return both_ways(eager, fused, (logits, stats), torch.ones(()))
+    torch.testing.assert_close(fused(logits, stats, "cpp"), eager(logits, stats))  # no time without the same result
+    return both_ways(eager, fused, (logits, stats), (torch.ones(()),))
+
+
+def sample_and_nll(images: int) -> Contenders:
+    """All of the objective but the networks: z for the decoder, and the loss of the decoder's logits."""
+    logits, stats = (torch.randn(images, n, requires_grad=True) for n in (784, 40))
+    x, gradient = torch.rand(images, 784), torch.randn(images, 20)
+    seed, step = torch.tensor(0), torch.tensor(0)
+
+    def eager(logits: Tensor, stats: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = stats.chunk(2, dim=-1)
+        z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+        nll = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        return (nll - 0.5 * (1 + logvar - mu.square() - logvar.exp()).sum()) / len(x), z
+
+    def fused(logits: Tensor, stats: Tensor, impl: str) -> tuple[Tensor, Tensor]:
+        z, kl = sample_posterior(stats, seed, step, impl=impl)
+        return (nll(logits, x, impl=impl) + kl).mean(), z
+
+    torch.testing.assert_close(fused(logits, stats, "cpp")[0], eager(logits, stats)[0])
+    return both_ways(eager, fused, (logits, stats), (torch.ones(()), gradient))
 
 
 def both_ways(
-    eager: Callable[..., Tensor], fused: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor
+    eager: Callable[..., Any], fused: Callable[..., Any], inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]
 ) -> Contenders:
     """Forward and backward: C++, what people write in eager mode and compiled, and the reference compiled."""
     compiled = torch.compile(eager, dynamic=False)
     reference = torch.compile(lambda *tensors: fused(*tensors, impl="reference"), dynamic=False)
-    ways: dict[str, Callable[..., Tensor]] = {
+    ways: dict[str, Callable[..., Any]] = {
         "vae_fast": lambda *tensors: fused(*tensors, impl="cpp"),
         "eager": eager,
         "eager, compiled": compiled,
         "reference, compiled": reference,
     }
 
-    def call(way: Callable[..., Tensor]) -> object:
-        return torch.autograd.grad(way(*inputs), inputs, gradient)
+    def call(way: Callable[..., Any]) -> object:
+        return torch.autograd.grad(way(*inputs), inputs, gradients)
 
     calls: Contenders = {name: partial(call, way) for name, way in ways.items()}
     for contender in calls.values():
         for _ in range(3):
             contender()
     return calls
+
+
+def calls() -> Iterator[tuple[str, Contenders]]:
+    """What a call costs by itself: eager mode, tensors so small that their arithmetic does not count."""
+    stats, logits = torch.randn(2, 8, requires_grad=True), torch.randn(2, 8, requires_grad=True)
+    mu, logvar = (torch.randn(2, 4, requires_grad=True) for _ in range(2))
+    x, z, b, counter = torch.rand(2, 8), torch.ones(2, 4), torch.ones(2), torch.tensor(0)
+    ops = torch.ops.vae_fast
+    noise = (counter, counter)
+    yield from (
+        call_cost(
+            "reparameterize", vf.reparameterize, ops.reparameterize, (mu, logvar, *noise), (0, 0), (mu, logvar), (z,)
+        ),
+        call_cost(
+            "sample_posterior", sample_posterior, ops.sample_posterior, (stats, *noise), (0, 0), (stats,), (z, b)
+        ),
+        call_cost("nll", nll, ops.nll, (logits, x), (None, "bernoulli"), (logits,), (b,)),
+        call_cost(
+            "elbo_loss",
+            lambda *tensors: vf.elbo_loss(*tensors).loss,
+            ops.elbo,
+            (logits, x, mu, logvar),
+            (None, "bernoulli"),
+            (logits, mu, logvar),
+            (torch.ones(()),),
+        ),
+    )
+
+
+def call_cost(
+    name: str,
+    function: Callable[..., Any],
+    operator: Callable[..., Any],
+    tensors: tuple[Tensor, ...],
+    others: tuple[object, ...],
+    inputs: tuple[Tensor, ...],
+    gradients: tuple[Tensor, ...],
+) -> tuple[str, Contenders]:
+    plain = [t.detach() for t in tensors]
+    contenders: Contenders = {
+        "vae_fast": lambda: function(*tensors),
+        "the operator alone, no gradient wanted": lambda: operator(*plain, *others),
+        "forward and backward": lambda: torch.autograd.grad(function(*tensors), inputs, gradients),
+    }
+    return f"{name}, the cost of a call", contenders
 
 
 def product(gradient: Tensor, x: Tensor) -> Contenders:

@@ -102,7 +102,7 @@ def test_averages_are_over_the_images_seen() -> None:
     for step, rows in enumerate((ROWS, ROWS[:20])):  # of images, not of batches
         x = bernoulli_sample(images()[rows], 0, step)
         with torch.no_grad():
-            _, nll, kl = objective(e.model(x, 0, step), x, torch.ones(()))
+            _, nll, kl = objective(e.model, x, 0, step)
         sums += torch.stack((nll.double().sum(), kl.double().sum()))
         e.step(rows)
     record = e.finish_epoch()
@@ -217,7 +217,7 @@ def test_the_step_follows_its_schedules() -> None:
 def test_free_bits_reach_the_loss() -> None:
     e, x = engine(free_bits=2.0), images()[:32]
     with torch.no_grad():
-        expected = objective(e.model(x, 0, 0), x, torch.ones(()), free_bits=2.0)
+        expected = objective(e.model, x, 0, 0, free_bits=2.0)
     e.step(ROWS)
     assert e.finish_epoch()["train_loss"] == pytest.approx(expected.loss.item())
     assert expected.loss.item() > (expected.nll + expected.kl).mean().item() + 1

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast.model import VAEOutput
 from vae_fast.objective import beta_at, objective
 
 
@@ -21,24 +20,33 @@ def test_schedules_of_beta(settings: dict[str, object], expected: dict[int, floa
     assert {step: beta_at(step, config, steps_per_epoch=10) for step in expected} == pytest.approx(expected)
 
 
-def output() -> VAEOutput:
+def model() -> vf.VAE:
+    """Of the images below it makes the means (0.1, 2) and (-0.1, 1), the log variances 0, and logits without z."""
     torch.manual_seed(0)
-    mu = torch.tensor([[0.1, 2.0], [-0.1, 1.0]]).requires_grad_()
-    return VAEOutput(torch.randn(2, 3), mu, torch.zeros(2, 2, requires_grad=True), mu)
+    vae = vf.VAE((3,), hidden=(), latent=2)
+    with torch.no_grad():
+        for parameter in (vae.encoder.stats.weight, vae.encoder.stats.bias, vae.decoder.logits.weight):
+            parameter.zero_()
+        vae.encoder.stats.weight[:2, :2] = torch.tensor([[0.1, -0.1], [2.0, 1.0]])
+    return vae
+
+
+X = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 def test_without_free_bits_it_is_the_elbo() -> None:
-    out, x, beta = output(), torch.rand(2, 3), torch.tensor(0.3)
-    for ours, theirs in zip(objective(out, x, beta), vf.elbo_loss(out.logits, x, *out[1:3], beta=beta), strict=True):
-        assert torch.equal(ours, theirs)
+    vae, x, beta = vf.VAE((3,), (4,), 2), torch.rand(5, 3), torch.tensor(0.3)
+    out = vae(x, 1, 2, row_offset=3, stream=16)
+    ours = objective(vae, x, 1, 2, beta=beta, row_offset=3, stream=16)
+    torch.testing.assert_close(ours, vf.elbo_loss(out.logits, x, *out[1:3], beta=beta))
 
 
 def test_free_bits_press_only_dimensions_above_lambda() -> None:
     """The KLs, averaged over the batch, are 0.005 and 1.25: of a floor of 0.5 only the second exceeds it."""
-    out, x, beta = output(), torch.rand(2, 3), torch.tensor(2.0)
-    loss, nll, kl = objective(out, x, beta, free_bits=0.5)
+    vae = model()
+    loss, nll, kl = objective(vae, X, 0, 0, beta=2.0, free_bits=0.5)
     assert loss.item() == pytest.approx(nll.mean().item() + 2 * (0.5 + 1.25))
     assert kl.tolist() == pytest.approx([0.005 + 2, 0.005 + 0.5])
-    gradient = torch.autograd.grad(loss, out.mu)[0]
-    assert torch.equal(gradient[:, 0], torch.zeros(2))
-    assert gradient[:, 1].tolist() == pytest.approx([2 * 2.0 / 2, 2 * 1.0 / 2])
+    by_weight = torch.autograd.grad(loss, vae.encoder.stats.weight)[0][:2, :2]  # by the means, image by image
+    assert torch.equal(by_weight[0], torch.zeros(2))
+    assert by_weight[1].tolist() == pytest.approx([2 * 2.0 / 2, 2 * 1.0 / 2])

@@ -144,8 +144,9 @@ class Engine:
         if self.config.binarize == "dynamic":
             x = bernoulli_sample(x, self._seed, self._step)
         with torch.autocast(x.device.type, DTYPES[self.plan.precision], enabled=self.plan.precision != "fp32"):
-            output = self.model(x, self._seed, self._step)
-        loss, nll, kl = objective(output, x, self._beta, self.config.free_bits)
+            loss, nll, kl = objective(
+                self.model, x, self._seed, self._step, beta=self._beta, free_bits=self.config.free_bits
+            )
         count = loss.new_full((), len(x))
         terms = (nll.detach().sum(dtype=torch.float64), kl.detach().sum(dtype=torch.float64))
         return loss, torch.stack((loss.detach() * count, *terms, count, self._none_skipped))
@@ -209,12 +210,10 @@ def evaluate(model: VAE, images: Tensor, seed: int) -> dict[str, float]:
     `images` is [N, D] on the model's device. One sample of z an image, with the noise of its own index, so that the
     result does not depend on the batch.
     """
-    beta = torch.ones((), device=images.device)
     sums = torch.zeros(2, dtype=torch.float64, device=images.device)
     for start in range(0, len(images), EVALUATION_BATCH):
         x = images[start : start + EVALUATION_BATCH]
-        output = model(x, seed, 0, row_offset=start, stream=streams.EVALUATION)
-        _, nll, kl = objective(output, x, beta)
+        _, nll, kl = objective(model, x, seed, 0, row_offset=start, stream=streams.EVALUATION)
         sums += torch.stack((nll.double().sum(), kl.double().sum()))
     nll_mean, kl_mean = (sums / len(images)).tolist()
     return {"loss": nll_mean + kl_mean, "nll": nll_mean, "kl": kl_mean}

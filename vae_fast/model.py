@@ -127,8 +127,13 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D]: uint8 (k is k/255) or float in [0, 1]."""
-        mu, logvar = self.encoder(self._normalise(x)).chunk(2, dim=-1)
+        mu, logvar = self.stats(x).chunk(2, dim=-1)
         return mu, logvar
+
+    def stats(self, x: Tensor) -> Tensor:
+        """The same as one tensor [B, 2 Z]: mu, then logvar."""
+        stats: Tensor = self.encoder(self._normalise(x))
+        return stats
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits [B, *input_shape] of latents [B, Z]."""

@@ -1,31 +1,46 @@
-"""What training minimises: mean_b nll_b + beta * KL, with beta on a schedule and, if asked for, free bits."""
+"""What training minimises: mean_b nll_b + beta * KL, with beta on a schedule and, if asked for, free bits.
+
+One batch's way: x -> encoder -> stats -> z and kl -> decoder -> logits -> nll -> loss.
+"""
 
 from torch import Tensor
 
 from vae_fast.config import Config
-from vae_fast.kernels import Elbo, elbo_loss, kl_per_dimension
-from vae_fast.model import VAEOutput
+from vae_fast.kernels import Elbo, kl_per_dimension, nll, sample_posterior, streams
+from vae_fast.model import VAE
 
 
-def objective(output: VAEOutput, target: Tensor, beta: Tensor, free_bits: float = 0.0) -> Elbo:
-    """The loss of one batch, with its nll and KL per image.
+def objective(
+    model: VAE,
+    x: Tensor,
+    seed: int | Tensor,
+    step: int | Tensor,
+    *,
+    beta: float | Tensor = 1.0,
+    free_bits: float = 0.0,
+    row_offset: int = 0,
+    stream: int = streams.TRAINING,
+) -> Elbo:
+    """The loss of one batch, with its nll and KL per image, in nats.
 
     Args:
-        output: of the VAE for the batch.
-        target: the images, [B, D] or [B, *input_shape], uint8 or float in [0, 1].
-        beta: the weight of the KL term, 0-d.
+        model: the VAE.
+        x: the images, [B, D] or [B, *input_shape], uint8 or float in [0, 1].
+        seed, step, row_offset, stream: of the noise, as for `vae_fast.reparameterize`.
+        beta: the weight of the KL term: a float, or 0-d.
         free_bits: lambda of Kingma et al. 2016 (Improving Variational Inference with Inverse Autoregressive Flow,
             appendix C.8), in nats: the KL term becomes sum_j max(lambda, mean_b kl_bj).
 
     Returns:
-        Elbo(loss, nll, kl): loss 0-d, nll and kl [B]; kl is the true KL whatever free_bits says.
+        Elbo(loss, nll, kl): loss 0-d, nll and kl [B], float32; kl is the true KL whatever free_bits says.
     """
-    _, mu, logvar, _ = output
-    elbo = elbo_loss(output.logits, target, mu, logvar, beta=beta)
+    stats = model.stats(x)  # [B, 2 Z]
+    z, kl = sample_posterior(stats, seed, step, row_offset=row_offset, stream=stream)  # [B, Z], [B]
+    reconstruction = nll(model.decoder(z), x)  # [B]
     if free_bits == 0:
-        return elbo
-    pressed = kl_per_dimension(mu, logvar).mean(0).clamp(min=free_bits).sum()
-    return elbo._replace(loss=elbo.nll.mean() + beta * pressed)
+        return Elbo((reconstruction + beta * kl).mean(), reconstruction, kl)
+    pressed = kl_per_dimension(*stats.chunk(2, dim=-1)).mean(0).clamp(min=free_bits).sum()
+    return Elbo(reconstruction.mean() + beta * pressed, reconstruction, kl)
 
 
 def beta_at(step: int, config: Config, steps_per_epoch: int) -> float:
