@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 Gradients = tuple[Tensor | None, ...]
+Noise = tuple[Tensor, Tensor, int, int]  # seed, step, row_offset, stream
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -186,13 +187,13 @@ def _random_bits_triton(*arguments: Any) -> Tensor:
     return random_bits_triton(*arguments)
 
 
-def _reparameterize_triton(mu: Tensor, logvar: Tensor, *noise: Any) -> Tensor:
+def _reparameterize_triton(mu: Tensor, logvar: Tensor, *noise: *Noise) -> Tensor:
     from .triton.reparameterize import reparameterize_fwd_triton
 
     return reparameterize_fwd_triton(mu, logvar, *noise, with_kl=False)[0]
 
 
-def _reparameterize_backward_triton(grad_z: Tensor, logvar: Tensor, *noise: Any) -> tuple[Tensor, Tensor]:
+def _reparameterize_backward_triton(grad_z: Tensor, logvar: Tensor, *noise: *Noise) -> tuple[Tensor, Tensor]:
     from .triton.reparameterize import reparameterize_bwd_triton
 
     out = logvar.new_empty(logvar.shape), logvar.new_empty(logvar.shape)
@@ -200,19 +201,21 @@ def _reparameterize_backward_triton(grad_z: Tensor, logvar: Tensor, *noise: Any)
     return out
 
 
-def _sample_posterior_triton(stats: Tensor, *noise: Any) -> tuple[Tensor, Tensor | None]:
+def _sample_posterior_triton(stats: Tensor, *noise: *Noise) -> tuple[Tensor, Tensor | None]:
     from .triton.reparameterize import reparameterize_fwd_triton
 
-    return reparameterize_fwd_triton(*_halves(stats), *noise, with_kl=True)
+    mu, logvar = _halves(stats)
+    return reparameterize_fwd_triton(mu, logvar, *noise, with_kl=True)
 
 
 def _sample_posterior_backward_triton(
-    grad_z: Tensor | None, grad_kl: Tensor | None, stats: Tensor, *noise: Any
+    grad_z: Tensor | None, grad_kl: Tensor | None, stats: Tensor, *noise: *Noise
 ) -> Tensor:
     from .triton.reparameterize import reparameterize_bwd_triton
 
     grad_stats = stats.new_empty(stats.shape)
-    reparameterize_bwd_triton(grad_z, grad_kl, *_halves(stats), *noise, _halves(grad_stats))
+    mu, logvar = _halves(stats)
+    reparameterize_bwd_triton(grad_z, grad_kl, mu, logvar, *noise, _halves(grad_stats))
     return grad_stats
 
 
