@@ -28,6 +28,7 @@ DTYPES = ("fp32", "bf16", "fp16")  # of all floating data
 TABLE = Path(__file__).with_suffix(".md")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SCALED = ("gaussian", "discretized_logistic")
+NOISE = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset": "i64", "stream": "i64"}
 
 
 @dataclass(frozen=True)
@@ -58,43 +59,52 @@ class Resources:
 
 
 def variants(dtypes: Sequence[str] = DTYPES) -> Iterator[Variant]:
-    noise = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset": "i64", "stream": "i64"}
-    tile = {"BLOCK_R": 32, "BLOCK_C": 32}
-    kernel = philox._random_bits_kernel
     constants = {"BLOCK_R": 32, "BLOCK_C": 32}
-    yield Variant("random_bits", kernel, {**noise, "out_ptr": "*i64"}, constants)
+    yield Variant("random_bits", philox._random_bits_kernel, {**NOISE, "out_ptr": "*i64"}, constants)
     for dtype in dtypes:
-        for with_kl in (False, True):
-            title = f"{'with kl, ' if with_kl else ''}{dtype}"
-            kernel = reparameterize._reparameterize_fwd_kernel
-            pointers = {**_pointers(kernel, dtype), **noise, "kl_ptr": "*fp32"}
-            unused: dict[str, Any] = {} if with_kl else {"kl_ptr": None}
-            constants = {**_together(kernel), **tile, **unused}
-            yield Variant(f"reparameterize_fwd, {title}", kernel, pointers, constants)
-            kernel = reparameterize._reparameterize_bwd_kernel
-            pointers = {**_pointers(kernel, dtype), **noise, "grad_kl_ptr": "*fp32"}
-            unused = {} if with_kl else {"grad_kl_ptr": None}
-            constants = {**_together(kernel), "grad_kl_stride": 1, **tile, **unused}
-            yield Variant(f"reparameterize_bwd, {title}", kernel, pointers, constants)
+        yield from _reparameterize(dtype)
         for likelihood in LIKELIHOODS:
-            yield from _elbo(likelihood, dtype)
+            for with_kl in (True, False):
+                yield from _elbo(likelihood, dtype, with_kl)
 
 
-def _elbo(likelihood: str, dtype: str) -> Iterator[Variant]:
+def _reparameterize(dtype: str) -> Iterator[Variant]:
+    tile = {"BLOCK_R": 32, "BLOCK_C": 32}
+    kernel = reparameterize._reparameterize_fwd_kernel
+    pointers = {**_pointers(kernel, dtype), **NOISE, "kl_ptr": "*fp32"}
+    for title, unused in (("", ["kl_ptr"]), ("with kl, ", [])):
+        constants = {**_together(kernel), **tile, **dict.fromkeys(unused)}
+        yield Variant(f"reparameterize_fwd, {title}{dtype}", kernel, pointers, constants)
+    kernel = reparameterize._reparameterize_bwd_kernel
+    pointers = {**_pointers(kernel, dtype), **NOISE, "grad_kl_ptr": "*fp32"}
+    for title, unused in (("", ["grad_kl_ptr", "mu_ptr"]), ("with kl, ", []), ("kl only, ", ["grad_z_ptr"])):
+        constants = {**_together(kernel), "grad_kl_stride": 1, **tile, **dict.fromkeys(unused)}
+        yield Variant(f"reparameterize_bwd, {title}{dtype}", kernel, pointers, constants)
+
+
+def _elbo(likelihood: str, dtype: str, with_kl: bool) -> Iterator[Variant]:
+    title = f"{likelihood}, {'' if with_kl else 'nll only, '}{dtype}"
     scaled = likelihood in SCALED
-    unscaled = {} if scaled else {"log_scale_ptr": None}
+    unused = [] if with_kl else ["mu_ptr", "logvar_ptr", "kl_ptr", "grad_kl_ptr", "grad_mu_ptr", "grad_logvar_ptr"]
+    unused += [] if scaled else ["log_scale_ptr", "partial_ptr"]
     floats = {"target_ptr": "*u8", "nll_ptr": "*fp32", "kl_ptr": "*fp32", "log_scale_ptr": "*fp32"}
-    blocks = {"BLOCK_D": 1024, "BLOCK_Z": 32}
-    kernel = elbo._elbo_fwd_kernel
-    constants = {**_together(kernel), **unscaled, **blocks, "VALUE": LIKELIHOODS[likelihood].value}
-    yield Variant(f"elbo_fwd, {likelihood}, {dtype}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
-    kernel = elbo._elbo_bwd_kernel
     floats |= {"grad_nll_ptr": "*fp32", "grad_kl_ptr": "*fp32", "partial_ptr": "*fp32"}
-    constants = {**_together(kernel), **unscaled, **blocks, "GRADIENT": LIKELIHOODS[likelihood].gradient}
-    constants |= {"grad_nll_stride": 1, "grad_kl_stride": 1, "ROWS": elbo.ROWS if scaled else 1}
-    if not scaled:
-        constants["partial_ptr"] = None
-    yield Variant(f"elbo_bwd, {likelihood}, {dtype}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
+    strides = {"grad_nll_stride": 1, "grad_kl_stride": 1}
+    for kernel, function in (
+        (elbo._elbo_fwd_kernel, {"VALUE": LIKELIHOODS[likelihood].value}),
+        (elbo._elbo_bwd_kernel, {"GRADIENT": LIKELIHOODS[likelihood].gradient, "ROWS": elbo.ROWS if scaled else 1}),
+    ):
+        constants = {
+            **_together(kernel),
+            **strides,
+            "BLOCK_D": 1024,
+            "BLOCK_Z": 32,
+            **function,
+            **dict.fromkeys(unused),
+        }
+        constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+        name = kernel.__name__.removeprefix("_").removesuffix("_kernel")
+        yield Variant(f"{name}, {title}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
 
 
 def _pointers(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:

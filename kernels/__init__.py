@@ -8,7 +8,28 @@ if __name__ != "vae_fast.kernels":
 
 from . import streams
 from .adam import adam_
-from .ops import Elbo, elbo_loss, kl_per_dimension, random_bits, reparameterize
+from .ops import (
+    Elbo,
+    PosteriorSample,
+    elbo_loss,
+    kl_per_dimension,
+    nll,
+    random_bits,
+    reparameterize,
+    sample_posterior,
+)
 from .products import linear
 
-__all__ = ["Elbo", "adam_", "elbo_loss", "kl_per_dimension", "linear", "random_bits", "reparameterize", "streams"]
+__all__ = [
+    "Elbo",
+    "PosteriorSample",
+    "adam_",
+    "elbo_loss",
+    "kl_per_dimension",
+    "linear",
+    "nll",
+    "random_bits",
+    "reparameterize",
+    "sample_posterior",
+    "streams",
+]

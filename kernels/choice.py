@@ -33,8 +33,7 @@ ARGUMENTS = {
     "nll": ("logits", "target", "log_scale"),
 }
 
-HALVES = (torch.float16, torch.bfloat16)
-TAKEN = {"triton": (torch.float32, *HALVES), "cpp": (torch.float32,)}
+TAKEN = {"triton": (torch.float32, torch.float16, torch.bfloat16), "cpp": (torch.float32,)}
 ALSO_TAKEN = {"target": torch.uint8, "seed": torch.int64}
 CPP_LIKELIHOODS = ("bernoulli",)
 IN_LIBRARY = tuple(
@@ -51,11 +50,13 @@ def chosen(operator: str, impl: str, *tensors: Tensor | None, likelihood: str = 
     """
     first = tensors[0]
     assert first is not None
-    wanted = impl if impl != "auto" else "triton" if first.is_cuda else "cpp"
+    wanted = _made_for(first.is_cuda) if impl == "auto" else impl
     if wanted == "reference":
         return wanted
-    reason = _elsewhere(wanted, operator, first) or lacking(wanted, operator)
-    reason = reason or _refused(wanted, operator, tensors, likelihood)
+    reason = _elsewhere(wanted, first.is_cpu, first.is_cuda)
+    if reason is not None:
+        reason += f", and {ARGUMENTS[operator][0]} is on {first.device}"
+    reason = reason or _missing(wanted, operator) or _refused(wanted, operator, tensors, likelihood)
     if reason is None:
         return wanted
     if impl == "auto":
@@ -63,7 +64,30 @@ def chosen(operator: str, impl: str, *tensors: Tensor | None, likelihood: str = 
     raise RuntimeError(f"impl={impl!r} of {operator} is not available: {reason}")
 
 
-def lacking(impl: str, operator: str) -> str | None:
+def preferred(operator: str, device: torch.device) -> str:
+    """What impl="auto" takes for a public function on a device, and why, for people to read."""
+    impl = _made_for(device.type == "cuda")
+    reason = _elsewhere(impl, device.type == "cpu", device.type == "cuda") or _missing(impl, operator)
+    if reason is not None:
+        return f"reference: {reason}"
+    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in TAKEN[impl])
+    return f"{impl}: it is there and takes {dtypes}; the reference takes the rest"
+
+
+def _made_for(is_cuda: bool) -> str:
+    return "triton" if is_cuda else "cpp"
+
+
+def _elsewhere(impl: str, is_cpu: bool, is_cuda: bool) -> str | None:
+    """Why an implementation does not run on a device, or None."""
+    if impl == "cpp":
+        return None if is_cpu else "it runs on a CPU"
+    if operators.INTERPRETED:
+        return None if is_cpu else "under TRITON_INTERPRET it runs on a CPU"
+    return None if is_cuda else "it runs on a GPU"
+
+
+def _missing(impl: str, operator: str) -> str | None:
     """What an implementation of an operator lacks on this machine, whatever the arguments, or None."""
     if impl == "cpp":
         if not HAS_LIBRARY:
@@ -74,16 +98,6 @@ def lacking(impl: str, operator: str) -> str | None:
     if not operators.INTERPRETED and not HAS_C_COMPILER:
         return "Triton needs a C compiler, gcc or clang or what CC names, and finds none"
     return None
-
-
-def _elsewhere(impl: str, operator: str, first: Tensor) -> str | None:
-    """Why an implementation does not run where the arguments are, or None."""
-    if first.is_cuda if impl == "triton" and not operators.INTERPRETED else first.is_cpu:
-        return None
-    where = "it runs on a CPU"
-    if impl == "triton":
-        where = "under TRITON_INTERPRET it runs on a CPU" if operators.INTERPRETED else "it runs on a GPU"
-    return f"{where}, and {ARGUMENTS[operator][0]} is on {first.device}"
 
 
 def _refused(impl: str, operator: str, tensors: tuple[Tensor | None, ...], likelihood: str) -> str | None:

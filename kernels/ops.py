@@ -19,6 +19,13 @@ class Elbo(NamedTuple):
     kl: Tensor
 
 
+class PosteriorSample(NamedTuple):
+    """A sample `z`, [B, Z], of the posterior, and its divergence from the prior, `kl`, [B], in nats per image."""
+
+    z: Tensor
+    kl: Tensor
+
+
 def random_bits(
     rows: int,
     columns: int,
@@ -85,8 +92,8 @@ def reparameterize(
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
-        impl: "auto", "reference", "triton" (on a GPU, not float64), or "cpp" (float32 on a CPU, where the library is
-            built); "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
+        impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
+            float64; "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
             two have no second derivatives: asking for one raises.
 
     Returns:
@@ -117,8 +124,55 @@ def reparameterize(
         z: Tensor = torch.ops.vae_fast.reparameterize.default(mu, logvar, seed, step, row_offset, stream)
         return z
     rows, latent = mu.shape[:-1].numel(), mu.shape[-1]
-    bits = random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
-    return reference.reparameterize(mu, logvar, bits)
+    return reference.reparameterize(mu, logvar, _bits(rows, latent, seed, step, row_offset, stream, impl))
+
+
+def sample_posterior(
+    stats: Tensor,
+    seed: int | Tensor,
+    step: int | Tensor,
+    *,
+    row_offset: int = 0,
+    stream: int = 0,
+    impl: str = "auto",
+) -> PosteriorSample:
+    """`reparameterize` and the KL term of `elbo_loss` from one reading of an encoder's output; one gradient for both.
+
+    z = mu + exp(logvar / 2) * eps and kl_b = -1/2 sum_j (1 + logvar - mu^2 - e^logvar), the sum taken in float32, or in
+    float64 for stats in float64.
+
+    Args:
+        stats: [B, 2 Z], mu in the first half of the columns and logvar in the second; float32, float16, bfloat16 or
+            float64. Large logvar is not clamped: e^logvar overflows float32 at 88.7, and kl is then inf.
+        seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
+        row_offset: the index of the first row in the global batch.
+        stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
+        impl: as for `reparameterize`; z and kl of "triton" and "cpp" are one node of the graph, so that going back
+            through one and then the other takes retain_graph=True.
+
+    Returns:
+        PosteriorSample(z, kl): z [B, Z] in stats' dtype, drawn with the noise that `reparameterize` draws; kl [B] in
+        float32, or float64 for stats in float64. Both differentiable in stats, with a gradient of its dtype; where only
+        one of them is used the other contributes nothing.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
+
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, section 2.4 and appendix B.
+    """
+    checks.floating("stats", stats)
+    if stats.dim() != 2 or stats.shape[1] % 2:
+        raise ValueError(f"stats: expected [B, 2 Z], got {list(stats.shape)}")
+    device = stats.device
+    seed, step = checks.counter("seed", seed, device), checks.counter("step", step, device)
+    checks.count("row_offset", row_offset)
+    checks.count("stream", stream, bits=32)
+    checks.one_of("impl", impl, IMPLEMENTATIONS)
+    if chosen("sample_posterior", impl, stats) != "reference":
+        return PosteriorSample(*torch.ops.vae_fast.sample_posterior.default(stats, seed, step, row_offset, stream))
+    rows, columns = stats.shape
+    bits = _bits(rows, columns // 2, seed, step, row_offset, stream, impl)
+    return PosteriorSample(*reference.sample_posterior(stats, bits))
 
 
 def elbo_loss(
@@ -147,11 +201,10 @@ def elbo_loss(
         likelihood: "bernoulli", "continuous_bernoulli", "gaussian" or "discretized_logistic".
         log_scale: the log of the scale, for the last two only: a float, or a 0-d or [D] tensor. Differentiable.
         reduction: "mean", "sum" or "none", over the batch; of `loss` only.
-        impl: "auto", "reference", "triton" (on a GPU, not float64), or "cpp" (on a CPU, where the library is built:
-            "bernoulli" with logits, mu and logvar in float32, target in uint8 or float32); "auto" takes one of the
-            latter two where it can. They agree within float32's rounding. The latter two have no second derivatives:
-            asking for one raises; and their nll and kl are one node of the graph, so that going back through one and
-            then the other takes retain_graph=True.
+        impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
+            float64; "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
+            two have no second derivatives: asking for one raises; and their nll and kl are one node of the graph, so
+            that going back through one and then the other takes retain_graph=True.
 
     Returns:
         Elbo(loss, nll, kl): loss 0-d, or [B] with "none"; nll and kl always [B]; all three float32 (float64 if any
@@ -177,6 +230,39 @@ def elbo_loss(
     return Elbo(_reduce(_weighted(nll, kl, beta), reduction), nll, kl)
 
 
+def nll(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    likelihood: str = "bernoulli",
+    log_scale: float | Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """nll_b = -sum_d log p(x_bd | z_b), the reconstruction term of `elbo_loss` alone, in nats per image.
+
+    Args:
+        logits, target, likelihood, log_scale: as for `elbo_loss`.
+        impl: as for `elbo_loss`.
+
+    Returns:
+        [B], float32 (float64 if any floating input is), differentiable in logits and log_scale, each gradient of its
+        input's dtype.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
+
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; the likelihoods' are named in reference.py.
+    """
+    checks.images(logits, target)
+    checks.one_of("likelihood", likelihood, _LIKELIHOODS)
+    scale = checks.log_scale(log_scale, likelihood, logits)
+    checks.one_of("impl", impl, IMPLEMENTATIONS)
+    if chosen("nll", impl, logits, target, scale, likelihood=likelihood) != "reference":
+        value: Tensor = torch.ops.vae_fast.nll.default(logits, target, scale, likelihood)
+        return value
+    return reference.nll(logits, target.detach(), likelihood, scale)
+
+
 def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, e^logvar) || N(0, 1)) of every latent dimension, in nats: [B, Z] for mu and logvar [B, Z].
 
@@ -188,6 +274,11 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     checks.floating("mu", mu)
     checks.posterior(mu.shape[0] if mu.dim() else 0, mu, logvar, mu.device)
     return reference.kl_per_dimension(mu, logvar)
+
+
+def _bits(rows: int, latent: int, seed: Tensor, step: Tensor, row_offset: int, stream: int, impl: str) -> Tensor:
+    """What the reference makes its normals from, which are made in pairs."""
+    return random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
 
 
 def _weighted(nll: Tensor, kl: Tensor, beta: float | Tensor) -> Tensor:

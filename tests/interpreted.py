@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import vae_fast as vf
-from vae_fast.kernels import library, operators, random_bits, reference
+from vae_fast.kernels import library, nll, operators, random_bits, reference, sample_posterior
 from vae_fast.testing import (
     LAYOUTS,
     SEED,
@@ -18,10 +19,14 @@ from vae_fast.testing import (
     STEP,
     check_elbo,
     check_extremes,
+    check_extremes_apart,
+    check_nll,
     check_reparameterize,
+    check_sample_posterior,
+    encoded,
     images,
     posterior,
-    within,
+    scales,
 )
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -36,18 +41,18 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def elbo_cases() -> Iterator[Any]:
-    """Every likelihood, shape, layout and dtype. The interpreter takes seconds for 128 images, so few of those."""
+def cases(every: int) -> Iterator[Any]:
+    """Every likelihood, shape, layout and dtype. The interpreter takes seconds for 128 images, so few of those.
+
+    Of the rest, those of one likelihood in `every` are not left to the sweep.
+    """
     pairs = list(zip(LAYOUTS, DTYPES, strict=True))
-    for likelihood, shape, layout, dtype in product(reference.LIKELIHOODS, SHAPES, LAYOUTS, DTYPES):
-        slow = (layout, dtype) not in pairs or (shape[0] == 128 and (likelihood, layout) != ("bernoulli", "halves"))
+    for (k, likelihood), (i, shape), layout, dtype in product(
+        enumerate(reference.LIKELIHOODS), enumerate(SHAPES), LAYOUTS, DTYPES
+    ):
+        slow = (layout, dtype) not in pairs or (i + LAYOUTS.index(layout) + k) % every
+        slow = slow or (shape[0] == 128 and (likelihood, layout) != ("bernoulli", "halves"))
         yield pytest.param(*shape, layout, dtype, likelihood, marks=[pytest.mark.sweep] if slow else [])
-
-
-def scales(likelihood: str, d: int) -> list[torch.Tensor | None]:
-    if likelihood not in reference.SCALED:
-        return [None]
-    return [torch.tensor(-1.0), 0.3 * torch.randn(d, generator=torch.Generator().manual_seed(d)) - 1]
 
 
 def test_memory_is_poisoned() -> None:
@@ -70,31 +75,11 @@ def test_reparameterize_is_the_reference(b: int, d: int, z: int, layout: str, dt
     check_reparameterize("triton", *posterior(b, z, layout, dtype))
 
 
-@pytest.mark.parametrize(("b", "z"), [(1, 1), (41, 3), (5, 300)])
-def test_the_kl_comes_with_the_sample(b: int, z: int) -> None:
-    """Both from the encoder's output, whose gradient is one tensor."""
-    from vae_fast.kernels.triton.reparameterize import reparameterize_bwd_triton, reparameterize_fwd_triton
-
-    stats = torch.randn(b, 2 * z, generator=torch.Generator().manual_seed(z))
-    mu, logvar = stats.chunk(2, dim=-1)
-    sample, kl = reparameterize_fwd_triton(mu, logvar, SEED, STEP, 5, 16, with_kl=True)
-    assert kl is not None
-    grad_z, grad_kl, by_stats = torch.randn(b, z), torch.linspace(-1, 2, b), torch.empty(b, 2 * z)
-    out = by_stats.chunk(2, dim=-1)
-    reparameterize_bwd_triton(grad_z, grad_kl, mu, logvar, SEED, STEP, 5, 16, (out[0], out[1]))
-
-    exact_stats = stats.double().requires_grad_()
-    exact_mu, exact_logvar = exact_stats.chunk(2, dim=-1)
-    bits = random_bits(b, z + z % 2, SEED, STEP, row_offset=5, stream=16, impl="reference")
-    exact = reference.reparameterize(exact_mu, exact_logvar, bits)
-    exact_kl = reference.kl_per_dimension(exact_mu, exact_logvar).sum(1)
-    (exact_grad,) = torch.autograd.grad((exact, exact_kl), exact_stats, (grad_z.double(), grad_kl.double()))
-    # the noise, at most 6, is within 1e-6 max(1, |eps|), and all is made from values no larger than these
-    size = 6 * (1 + mu.double().square() + logvar.double().abs() + logvar.double().exp())
-    within(sample, exact, 12, size)
-    within(kl, exact_kl, 20, size.sum(1))
-    weight = (1 + grad_z.abs() + grad_kl.abs().view(-1, 1)).double()
-    within(by_stats, exact_grad, 20, (size * weight).repeat(1, 2))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("b", "d", "z"), [*SHAPES, (5, 1, 300), (3, 1, 0)])
+def test_sample_posterior_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+    check_sample_posterior("triton", encoded(b, z, layout, dtype), row_offset=d)
 
 
 def test_dtypes_may_differ() -> None:
@@ -103,7 +88,7 @@ def test_dtypes_may_differ() -> None:
     check_elbo("triton", *images(5, 9, "halves", torch.float16, torch.bfloat16), mu, logvar)
 
 
-@pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(elbo_cases()))
+@pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(cases(every=1)))
 def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
     target_dtype = torch.uint8 if layout != "contiguous" else torch.float32
     for log_scale in scales(likelihood, d):
@@ -112,11 +97,19 @@ def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch
         )
 
 
+@pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(cases(every=4)))
+def test_nll_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
+    target_dtype = torch.uint8 if layout != "contiguous" else dtype
+    for log_scale in scales(likelihood, d):
+        check_nll("triton", *images(b, d, layout, target_dtype, dtype), likelihood, log_scale)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the overflows that are wanted here
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("likelihood", reference.LIKELIHOODS)
 def test_extreme_values_come_out_as_in_the_reference(likelihood: str, target_dtype: torch.dtype) -> None:
     check_extremes("triton", target_dtype, 1, likelihood, scales(likelihood, 1)[0])
+    check_extremes_apart("triton", target_dtype, 1, likelihood, scales(likelihood, 1)[0])
 
 
 @FEW
@@ -130,8 +123,24 @@ def test_extreme_values_come_out_as_in_the_reference(likelihood: str, target_dty
 )
 def test_any_shape(b: int, d: int, z: int, layout: str, likelihood: str, row_offset: int) -> None:
     check_reparameterize("triton", *posterior(b, z, layout), row_offset)
+    check_sample_posterior("triton", encoded(b, z, layout), row_offset)
     for log_scale in scales(likelihood, d):
         check_elbo("triton", *images(b, d, layout, torch.uint8), *posterior(b, z, layout), likelihood, log_scale)
+        check_nll("triton", *images(b, d, layout, torch.uint8), likelihood, log_scale)
+
+
+@FEW
+@given(b=st.integers(0, 40), z=st.integers(1, 30), split=st.integers(0, 40))
+def test_a_split_batch_is_the_whole_bit_for_bit(b: int, z: int, split: int) -> None:
+    stats, (logits, target) = encoded(b, z, "halves"), images(b, 37, "contiguous", torch.uint8)
+    parts = [slice(0, min(split, b)), slice(min(split, b), b)]
+    whole = sample_posterior(stats, SEED, STEP, row_offset=7, impl="triton")
+    samples = [sample_posterior(stats[p], SEED, STEP, row_offset=7 + p.start, impl="triton") for p in parts]
+    assert torch.equal(whole.z, torch.cat([sample.z for sample in samples]))
+    assert torch.equal(whole.kl, torch.cat([sample.kl for sample in samples]))
+    assert torch.equal(whole.z, vf.reparameterize(*stats.chunk(2, 1), SEED, STEP, row_offset=7, impl="triton"))
+    values = [nll(logits[p], target[p], impl="triton") for p in parts]
+    assert torch.equal(nll(logits, target, impl="triton"), torch.cat(values))
 
 
 @FEW
@@ -162,9 +171,49 @@ def test_are_proper_operators() -> None:
     torch.library.opcheck(ops.reparameterize, (mu, logvar, SEED, STEP, 4, 16))
     torch.library.opcheck(ops.reparameterize_backward, (mu_data, logvar_data, SEED, STEP, 4, 16))
     gradients = torch.ones(6), torch.ones(()).expand(6)
+    stats = encoded(6, 5, "strided")
+    torch.library.opcheck(ops.sample_posterior, (stats.detach().requires_grad_(), SEED, STEP, 4, 16))
+    for used in ((mu_data, gradients[1]), (mu_data, None), (None, gradients[1])):
+        torch.library.opcheck(ops.sample_posterior_backward, (*used, stats, SEED, STEP, 4, 16))
     for likelihood in reference.LIKELIHOODS:
         for log_scale in scales(likelihood, 11):
-            inputs = (logits, target, mu, logvar, None if log_scale is None else log_scale.requires_grad_(), likelihood)
-            torch.library.opcheck(ops.elbo, inputs)
-            plain = [t.detach() if isinstance(t, torch.Tensor) else t for t in inputs]
-            torch.library.opcheck(ops.elbo_backward, (*gradients, *plain))
+            scale = None if log_scale is None else log_scale.requires_grad_()
+            pixels, plain = (logits, target), (logits.detach(), target)
+            plain_scale = None if scale is None else scale.detach()
+            torch.library.opcheck(ops.elbo, (*pixels, mu, logvar, scale, likelihood))
+            posterior_data = (mu_data, logvar_data, plain_scale, likelihood)
+            torch.library.opcheck(ops.elbo_backward, (*gradients, *plain, *posterior_data))
+            torch.library.opcheck(ops.nll, (*pixels, scale, likelihood))
+            torch.library.opcheck(ops.nll_backward, (gradients[1], *plain, plain_scale, likelihood))
+
+
+def test_second_derivatives_raise() -> None:
+    stats = encoded(2, 3, "contiguous").requires_grad_()
+    logits, target = images(2, 6, "contiguous", torch.uint8)
+    logits.requires_grad_()
+    for value, leaf in (
+        (sample_posterior(stats, 0, 0, impl="triton").kl.sum(), stats),
+        (nll(logits, target, impl="triton").sum(), logits),
+    ):
+        (grad,) = torch.autograd.grad(value, leaf, create_graph=True)
+        with pytest.raises(RuntimeError, match="the fused operators have no second derivatives"):
+            grad.sum().backward()
+
+
+def test_compiled_forward_and_backward_have_no_graph_break() -> None:
+    def step(stats: Tensor, logits: Tensor, target: Tensor, seed: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        mu, logvar = stats.chunk(2, dim=-1)
+        z = vf.reparameterize(mu, logvar, seed, step, impl="triton")
+        sample = sample_posterior(stats, seed, step, row_offset=3, impl="triton")
+        elbo = vf.elbo_loss(logits + z.sum(1, keepdim=True), target, mu, logvar, beta=0.5, impl="triton")
+        return z, *sample, elbo.loss + (nll(logits, target, impl="triton") * sample.kl).sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (step, compiled):
+        stats = encoded(6, 4, "halves").requires_grad_()
+        logits, target = images(6, 11, "contiguous", torch.uint8)
+        outputs = function(stats, logits.requires_grad_(), target, SEED, STEP)
+        results.append((*outputs, *torch.autograd.grad(outputs[-1], (stats, logits))))
+    for eager, traced in zip(*results, strict=True):
+        torch.testing.assert_close(eager, traced)

@@ -9,7 +9,8 @@ import torch
 
 from vae_fast import env
 from vae_fast.errors import RunError
-from vae_fast.kernels import library
+from vae_fast.kernels import choice, library
+from vae_fast.kernels import operators as kernel_operators
 
 
 def test_list_of_commands_needs_no_torch() -> None:
@@ -35,6 +36,27 @@ def test_report_names_versions_devices_and_fast_paths(
     assert lines["torch"] == str(torch.__version__)
     assert lines["Python"].endswith(".".join(map(str, sys.version_info[:3])))
     assert {"vae_fast", "triton", "numpy", "system", "torch.compile", "Triton", "AMP"} <= lines.keys()
+
+
+def test_names_the_implementation_of_each_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the operators themselves choose: what is said of a device is what a call on it does."""
+    said = env.operators()
+    by_operator = {name: said.get("CPU", said.get(f"CPU, {name}", "")) for name in choice.OPERATORS}
+    mu = torch.zeros(2, 4)
+    for name, tensors in {"reparameterize": (mu, mu), "elbo_loss": (mu, mu, mu, mu), "nll": (mu, mu)}.items():
+        assert by_operator[name].startswith(f"{choice.chosen(name, 'auto', *tensors)}: ")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(kernel_operators, "HAS_TRITON", True)
+    monkeypatch.setattr(choice, "HAS_C_COMPILER", True)
+    assert env.operators()["GPU 0"].startswith("triton: it is there and takes float32, float16, bfloat16; ")
+    monkeypatch.setattr(choice, "HAS_C_COMPILER", False)
+    assert env.operators()["GPU 0"].startswith("reference: Triton needs a C compiler")
+    monkeypatch.setattr(choice, "HAS_LIBRARY", True)
+    monkeypatch.setattr(choice, "IN_LIBRARY", ("elbo_loss",))
+    said = env.operators()
+    assert said["CPU, elbo_loss"].startswith("cpp: ")
+    assert said["CPU, nll"] == "reference: the library has no kernel for it"
 
 
 def test_every_fast_path_has_a_reason() -> None:

@@ -130,12 +130,14 @@ def test_launches_reach_the_device(
     random_bits_triton(SEED, STEP, b, d, *noise[2:])
     for with_kl in (False, True):
         reparameterize_fwd_triton(mu, logvar, *noise, with_kl)
-        out = torch.empty(b, 2 * z, dtype=dtype)
-        grad_kl = torch.ones(b) if with_kl else None
-        reparameterize_bwd_triton(mu, grad_kl, mu, logvar, *noise, (out[:, :z], out[:, z:]))
+    out = torch.empty(b, 2 * z, dtype=dtype)
+    for grad_z, grad_kl in ((mu, None), (mu, torch.ones(b)), (None, torch.ones(()).expand(b))):
+        reparameterize_bwd_triton(grad_z, grad_kl, mu, logvar, *noise, (out[:, :z], out[:, z:]))
     logits, target = images(b, d, layout, torch.uint8, dtype)
     gradients = torch.ones(b), torch.ones(()).expand(b)
     for likelihood, log_scale in (("bernoulli", None), ("gaussian", torch.zeros(())), ("gaussian", torch.zeros(d))):
         elbo_fwd_triton(logits, target, mu, logvar, log_scale, likelihood)
         elbo_bwd_triton(*gradients, logits, target, mu, logvar, log_scale, likelihood)
-    assert len(compiled) == 11
+        elbo_fwd_triton(logits, target, None, None, log_scale, likelihood)
+        elbo_bwd_triton(gradients[0], None, logits, target, None, None, log_scale, likelihood)
+    assert len(compiled) == 18

@@ -13,7 +13,7 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.errors import RunError
-from vae_fast.kernels import library, products
+from vae_fast.kernels import choice, library, products
 from vae_fast.plan import cpu_name, make_plan, require_compiler
 
 PACKAGES = ("vae_fast", "torch", "triton", "numpy", "safetensors", "tyro")
@@ -23,7 +23,13 @@ CPU_FEATURES = {"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd
 
 def main() -> None:
     argparse.ArgumentParser(prog="python -m vae_fast.env", description=__doc__).parse_args()
-    for title, facts in {"Versions": versions(), "Devices": devices(), "Fast paths": fast_paths()}.items():
+    sections = {
+        "Versions": versions(),
+        "Devices": devices(),
+        "Fast paths": fast_paths(),
+        "Operators": operators(),
+    }
+    for title, facts in sections.items():
         print(title)
         for name, fact in facts.items():
             print(f"  {name:<14} {fact}")
@@ -62,6 +68,19 @@ def fast_paths() -> dict[str, str]:
         "AMP": f"{plan.precision}: {reasons['precision']}",
         "CUDA graphs": f"{'on' if plan.cuda_graphs else 'off'}: {reasons['cuda_graphs']}",
     }
+
+
+def operators() -> dict[str, str]:
+    """What each device takes for the operators, and why: a line for all of them where they agree, else one for each."""
+    facts: dict[str, str] = {}
+    kinds = {"CPU": "cpu", **{f"GPU {index}": f"cuda:{index}" for index in range(torch.cuda.device_count())}}
+    for name, device in kinds.items():
+        ways = {operator: choice.preferred(operator, torch.device(device)) for operator in choice.OPERATORS}
+        if len(set(ways.values())) == 1:
+            facts[name] = ways.popitem()[1]
+        else:
+            facts |= {f"{name}, {operator}": way for operator, way in ways.items()}
+    return facts
 
 
 def _compile(device: torch.device) -> str:

@@ -5,12 +5,22 @@ each relative to the size of what was rounded: not of the result, which may have
 the way to it. What is stored in a narrower dtype is rounded once more.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae_fast.kernels import elbo_loss, operators, philox, random_bits, reference, reparameterize
+from vae_fast.kernels import (
+    elbo_loss,
+    nll,
+    operators,
+    philox,
+    random_bits,
+    reference,
+    reparameterize,
+    sample_posterior,
+)
 
 EPS = torch.finfo(torch.float32).eps
 SHAPES = [(1, 1, 1), (41, 401, 3), (128, 784, 20), (0, 5, 4), (3, 2049, 33), (2, 12288, 128)]  # B, D, Z
@@ -20,32 +30,58 @@ EXTREMES += [-3e38, float("inf"), float("-inf"), float("nan")]
 SEED, STEP = torch.tensor(2**40 + 7), torch.tensor(2**33 + 3)
 
 
-def posterior(b: int, z: int, layout: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+# Inputs are drawn on the CPU, so that they are the same on every device, and take their dtype and device before they
+# are sliced: a copy of a slice would lie together.
+
+
+def posterior(
+    b: int, z: int, layout: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """mu and logvar, [B, Z]: two tensors, two halves of one, or two transposed ones."""
     generator = torch.Generator().manual_seed(b + z)
     if layout == "halves":
-        mu, logvar = torch.randn(b, 2 * z, generator=generator).to(dtype).chunk(2, dim=-1)
+        mu, logvar = torch.randn(b, 2 * z, generator=generator).to(device, dtype).chunk(2, dim=-1)
         return mu, logvar
     shape = (b, z) if layout == "contiguous" else (z, b)
-    mu, logvar = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    mu, logvar = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
     return (mu, logvar) if layout == "contiguous" else (mu.t(), logvar.t())
 
 
+def encoded(b: int, z: int, layout: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
+    """An encoder's output, [B, 2 Z]: a whole tensor, the middle half of a wider one, or a transposed one."""
+    generator = torch.Generator().manual_seed(b + z)
+    if layout == "halves":
+        return torch.randn(b, 4 * z, generator=generator).to(device, dtype)[:, z : 3 * z]
+    shape = (b, 2 * z) if layout == "contiguous" else (2 * z, b)
+    stats = torch.randn(shape, generator=generator).to(device, dtype)
+    return stats if layout == "contiguous" else stats.t()
+
+
 def images(
-    b: int, d: int, layout: str, target_dtype: torch.dtype, dtype: torch.dtype = torch.float32
+    b: int,
+    d: int,
+    layout: str,
+    target_dtype: torch.dtype,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Logits and target, [B, D]: whole tensors, halves of wider ones, or every second column of them."""
     generator = torch.Generator().manual_seed(b + d)
     width = d if layout == "contiguous" else 2 * d
-    logits = 4 * torch.randn(b, width, generator=generator)
+    logits = (4 * torch.randn(b, width, generator=generator)).to(device, dtype)
     target = torch.randint(0, 256, (b, width), generator=generator, dtype=torch.uint8)
+    target = (target if target_dtype == torch.uint8 else (target / 255).to(target_dtype)).to(device)
     if layout == "halves":
-        logits, target = logits[:, d:], target[:, :d]
-    elif layout == "strided":
-        logits, target = logits[:, ::2], target[:, 1::2]
-    return logits.to(dtype) if dtype != torch.float32 else logits, target if target_dtype == torch.uint8 else (
-        target / 255
-    ).to(target_dtype)
+        return logits[:, d:], target[:, :d]
+    return (logits[:, ::2], target[:, 1::2]) if layout == "strided" else (logits, target)
+
+
+def scales(likelihood: str, d: int, device: str = "cpu") -> list[Tensor | None]:
+    """Logs of a likelihood's scale: [] and [D], or None where it has none."""
+    if likelihood not in reference.SCALED:
+        return [None]
+    each = 0.3 * torch.randn(d, generator=torch.Generator().manual_seed(d)) - 1
+    return [torch.tensor(-1.0, device=device), each.to(device)]
 
 
 def within(actual: Tensor, exact: Tensor, roundings: float, size: Tensor | float) -> None:
@@ -63,13 +99,12 @@ def within(actual: Tensor, exact: Tensor, roundings: float, size: Tensor | float
 def check_reparameterize(impl: str, mu: Tensor, logvar: Tensor, row_offset: int = 0) -> None:
     """Value and gradients of one call, on inputs of any shape [..., Z]."""
     mu, logvar = mu.detach().requires_grad_(), logvar.detach().requires_grad_()
-    z = reparameterize(mu, logvar, SEED, STEP, row_offset=row_offset, stream=16, impl=impl)
-    grad_z = torch.linspace(-2, 2, z.numel()).view(z.shape).to(z.dtype)
+    seed, step = SEED.to(mu.device), STEP.to(mu.device)
+    z = reparameterize(mu, logvar, seed, step, row_offset=row_offset, stream=16, impl=impl)
+    grad_z = torch.linspace(-2, 2, z.numel(), device=z.device).view(z.shape).to(z.dtype)
     grads = torch.autograd.grad(z, (mu, logvar), grad_z)
 
-    rows, columns = mu.shape[:-1].numel(), mu.shape[-1]
-    bits = random_bits(rows, columns + columns % 2, SEED, STEP, row_offset=row_offset, stream=16, impl="reference")
-    eps = philox.normals(bits)[:, :columns].view(mu.shape)
+    eps = _noise(mu, row_offset)
     exact_mu, exact_logvar = (t.detach().double().requires_grad_() for t in (mu, logvar))
     exact = exact_mu + (exact_logvar / 2).exp() * eps
     exact_grads = torch.autograd.grad(exact, (exact_mu, exact_logvar), grad_z.double())
@@ -78,6 +113,43 @@ def check_reparameterize(impl: str, mu: Tensor, logvar: Tensor, row_offset: int 
     within(z, exact, 12, exact_mu.abs() + noise)  # 1e-6 for the noise is 8.4 eps, then three roundings
     within(grads[0], exact_grads[0], 0, 0.0)
     within(grads[1], exact_grads[1], 12, grad_z.double().abs() * noise / 2)
+
+
+def _noise(like: Tensor, row_offset: int) -> Tensor:
+    """The normals of stream 16 for every place of a tensor [..., Z], float64."""
+    rows, columns = like.shape[:-1].numel(), like.shape[-1]
+    seed, step = SEED.to(like.device), STEP.to(like.device)
+    bits = random_bits(rows, columns + columns % 2, seed, step, row_offset=row_offset, stream=16, impl="reference")
+    return philox.normals(bits)[:, :columns].view(like.shape)
+
+
+def check_sample_posterior(impl: str, stats: Tensor, row_offset: int = 0) -> None:
+    """Values of one call on [B, 2 Z], and the gradients through both, through z alone and through kl alone."""
+    stats = stats.detach().requires_grad_()
+    seed, step = SEED.to(stats.device), STEP.to(stats.device)
+    results = sample_posterior(stats, seed, step, row_offset=row_offset, stream=16, impl=impl)
+    assert (results.z.dtype, results.kl.dtype) == (stats.dtype, torch.float32)
+
+    exact_stats = stats.detach().double().requires_grad_()
+    mu, v = exact_stats.chunk(2, dim=1)
+    eps = _noise(mu, row_offset)
+    exact = mu + (v / 2).exp() * eps, reference.kl(mu, v)
+    m, v = mu.detach(), v.detach()
+    noise = (v / 2).exp() * eps.abs().clamp(min=1)
+    within(results.z, exact[0], 12, m.abs() + noise)
+    within(results.kl, exact[1], 20, (1 + v.abs() + m.square() + v.exp()).sum(1))
+    grad_z = torch.linspace(-2, 2, m.numel(), device=m.device).view(m.shape).to(stats.dtype)
+    grad_kl = torch.linspace(-1, 2, len(m), device=m.device)
+    for used in (slice(0, 2), slice(0, 1), slice(1, 2)):
+        weights = (grad_z, grad_kl)[used]
+        (grad,) = torch.autograd.grad(results[used], stats, weights, retain_graph=True)
+        (exact_grad,) = torch.autograd.grad(exact[used], exact_stats, [w.double() for w in weights], retain_graph=True)
+        assert grad.dtype == stats.dtype
+        by_z = grad_z.double().abs() * (used.start == 0)
+        by_kl = grad_kl.double().abs().view(-1, 1) * (used.stop == 2)
+        # those of reparameterize and of the KL in check_elbo, and their sum's
+        size = torch.cat((by_z + by_kl * m.abs(), by_z * noise / 2 + by_kl * (1 + v.exp())), dim=1)
+        within(grad, exact_grad, 13, size)
 
 
 class Sizes(NamedTuple):
@@ -115,34 +187,59 @@ def check_elbo(
     log_scale: Tensor | None = None,
 ) -> None:
     """Values and every gradient of one call."""
-    scaled = () if log_scale is None else (log_scale,)
-    leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar, *scaled)]
-    exact_leaves = [t.detach().double().requires_grad_() for t in leaves]
-    b = len(mu)
-    weights = torch.linspace(0.5, 1, b), torch.linspace(-1, 2, b)
-    scale = leaves[3] if scaled else None
+    leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar, log_scale) if t is not None]
+    scale = leaves[3] if len(leaves) > 3 else None
     terms = elbo_loss(leaves[0], target, *leaves[1:3], likelihood=likelihood, log_scale=scale, impl=impl)[1:]
-    exact_target = target if target.dtype == torch.uint8 else target.double()
-    exact_scale = exact_leaves[3] if scaled else None
-    exact = reference.elbo(exact_leaves[0], exact_target, exact_leaves[1], exact_leaves[2], likelihood, exact_scale)
+    weights = _weight_of_nll(logits), torch.linspace(-1, 2, len(mu), device=mu.device)
     grads = torch.autograd.grad(terms, leaves, weights)
-    exact_grads = torch.autograd.grad(exact, exact_leaves, [w.double() for w in weights])
     assert [g.dtype for g in grads] == [t.dtype for t in leaves]
     assert {t.dtype for t in terms} == {torch.float32}
+    _compare_nll(terms[0], [grads[0], *grads[3:]], [leaves[0], *leaves[3:]], target, likelihood)
 
-    logit, m, v = (t.detach().flatten(1) for t in exact_leaves[:3])
-    x = exact_target.flatten(1).double() / (255 if target.dtype == torch.uint8 else 1)
-    size = sizes(likelihood, logit, x, exact_leaves[3].detach() if scaled else torch.zeros((), dtype=torch.float64))
-    by_nll, by_kl = (w.double().abs().view(-1, 1) for w in weights)
+    m, v = exact_leaves = [t.detach().double().requires_grad_() for t in leaves[1:3]]
+    exact = reference.kl(m, v)
+    exact_grads = torch.autograd.grad(exact, exact_leaves, weights[1].double())
+    m, v = m.detach(), v.detach()
+    within(terms[1], exact, 20, (1 + v.abs() + m.square() + v.exp()).sum(1))
+    within(grads[1], exact_grads[0], 1, exact_grads[0].abs())
+    within(grads[2], exact_grads[1], 5, weights[1].double().abs().view(-1, 1) * (1 + v.exp()))
+
+
+def check_nll(
+    impl: str, logits: Tensor, target: Tensor, likelihood: str = "bernoulli", log_scale: Tensor | None = None
+) -> None:
+    """Values and every gradient of one call."""
+    leaves = [t.detach().requires_grad_() for t in (logits, log_scale) if t is not None]
+    value = nll(leaves[0], target, likelihood=likelihood, log_scale=leaves[1] if len(leaves) > 1 else None, impl=impl)
+    grads = torch.autograd.grad(value, leaves, _weight_of_nll(logits))
+    assert (value.dtype, *(g.dtype for g in grads)) == (torch.float32, *(t.dtype for t in leaves))
+    _compare_nll(value, grads, leaves, target, likelihood)
+
+
+def _weight_of_nll(logits: Tensor) -> Tensor:
+    return torch.linspace(0.5, 1, len(logits), device=logits.device)
+
+
+def _compare_nll(
+    value: Tensor, grads: Sequence[Tensor], leaves: Sequence[Tensor], target: Tensor, likelihood: str
+) -> None:
+    """The nll and its gradients by the leaves, the logits and perhaps the log of the scale, against the reference's."""
+    exact_leaves = [t.detach().double().requires_grad_() for t in leaves]
+    x = target if target.dtype == torch.uint8 else target.double()
+    exact = reference.nll(exact_leaves[0], x, likelihood, exact_leaves[1] if len(leaves) > 1 else None)
+    weight = _weight_of_nll(leaves[0]).double()
+    exact_grads = torch.autograd.grad(exact, exact_leaves, weight)
+
+    logit, *scale = (t.detach() for t in exact_leaves)
+    x = x.flatten(1).double() / (255 if target.dtype == torch.uint8 else 1)
+    size = sizes(likelihood, logit.flatten(1), x, scale[0] if scale else x.new_zeros(()))
+    by_nll = weight.view(-1, 1)
     # A term has fewer than 10 roundings; a sum over 4 or more lanes adds fewer than 10 of its own in the mean.
-    within(terms[0], exact[0], 20, size.value.sum(1))
-    within(terms[1], exact[1], 20, (1 + v.abs() + m.square() + v.exp()).sum(1))
+    within(value, exact, 20, size.value.sum(1))
     within(grads[0].flatten(1), exact_grads[0].flatten(1), 8, by_nll * size.by_logit)
-    within(grads[1], exact_grads[1], 1, exact_grads[1].abs())
-    within(grads[2], exact_grads[2], 5, by_kl * (1 + v.exp()))
-    if scaled:
+    if scale:
         by_scale = (by_nll * size.by_scale).sum(0)
-        within(grads[3], exact_grads[3], 20, by_scale if leaves[3].dim() else by_scale.sum())
+        within(grads[1], exact_grads[1], 20, by_scale if scale[0].dim() else by_scale.sum())
 
 
 def check_extremes(
@@ -151,28 +248,70 @@ def check_extremes(
     repeat: int = 1,
     likelihood: str = "bernoulli",
     log_scale: Tensor | None = None,
+    device: str = "cpu",
 ) -> None:
     """Overflow, infinities and NaN in logits, mu and logvar come out as the reference's, in values and gradients."""
-    logits, level = torch.cartesian_prod(torch.tensor(EXTREMES), torch.tensor([0.0, 51.0, 255.0])).unbind(1)
-    mu, logvar = torch.cartesian_prod(torch.tensor([0.5, 0.0, 1e20, *EXTREMES[-3:]]), torch.tensor(EXTREMES)).unbind(1)
-    logits, level, mu, logvar = (t.view(-1, 1).repeat(1, repeat) for t in (logits, level, mu, logvar))
-    target = level.to(torch.uint8) if target_dtype == torch.uint8 else level / 255
-    count = len(mu)
-    pad = (count + len(logits) - 1) // len(logits)
-    logits, target = (t.repeat(pad, 1)[:count] for t in (logits, target))
-    terms: dict[str, list[Tensor]] = {}
-    samples: dict[str, list[Tensor]] = {}
-    for name in (impl, "reference"):
+    logits, target = _extreme_images(target_dtype, repeat, device)
+    mu, logvar = _extreme_posterior(repeat, device)
+
+    def terms(impl: str) -> list[Tensor]:
         leaves = [t.clone().requires_grad_() for t in (logits, mu, logvar)]
-        _, nll, kl = elbo_loss(
-            leaves[0], target, leaves[1], leaves[2], likelihood=likelihood, log_scale=log_scale, impl=name
-        )
-        grads = torch.autograd.grad((nll.sum(), kl.sum()), leaves)
-        terms[name] = [nll, kl, *grads]
-        z = reparameterize(leaves[1], leaves[2], 1, 2, impl=name)
-        samples[name] = [z, *torch.autograd.grad(z.sum(), leaves[1:])]
-    for ours, exact in zip(terms[impl], terms["reference"], strict=True):
-        torch.testing.assert_close(ours, exact, rtol=3e-6, atol=1e-6, equal_nan=True)
-    for ours, exact in zip(samples[impl], samples["reference"], strict=True):
-        # the noise may differ by 1e-6, which the largest finite e^(logvar / 2) multiplies
-        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-6, equal_nan=True)
+        elbo = elbo_loss(leaves[0], target, leaves[1], leaves[2], likelihood=likelihood, log_scale=log_scale, impl=impl)
+        return [*elbo[1:], *torch.autograd.grad((elbo.nll.sum(), elbo.kl.sum()), leaves)]
+
+    def samples(impl: str) -> list[Tensor]:
+        leaves = [t.clone().requires_grad_() for t in (mu, logvar)]
+        z = reparameterize(leaves[0], leaves[1], 1, 2, impl=impl)
+        return [z, *torch.autograd.grad(z.sum(), leaves)]
+
+    _alike(terms(impl), terms("reference"))
+    _alike(samples(impl), samples("reference"), rtol=1e-3)
+
+
+def check_extremes_apart(
+    impl: str,
+    target_dtype: torch.dtype,
+    repeat: int = 1,
+    likelihood: str = "bernoulli",
+    log_scale: Tensor | None = None,
+    device: str = "cpu",
+) -> None:
+    """The same of `nll` and `sample_posterior`."""
+    logits, target = _extreme_images(target_dtype, repeat, device)
+    stats = torch.cat(_extreme_posterior(repeat, device), dim=1)
+
+    def terms(impl: str) -> list[Tensor]:
+        leaf = logits.clone().requires_grad_()
+        value = nll(leaf, target, likelihood=likelihood, log_scale=log_scale, impl=impl)
+        return [value, *torch.autograd.grad(value.sum(), leaf)]
+
+    def samples(impl: str) -> list[Tensor]:
+        leaf = stats.clone().requires_grad_()
+        z, kl = sample_posterior(leaf, 1, 2, impl=impl)
+        sums = z.sum(), kl.sum()  # whose shares in the gradient of the other alone would be 0 * inf
+        alone = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in sums]
+        return [z, kl, *alone, *torch.autograd.grad(sums, leaf)]
+
+    _alike(terms(impl), terms("reference"))
+    _alike(samples(impl), samples("reference"), rtol=1e-3)
+
+
+def _extreme_images(target_dtype: torch.dtype, repeat: int, device: str) -> tuple[Tensor, Tensor]:
+    """Logits and target, as many rows as `_extreme_posterior` has, each value `repeat` times."""
+    logits, level = torch.cartesian_prod(torch.tensor(EXTREMES), torch.tensor([0.0, 51.0, 255.0])).unbind(1)
+    target = level.to(torch.uint8) if target_dtype == torch.uint8 else level / 255
+    count = len(_extreme_posterior(1, "cpu")[0])
+    rows = torch.arange(count) % len(logits)
+    return logits[rows, None].repeat(1, repeat).to(device), target[rows, None].repeat(1, repeat).to(device)
+
+
+def _extreme_posterior(repeat: int, device: str) -> tuple[Tensor, Tensor]:
+    means = torch.tensor([0.5, 0.0, 1e20, *EXTREMES[-3:]])
+    mu, logvar = torch.cartesian_prod(means, torch.tensor(EXTREMES)).unbind(1)
+    return mu[:, None].repeat(1, repeat).to(device), logvar[:, None].repeat(1, repeat).to(device)
+
+
+def _alike(ours: list[Tensor], exact: list[Tensor], rtol: float = 3e-6) -> None:
+    """rtol 1e-3 for samples: the noise may differ by 1e-6, which the largest finite e^(logvar / 2) multiplies."""
+    for one, other in zip(ours, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=1e-6, equal_nan=True)
