@@ -17,14 +17,7 @@ IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
 HAS_LIBRARY = library.load()
 HAS_C_COMPILER = any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))))
 
-# The public functions with the operators behind them, and which of their arguments decide, in the order of `chosen`.
-OPERATORS = {
-    "random_bits": "random_bits",
-    "reparameterize": "reparameterize",
-    "sample_posterior": "sample_posterior",
-    "elbo_loss": "elbo",
-    "nll": "nll",
-}
+# Which arguments of a public function decide, in the order in which `chosen` is given them.
 ARGUMENTS = {
     "random_bits": ("seed",),
     "reparameterize": ("mu", "logvar"),
@@ -32,18 +25,11 @@ ARGUMENTS = {
     "elbo_loss": ("logits", "mu", "logvar", "target", "log_scale"),
     "nll": ("logits", "target", "log_scale"),
 }
-
-TAKEN = {"triton": (torch.float32, torch.float16, torch.bfloat16), "cpp": (torch.float32,)}
+TAKEN = (torch.float32, torch.float16, torch.bfloat16)  # by Triton and C++
 ALSO_TAKEN = {"target": torch.uint8, "seed": torch.int64}
-CPP_LIKELIHOODS = ("bernoulli",)
-IN_LIBRARY = tuple(
-    name
-    for name, operator in OPERATORS.items()
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"vae_fast::{operator}", "CPU")
-)
 
 
-def chosen(operator: str, impl: str, *tensors: Tensor | None, likelihood: str = "bernoulli") -> str:
+def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
     """The implementation for a call of a public function with these tensors, all on one device, in ARGUMENTS' order.
 
     RuntimeError if the one asked for cannot be had, or not for these.
@@ -55,23 +41,23 @@ def chosen(operator: str, impl: str, *tensors: Tensor | None, likelihood: str = 
         return wanted
     reason = _elsewhere(wanted, first.is_cpu, first.is_cuda)
     if reason is not None:
-        reason += f", and {ARGUMENTS[operator][0]} is on {first.device}"
-    reason = reason or _missing(wanted, operator) or _refused(wanted, operator, tensors, likelihood)
+        reason += f", and {ARGUMENTS[function][0]} is on {first.device}"
+    reason = reason or _missing(wanted) or _refused(function, tensors)
     if reason is None:
         return wanted
     if impl == "auto":
         return "reference"
-    raise RuntimeError(f"impl={impl!r} of {operator} is not available: {reason}")
+    raise RuntimeError(f"impl={impl!r} of {function} is not available: {reason}")
 
 
-def preferred(operator: str, device: torch.device) -> str:
-    """What impl="auto" takes for a public function on a device, and why, for people to read."""
+def preferred(device: torch.device) -> str:
+    """What impl="auto" takes on a device, and why, for people to read."""
     impl = _made_for(device.type == "cuda")
-    reason = _elsewhere(impl, device.type == "cpu", device.type == "cuda") or _missing(impl, operator)
+    reason = _elsewhere(impl, device.type == "cpu", device.type == "cuda") or _missing(impl)
     if reason is not None:
         return f"reference: {reason}"
-    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in TAKEN[impl])
-    return f"{impl}: it is there and takes {dtypes}; the reference takes the rest"
+    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in TAKEN)
+    return f"{impl} for {dtypes}, reference for the rest"
 
 
 def _made_for(is_cuda: bool) -> str:
@@ -87,12 +73,10 @@ def _elsewhere(impl: str, is_cpu: bool, is_cuda: bool) -> str | None:
     return None if is_cuda else "it runs on a GPU"
 
 
-def _missing(impl: str, operator: str) -> str | None:
-    """What an implementation of an operator lacks on this machine, whatever the arguments, or None."""
+def _missing(impl: str) -> str | None:
+    """What an implementation lacks on this machine, whatever the arguments, or None."""
     if impl == "cpp":
-        if not HAS_LIBRARY:
-            return library.status()
-        return None if operator in IN_LIBRARY else "the library has no kernel for it"
+        return None if HAS_LIBRARY else library.status()
     if not operators.HAS_TRITON:
         return "Triton is not installed"
     if not operators.INTERPRETED and not HAS_C_COMPILER:
@@ -100,14 +84,11 @@ def _missing(impl: str, operator: str) -> str | None:
     return None
 
 
-def _refused(impl: str, operator: str, tensors: tuple[Tensor | None, ...], likelihood: str) -> str | None:
-    """What keeps an implementation from these arguments, or None."""
-    if impl == "cpp" and likelihood not in CPP_LIKELIHOODS:
-        return f"it has likelihood='bernoulli' only, got {likelihood!r}"
-    taken = TAKEN[impl]
+def _refused(function: str, tensors: tuple[Tensor | None, ...]) -> str | None:
+    """What keeps Triton and C++ from these arguments, or None."""
     for index, tensor in enumerate(tensors):
-        if tensor is not None and tensor.dtype not in taken:
-            name = ARGUMENTS[operator][index]
+        if tensor is not None and tensor.dtype not in TAKEN:
+            name = ARGUMENTS[function][index]
             if tensor.dtype != ALSO_TAKEN.get(name):
                 return f"it does not take {name} in {tensor.dtype}"
     return None

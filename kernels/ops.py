@@ -223,7 +223,7 @@ def elbo_loss(
     scale = checks.log_scale(log_scale, likelihood, logits)
     checks.beta(beta, logits)
     checks.one_of("impl", impl, IMPLEMENTATIONS)
-    if chosen("elbo_loss", impl, logits, mu, logvar, target, scale, likelihood=likelihood) != "reference":
+    if chosen("elbo_loss", impl, logits, mu, logvar, target, scale) != "reference":
         nll, kl = torch.ops.vae_fast.elbo.default(logits, target, mu, logvar, scale, likelihood)
     else:
         nll, kl = reference.elbo(logits, target.detach(), mu, logvar, likelihood, scale)
@@ -257,7 +257,7 @@ def nll(
     checks.one_of("likelihood", likelihood, _LIKELIHOODS)
     scale = checks.log_scale(log_scale, likelihood, logits)
     checks.one_of("impl", impl, IMPLEMENTATIONS)
-    if chosen("nll", impl, logits, target, scale, likelihood=likelihood) != "reference":
+    if chosen("nll", impl, logits, target, scale) != "reference":
         value: Tensor = torch.ops.vae_fast.nll.default(logits, target, scale, likelihood)
         return value
     return reference.nll(logits, target.detach(), likelihood, scale)

@@ -32,7 +32,7 @@ def main() -> None:
     for title, facts in sections.items():
         print(title)
         for name, fact in facts.items():
-            print(f"  {name:<14} {fact}")
+            print(f"  {name:<15} {fact}")
 
 
 def versions() -> dict[str, str]:
@@ -71,16 +71,9 @@ def fast_paths() -> dict[str, str]:
 
 
 def operators() -> dict[str, str]:
-    """What each device takes for the operators, and why: a line for all of them where they agree, else one for each."""
-    facts: dict[str, str] = {}
+    """What each device takes for the fused operators, and why."""
     kinds = {"CPU": "cpu", **{f"GPU {index}": f"cuda:{index}" for index in range(torch.cuda.device_count())}}
-    for name, device in kinds.items():
-        ways = {operator: choice.preferred(operator, torch.device(device)) for operator in choice.OPERATORS}
-        if len(set(ways.values())) == 1:
-            facts[name] = ways.popitem()[1]
-        else:
-            facts |= {f"{name}, {operator}": way for operator, way in ways.items()}
-    return facts
+    return {name: choice.preferred(torch.device(device)) for name, device in kinds.items()}
 
 
 def _compile(device: torch.device) -> str:

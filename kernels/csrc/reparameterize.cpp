@@ -133,7 +133,7 @@ at::Tensor sample_posterior_backward(const std::optional<at::Tensor>& grad_z, co
     const auto by_z = float_rows_of(*grad_z, latent);
     draw_gradients(draw, mu, logvar, {by_z.matrix, by_kl, kl_stride, out, out + latent, 2 * latent}, rows);
   } else {
-    TORCH_CHECK_VALUE(by_kl != nullptr, op, ": expected grad_z or grad_kl, got neither");
+    TORCH_CHECK_VALUE(grad_kl.has_value(), op, ": expected grad_z or grad_kl, got neither");
     at::parallel_for(0, rows, rows_per_thread(latent), [&, mu = mu, logvar = logvar](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         float* const to = out + row * 2 * latent;

@@ -125,20 +125,21 @@ void reparameterize_backward(const Draw& draw, const Matrix& mu, const Matrix& l
     const int64_t to = segment.row * gradients.out_stride + segment.column;
     float* const __restrict for_mu = gradients.mu + to;
     float* const __restrict for_logvar = gradients.logvar + to;
-    if (gradients.kl == nullptr) {
-      for (int64_t i = 0; i < segment.columns; ++i) {
-        for_mu[i] = by_z[i];
-        for_logvar[i] = 0.5F * by_z[i] * noise[i];
-      }
-      return;
+    for (int64_t i = 0; i < segment.columns; ++i) {
+      for_mu[i] = by_z[i];
+      for_logvar[i] = 0.5F * by_z[i] * noise[i];
     }
+    if (gradients.kl == nullptr) return;
+    // A loop of its own: of a sum of two products the compiler fuses either one with the addition, in vectors perhaps
+    // another than in what remains of a row, and results would depend on where a thread begins.
     const float by_kl = gradients.kl[segment.row * gradients.kl_stride];
+    const float half = 0.5F * by_kl;
     const float* const __restrict mean = mu.row(segment.row) + segment.column;
     const float* const __restrict spread = logvar.row(segment.row) + segment.column;
 #pragma omp simd
     for (int64_t i = 0; i < segment.columns; ++i) {
-      for_mu[i] = by_z[i] + by_kl * mean[i];
-      for_logvar[i] = 0.5F * by_z[i] * noise[i] + 0.5F * by_kl * (exp_f(spread[i]) - 1.0F);
+      for_mu[i] += by_kl * mean[i];
+      for_logvar[i] += half * (exp_f(spread[i]) - 1.0F);
     }
   });
 }
