@@ -33,6 +33,8 @@ ARGUMENTS = {
     "nll": ("logits", "target", "log_scale"),
 }
 
+# What each implementation takes: dtypes of all floating arguments, those of some others, and likelihoods; and which
+# functions the library has kernels for.
 TAKEN = {"triton": (torch.float32, torch.float16, torch.bfloat16), "cpp": (torch.float32,)}
 ALSO_TAKEN = {"target": torch.uint8, "seed": torch.int64}
 CPP_LIKELIHOODS = ("bernoulli",)
