@@ -25,7 +25,8 @@ ARGUMENTS = {
     "elbo_loss": ("logits", "mu", "logvar", "target", "log_scale"),
     "nll": ("logits", "target", "log_scale"),
 }
-TAKEN = (torch.float32, torch.float16, torch.bfloat16)  # by Triton and C++
+# By Triton and C++: the dtypes of floating arguments, and of some others.
+TAKEN = (torch.float32, torch.float16, torch.bfloat16)
 ALSO_TAKEN = {"target": torch.uint8, "seed": torch.int64}
 
 

@@ -1,7 +1,6 @@
 """The Triton kernels, run by Triton's interpreter on a CPU; test_triton.py runs this file in a process of its own."""
 
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import pytest
@@ -13,10 +12,12 @@ from torch import Tensor
 import vae_fast as vf
 from vae_fast.kernels import library, nll, operators, random_bits, reference, sample_posterior
 from vae_fast.testing import (
+    DTYPES,
     LAYOUTS,
     SEED,
     SHAPES,
     STEP,
+    cases,
     check_elbo,
     check_extremes,
     check_extremes_apart,
@@ -29,7 +30,6 @@ from vae_fast.testing import (
     scales,
 )
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FEW = settings(deadline=None, max_examples=15)
 
 
@@ -41,18 +41,11 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def cases(every: int) -> Iterator[Any]:
-    """Every likelihood, shape, layout and dtype. The interpreter takes seconds for 128 images, so few of those.
-
-    Of the rest, those of one likelihood in `every` are not left to the sweep.
-    """
-    pairs = list(zip(LAYOUTS, DTYPES, strict=True))
-    for (k, likelihood), (i, shape), layout, dtype in product(
-        enumerate(reference.LIKELIHOODS), enumerate(SHAPES), LAYOUTS, DTYPES
-    ):
-        slow = (layout, dtype) not in pairs or (i + LAYOUTS.index(layout) + k) % every
-        slow = slow or (shape[0] == 128 and (likelihood, layout) != ("bernoulli", "halves"))
-        yield pytest.param(*shape, layout, dtype, likelihood, marks=[pytest.mark.sweep] if slow else [])
+def parameters(every: int) -> Iterator[Any]:
+    """The interpreter takes seconds for 128 images, so few of those."""
+    for case, slow in cases(every):
+        slow = slow or (case[0] == 128 and (case[-1], case[3]) != ("bernoulli", "halves"))
+        yield pytest.param(*case, marks=[pytest.mark.sweep] if slow else [])
 
 
 def test_memory_is_poisoned() -> None:
@@ -88,7 +81,7 @@ def test_dtypes_may_differ() -> None:
     check_elbo("triton", *images(5, 9, "halves", torch.float16, torch.bfloat16), mu, logvar)
 
 
-@pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(cases(every=1)))
+@pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(parameters(every=1)))
 def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
     target_dtype = torch.uint8 if layout != "contiguous" else torch.float32
     for log_scale in scales(likelihood, d):
@@ -97,7 +90,7 @@ def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch
         )
 
 
-@pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(cases(every=4)))
+@pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(parameters(every=4)))
 def test_nll_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
     target_dtype = torch.uint8 if layout != "contiguous" else dtype
     for log_scale in scales(likelihood, d):
@@ -200,7 +193,8 @@ def test_second_derivatives_raise() -> None:
             grad.sum().backward()
 
 
-def test_compiled_forward_and_backward_have_no_graph_break() -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_forward_and_backward_have_no_graph_break(dynamic: bool) -> None:
     def step(stats: Tensor, logits: Tensor, target: Tensor, seed: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         mu, logvar = stats.chunk(2, dim=-1)
         z = vf.reparameterize(mu, logvar, seed, step, impl="triton")
@@ -208,12 +202,13 @@ def test_compiled_forward_and_backward_have_no_graph_break() -> None:
         elbo = vf.elbo_loss(logits + z.sum(1, keepdim=True), target, mu, logvar, beta=0.5, impl="triton")
         return z, *sample, elbo.loss + (nll(logits, target, impl="triton") * sample.kl).sum()
 
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    results = []
-    for function in (step, compiled):
-        stats = encoded(6, 4, "halves").requires_grad_()
-        logits, target = images(6, 11, "contiguous", torch.uint8)
-        outputs = function(stats, logits.requires_grad_(), target, SEED, STEP)
-        results.append((*outputs, *torch.autograd.grad(outputs[-1], (stats, logits))))
-    for eager, traced in zip(*results, strict=True):
-        torch.testing.assert_close(eager, traced)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for b in (6, 9):
+        results = []
+        for function in (step, compiled):
+            stats = encoded(b, 4, "halves").requires_grad_()
+            logits, target = images(b, 11, "contiguous", torch.uint8)
+            outputs = function(stats, logits.requires_grad_(), target, SEED, STEP)
+            results.append((*outputs, *torch.autograd.grad(outputs[-1], (stats, logits))))
+        for eager, traced in zip(*results, strict=True):
+            torch.testing.assert_close(eager, traced)
