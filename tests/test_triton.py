@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,19 @@ def test_interpreted(pytestconfig: pytest.Config) -> None:
 
 
 TARGETS = ["sm_75", "sm_80", "sm_90", "sm_100", "gfx942"]
+COMPILED = {("fp32", "sm_75"), ("fp32", "sm_90"), ("bf16", "sm_80"), ("bf16", "sm_90"), ("bf16", "sm_100")}
+COMPILED |= {("bf16", "gfx942")}
 MOST_REGISTERS = 96  # a thread: five blocks of 128 threads on an SM of 65,536
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.sweep)])
-def test_compiled(target: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "target"),
+    [  # each target at least once, each dtype but float16 twice or more; the sweep has all
+        pytest.param(*case, marks=[] if case in COMPILED else [pytest.mark.sweep])
+        for case in product(("fp32", "bf16", "fp16"), TARGETS)
+    ],
+)
+def test_compiled(dtype: str, target: str) -> None:
     """No spills, no local memory, few registers, and wide accesses, in every kernel and variant."""
     from benchmarks.kernel_resources import resources, variants
 
