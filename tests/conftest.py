@@ -1,11 +1,12 @@
 """What several test files need: real data, and settings small enough for a run of a second or two."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import vae_fast as vf
 
@@ -33,3 +34,11 @@ def mnist_root() -> Path:
         if folder and (Path(folder) / "mnist").is_dir():
             return Path(folder)
     pytest.skip("all of MNIST is neither in VAE_FAST_DATA nor in ../shared/data")
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Every new tensor is full of NaN, or of the largest integer, until a kernel has written it."""
+    torch.use_deterministic_algorithms(True)  # fills uninitialised memory
+    yield
+    torch.use_deterministic_algorithms(False)

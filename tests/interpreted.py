@@ -31,16 +31,9 @@ from vae_fast.testing import (
     scales,
 )
 
+pytestmark = pytest.mark.usefixtures("poisoned")
 EXTREME = (check_extremes, torch.uint8)
 FEW = settings(deadline=None, max_examples=15)
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """Every new tensor is full of NaN, or of the largest integer, until a kernel has written it."""
-    torch.use_deterministic_algorithms(True)  # fills uninitialised memory
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def parameters(every: int) -> Iterator[Any]:

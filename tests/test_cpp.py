@@ -36,7 +36,10 @@ from vae_fast.testing import (
     within,
 )
 
-pytestmark = pytest.mark.skipif(not library.load(), reason=library.status())
+pytestmark = [
+    pytest.mark.skipif(not library.load(), reason=library.status()),
+    pytest.mark.usefixtures("poisoned"),
+]
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,13 +39,9 @@ LIKELIHOODS = ["bernoulli", "continuous_bernoulli", "gaussian", "discretized_log
 Step = Callable[..., tuple[Tensor, ...]]
 
 
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Every new tensor is full of NaN, or of the largest integer, until a kernel has written it."""
-    torch.use_deterministic_algorithms(True)  # fills uninitialised memory
+@pytest.mark.usefixtures("poisoned")
+def test_memory_is_poisoned() -> None:
     assert torch.empty(3, device=GPU).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.usefixtures("poisoned")
