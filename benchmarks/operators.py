@@ -1,11 +1,12 @@
 """Times the C++ operators against PyTorch's own ways to the same results: `python -m benchmarks.operators`
 
-Each operator alternates with its rivals in one process; before every call the data of the rest of a training step
-passes through the caches. The ratio is the rival's time over ours.
+Each operator alternates with its rivals in one process, in an order drawn anew for every round; before every call the
+data of the rest of a training step passes through the caches. The ratio is the rival's time over ours.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from random import Random
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -198,8 +199,11 @@ def adam() -> Contenders:
 def report(operator: str, contenders: Contenders) -> None:
     times: dict[str, list[float]] = {name: [] for name in contenders}
     other = torch.ones(1_000_000)  # 4 MB: about what a step moves between two calls of the same operator
+    order = list(contenders.items())
+    shuffle = Random(0).shuffle
     for _ in range(ROUNDS):
-        for name, call in contenders.items():
+        shuffle(order)  # whoever comes after code like its own finds it in the caches
+        for name, call in order:
             other.add_(1)
             began = perf_counter()
             call()
