@@ -14,7 +14,7 @@ from torch import Tensor
 from . import library, operators
 
 IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
-HAS_LIBRARY = library.load()
+HAS_LIBRARY, LIBRARY_STATUS = library.load(), library.status()
 HAS_C_COMPILER = any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))))
 
 # Which arguments of a public function decide, in the order in which `chosen` is given them.
@@ -77,7 +77,7 @@ def _elsewhere(impl: str, is_cpu: bool, is_cuda: bool) -> str | None:
 def _missing(impl: str) -> str | None:
     """What an implementation lacks on this machine, whatever the arguments, or None."""
     if impl == "cpp":
-        return None if HAS_LIBRARY else library.status()
+        return None if HAS_LIBRARY else LIBRARY_STATUS
     if not operators.HAS_TRITON:
         return "Triton is not installed"
     if not operators.INTERPRETED and not HAS_C_COMPILER:

@@ -53,3 +53,15 @@ def test_triton_takes_what_it_can_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(RuntimeError, match=f"{refused}Triton needs a C compiler"):
             nll(mu, mu, impl="triton")
         assert choice.chosen("reparameterize", "auto", mu, mu) == "reference"
+
+
+def test_without_the_library_a_compiled_step_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "HAS_LIBRARY", False)
+
+    def loss(stats: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+        z, kl = sample_posterior(stats, 3, 4)
+        return (nll(logits * z.sum(1, keepdim=True), target) + kl).mean()
+
+    stats, logits, target = torch.randn(4, 6), torch.randn(4, 5), torch.rand(4, 5)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(stats, logits, target), loss(stats, logits, target))

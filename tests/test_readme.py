@@ -49,6 +49,18 @@ def test_the_two_functions_in_a_vae_of_ones_own() -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_the_two_functions_for_an_encoder_of_one_output() -> None:
+    """The same loss as the other two's."""
+    (code,) = [snippet for snippet in SNIPPETS if "sample_posterior" in snippet]
+    torch.manual_seed(0)
+    stats, x, decoder = torch.randn(5, 8), torch.rand(5, 6), torch.nn.Linear(4, 6)
+    names: dict[str, Any] = {"stats": stats, "x": x, "decoder": decoder, "seed": 1, "step": 2}
+    exec(code, names)
+    mu, logvar = stats.chunk(2, dim=1)
+    expected = vf.elbo_loss(decoder(vf.reparameterize(mu, logvar, 1, 2)), x, mu, logvar).loss
+    torch.testing.assert_close(names["loss"], expected)
+
+
 class UsersVAE(torch.nn.Module):
     """A VAE as one finds it, with the sampling line and the loss line to be replaced."""
 
