@@ -15,7 +15,8 @@ from . import library, operators
 
 IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
 HAS_LIBRARY, LIBRARY_STATUS = library.load(), library.status()
-HAS_C_COMPILER = any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))))
+# As Triton looks for one: CC alone if it is set.
+HAS_C_COMPILER = any(map(shutil.which, [os.environ["CC"]] if "CC" in os.environ else ["clang", "gcc"]))
 
 # Which arguments of a public function decide, in the order in which `chosen` is given them.
 ARGUMENTS = {

@@ -123,6 +123,8 @@ def _elbo_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 
 def _elbo_grad(ctx: Any, grad_nll: Tensor | None, grad_kl: Tensor | None) -> Gradients:
+    if grad_nll is None and grad_kl is None:
+        return (None,) * 6
     logits, target, mu, logvar, log_scale = ctx.saved_tensors
     zeros = logits.new_zeros(logits.shape[:1], dtype=torch.float32) if grad_nll is None or grad_kl is None else None
     by_logits, by_mu, by_logvar, by_scale = torch.ops.vae_fast.elbo_backward(

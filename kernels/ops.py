@@ -90,11 +90,12 @@ def reparameterize(
         mu, logvar: [..., Z], the same shape and device; float32, float16, bfloat16 or float64. Leading dimensions are
             flattened into rows.
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
+            A tensor must keep its value until the backward pass, which draws the noise again.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
         impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
             float64; "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
-            two have no second derivatives: asking for one raises.
+            two have no second derivatives, and are not for torch.func.grad or forward-mode derivatives: these raise.
 
     Returns:
         z, [..., Z], of the promoted dtype of mu and logvar; computed in float32, or in float64 if either is float64.
@@ -145,6 +146,7 @@ def sample_posterior(
         stats: [B, 2 Z], mu in the first half of the columns and logvar in the second; float32, float16, bfloat16 or
             float64. Large logvar is not clamped: e^logvar overflows float32 at 88.7, and kl is then inf.
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
+            A tensor must keep its value until the backward pass, which draws the noise again.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
         impl: as for `reparameterize`; z and kl of "triton" and "cpp" are one node of the graph, so that going back
@@ -203,8 +205,9 @@ def elbo_loss(
         reduction: "mean", "sum" or "none", over the batch; of `loss` only.
         impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
             float64; "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
-            two have no second derivatives: asking for one raises; and their nll and kl are one node of the graph, so
-            that going back through one and then the other takes retain_graph=True.
+            two have no second derivatives, and are not for torch.func.grad or forward-mode derivatives: these raise;
+            and their nll and kl are one node of the graph, so that going back through one and then the other takes
+            retain_graph=True.
 
     Returns:
         Elbo(loss, nll, kl): loss 0-d, or [B] with "none"; nll and kl always [B]; all three float32 (float64 if any
@@ -224,9 +227,9 @@ def elbo_loss(
     checks.beta(beta, logits)
     checks.one_of("impl", impl, IMPLEMENTATIONS)
     if chosen("elbo_loss", impl, logits, mu, logvar, target, scale) != "reference":
-        nll, kl = torch.ops.vae_fast.elbo.default(logits, target, mu, logvar, scale, likelihood)
+        nll, kl = torch.ops.vae_fast.elbo.default(logits, _constant(target), mu, logvar, scale, likelihood)
     else:
-        nll, kl = reference.elbo(logits, target.detach(), mu, logvar, likelihood, scale)
+        nll, kl = reference.elbo(logits, _constant(target), mu, logvar, likelihood, scale)
     return Elbo(_reduce(_weighted(nll, kl, beta), reduction), nll, kl)
 
 
@@ -258,9 +261,9 @@ def nll(
     scale = checks.log_scale(log_scale, likelihood, logits)
     checks.one_of("impl", impl, IMPLEMENTATIONS)
     if chosen("nll", impl, logits, target, scale) != "reference":
-        value: Tensor = torch.ops.vae_fast.nll.default(logits, target, scale, likelihood)
+        value: Tensor = torch.ops.vae_fast.nll.default(logits, _constant(target), scale, likelihood)
         return value
-    return reference.nll(logits, target.detach(), likelihood, scale)
+    return reference.nll(logits, _constant(target), likelihood, scale)
 
 
 def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -274,6 +277,10 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     checks.floating("mu", mu)
     checks.posterior(mu.shape[0] if mu.dim() else 0, mu, logvar, mu.device)
     return reference.kl_per_dimension(mu, logvar)
+
+
+def _constant(target: Tensor) -> Tensor:
+    return target.detach() if target.requires_grad else target
 
 
 def _bits(rows: int, latent: int, seed: Tensor, step: Tensor, row_offset: int, stream: int, impl: str) -> Tensor:

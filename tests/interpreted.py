@@ -20,6 +20,7 @@ from vae_fast.testing import (
     STEP,
     cases,
     check_elbo,
+    check_extreme_scales,
     check_extremes,
     check_extremes_apart,
     check_nll,
@@ -109,6 +110,12 @@ def test_extreme_values_come_out_as_in_the_reference(
     check: Callable[..., None], target_dtype: torch.dtype, likelihood: str
 ) -> None:
     check("triton", target_dtype, 1, likelihood, scales(likelihood, 1)[0])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("likelihood", reference.SCALED)
+def test_extreme_scales_come_out_as_in_the_reference(likelihood: str) -> None:
+    check_extreme_scales("triton", likelihood)
 
 
 @FEW

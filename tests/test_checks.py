@@ -33,6 +33,8 @@ REFUSED = [
     ({"log_scale": 0.0}, ValueError, "log_scale: expected None with likelihood='bernoulli', got 0.0"),
     ({"likelihood": "gaussian"}, ValueError, "log_scale: expected a float or tensor with likelihood='gaussian'"),
     ({"likelihood": "gaussian", "log_scale": torch.zeros(4)}, ValueError, r"log_scale: expected shape \[\] or \[5\]"),
+    ({"likelihood": "gaussian", "log_scale": "1"}, TypeError, "log_scale: expected a float or a tensor, got str"),
+    ({"beta": torch.tensor(1j)}, TypeError, "beta: expected a float or a real tensor, got torch.complex64"),
     ({"impl": "cuda"}, ValueError, "impl: expected one of 'auto', 'triton', 'cpp', 'reference', got 'cuda'"),
     ({"impl": "triton"}, RuntimeError, "impl='triton' of elbo_loss is not available: (it runs on a GPU|Triton is not)"),
 ]

@@ -18,12 +18,14 @@ from torch import Tensor
 import vae_fast as vf
 from vae_fast.kernels import library, nll, philox, random_bits, reference, sample_posterior
 from vae_fast.testing import (
+    DTYPES,
     EPS,
     LAYOUTS,
     SEED,
     SHAPES,
     STEP,
     check_elbo,
+    check_extreme_scales,
     check_extremes,
     check_extremes_apart,
     check_nll,
@@ -42,7 +44,6 @@ pytestmark = [
 ]
 
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 loops = pytest.mark.loops  # what depends on the instruction set
 
 
@@ -178,6 +179,12 @@ def test_exp_over_its_whole_range() -> None:
 def test_extreme_values_come_out_as_in_the_reference(repeat: int, dtype: torch.dtype, likelihood: str) -> None:
     check_extremes("cpp", dtype, repeat, likelihood, scales(likelihood, 1)[0])
     check_extremes_apart("cpp", dtype, repeat, likelihood, scales(likelihood, 1)[0])
+
+
+@loops
+@pytest.mark.parametrize("likelihood", reference.SCALED)
+def test_extreme_scales_come_out_as_in_the_reference(likelihood: str) -> None:
+    check_extreme_scales("cpp", likelihood)
 
 
 def test_a_nan_target_gives_nan() -> None:

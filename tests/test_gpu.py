@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from vae_fast.kernels import choice, nll, random_bits, sample_posterior
+from vae_fast.kernels import choice, nll, random_bits, reference, sample_posterior
 from vae_fast.testing import (
     DTYPES,
     LAYOUTS,
@@ -21,6 +21,7 @@ from vae_fast.testing import (
     STEP,
     cases,
     check_elbo,
+    check_extreme_scales,
     check_extremes,
     check_extremes_apart,
     check_nll,
@@ -35,7 +36,7 @@ from vae_fast.testing import (
 GPU = "cuda"
 TAKEN = choice.preferred(torch.device(GPU)) if torch.cuda.is_available() else "torch sees no CUDA device"
 pytestmark = pytest.mark.skipif(not TAKEN.startswith("triton"), reason=TAKEN)
-LIKELIHOODS = ["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"]
+LIKELIHOODS = list(reference.LIKELIHOODS)
 Step = Callable[..., tuple[Tensor, ...]]
 
 
@@ -83,6 +84,8 @@ def test_extreme_values_come_out_as_in_the_reference(likelihood: str, target_dty
     log_scale = scales(likelihood, 1, GPU)[0]
     check_extremes("triton", target_dtype, 1, likelihood, log_scale, GPU)
     check_extremes_apart("triton", target_dtype, 1, likelihood, log_scale, GPU)
+    if log_scale is not None:
+        check_extreme_scales("triton", likelihood, GPU)
 
 
 @pytest.mark.usefixtures("poisoned")

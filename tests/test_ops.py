@@ -11,9 +11,9 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 
 import vae_fast as vf
-from vae_fast.kernels import library, nll, philox, random_bits, sample_posterior
+from vae_fast.kernels import library, nll, philox, random_bits, reference, sample_posterior
 
-LIKELIHOODS = ["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"]
+LIKELIHOODS = list(reference.LIKELIHOODS)
 needs_library = pytest.mark.skipif(not library.load(), reason=library.status())
 
 
@@ -217,6 +217,48 @@ def test_an_empty_batch() -> None:
     assert [t.shape for t in sample_posterior(torch.zeros(0, 8), 0, 0)] == [(0, 4), (0,)]
     assert [t.shape for t in sample_posterior(torch.zeros(3, 0), 0, 0)] == [(3, 0), (3,)]
     assert nll(empty["logits"], empty["target"]).shape == (0,)
+
+
+def test_a_scale_that_is_a_float_is_as_exact_as_the_rest() -> None:
+    inputs = batch(dtype=torch.float64)
+    by_float, by_tensor = (
+        vf.elbo_loss(**inputs, likelihood="gaussian", log_scale=scale).nll
+        for scale in (-2.1, torch.tensor(-2.1, dtype=torch.float64))
+    )
+    assert torch.equal(by_float, by_tensor)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_a_target_alone_makes_no_graph(impl: str) -> None:
+    mu, x = torch.zeros(2, 3), torch.rand(2, 3, requires_grad=True)
+    assert not vf.elbo_loss(mu, x, mu, mu, impl=impl).loss.requires_grad
+    assert not nll(mu, x, impl=impl).requires_grad
+
+
+class Stop(torch.autograd.Function):
+    """Gives no gradient: not zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_where_no_gradient_comes_none_goes_on(impl: str) -> None:
+    stats, logits = torch.randn(2, 6, requires_grad=True), torch.randn(2, 5, requires_grad=True)
+    mu, logvar = stats.chunk(2, dim=1)
+    values = (
+        sample_posterior(stats, 0, 0, impl=impl).z,
+        sample_posterior(stats, 0, 0, impl=impl).kl,
+        vf.elbo_loss(logits, torch.rand(2, 5), mu, logvar, impl=impl).loss,
+    )
+    for value in values:
+        grads = torch.autograd.grad(Stop.apply(value).sum(), (stats, logits), allow_unused=True)
+        assert all(g is None or not g.any() for g in grads)
 
 
 def test_target_and_beta_get_no_gradient() -> None:

@@ -312,6 +312,22 @@ def check_extremes_apart(
     _alike(samples(impl), samples("reference"), rtol=1e-3)
 
 
+def check_extreme_scales(impl: str, likelihood: str, device: str = "cpu") -> None:
+    """Gradients by log scales, one a pixel; not of logits of 3e38: the reference overflows on its way to finite values."""
+    logits = [value for value in EXTREMES if abs(value) != 3e38]
+    choices = (torch.tensor(values, device=device) for values in (logits, [0.0, 0.2, 1.0], [-20.0, 0.0, 20.0, 83.0]))
+    every = torch.cartesian_prod(*choices).unbind(1)
+
+    def terms(impl: str) -> list[Tensor]:
+        logit, x, scale = (t.clone().view(1, -1) for t in every)
+        leaves = [logit.requires_grad_(), scale[0].requires_grad_()]
+        value = nll(logit, x, likelihood=likelihood, log_scale=leaves[1], impl=impl)
+        alone = nll(logit.mT, x.mT, likelihood=likelihood, log_scale=83.0, impl=impl)
+        return [alone, *torch.autograd.grad(value.sum(), leaves)]
+
+    _alike(terms(impl), terms("reference"))
+
+
 def _extreme_images(target_dtype: torch.dtype, repeat: int, device: str) -> tuple[Tensor, Tensor]:
     """Logits and target, as many rows as `_extreme_posterior` has, each value `repeat` times."""
     logits, level = torch.cartesian_prod(torch.tensor(EXTREMES), torch.tensor([0.0, 51.0, 255.0])).unbind(1)

@@ -75,6 +75,7 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
   }
 };
 
+// Gradients are undefined where what follows in the graph gives none.
 struct SamplePosterior : torch::autograd::Function<SamplePosterior> {
   static variable_list forward(AutogradContext* ctx, const Tensor& stats, const Tensor& seed, const Tensor& step,
                                const c10::SymInt& row_offset, int64_t stream) {
@@ -93,6 +94,7 @@ struct SamplePosterior : torch::autograd::Function<SamplePosterior> {
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     static const auto op = find<Tensor(const optional<Tensor>&, const optional<Tensor>&, const Tensor&, const Tensor&,
                                        const Tensor&, c10::SymInt, int64_t)>("vae_fast::sample_posterior_backward");
+    if (!gradients[0].defined() && !gradients[1].defined()) return variable_list(5);
     const auto saved = ctx->get_saved_variables();
     return {op.call(if_defined(gradients[0]), if_defined(gradients[1]), saved[0], saved[1], saved[2],
                     ctx->saved_data["row_offset"].toSymInt(), ctx->saved_data["stream"].toInt()),
@@ -139,6 +141,7 @@ struct Elbo : torch::autograd::Function<Elbo> {
     static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor>(
         const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
         const optional<Tensor>&, std::string_view)>("vae_fast::elbo_backward");
+    if (!gradients[0].defined() && !gradients[1].defined()) return variable_list(6);
     const auto saved = ctx->get_saved_variables();
     const Tensor& logits = saved[0];
     const bool has_nll = gradients[0].defined(), has_kl = gradients[1].defined(), scaled = saved[4].defined();

@@ -91,8 +91,10 @@ def discretized_logistic(logit, x, s):
     lower = (x - logit - 0.0019607844) * inverse
     below_upper = _log_sigmoid(upper)
     above_lower = _log_sigmoid(-lower)
-    mass = _one_minus_exp(inverse * 0.003921569)
-    inside = below_upper + above_lower + tl.where(mass > 0.0, log_f(mass), -float("inf"))
+    width = inverse * 0.003921569
+    # ln(1 - e^-w), of a narrow bin by its series: w itself may be too small for log_f
+    narrow = -5.5412635 - s - 0.5 * width  # ln(1 / 255)
+    inside = below_upper + above_lower + tl.where(width < 0.000244140625, narrow, log_f(_one_minus_exp(width)))
     return -tl.where(x <= 0.0, below_upper, tl.where(x >= 1.0, above_lower, inside))
 
 
@@ -107,7 +109,7 @@ def discretized_logistic_gradient(logit, x, s):
     width = inverse * 0.003921569
     by_width = width * exp_f(-width) / _one_minus_exp(width)
     inside = (x > 0.0) & (x < 1.0)
-    by_scale = tl.where(by_upper == 0.0, 0.0, by_upper * -upper) + tl.where(by_lower == 0.0, 0.0, by_lower * -lower)
+    by_scale = -by_upper * upper - by_lower * lower
     return -(by_upper + by_lower) * inverse, by_scale + tl.where(inside, by_width, 0.0)
 
 

@@ -1,5 +1,6 @@
 // -log p(x | logit) of one pixel and its derivatives by the decoder's output `logit` and by s, the log of the scale. The
-// formulas, and how inf and NaN come out, are those of kernels/reference.py, which names their sources.
+// formulas, and how inf and NaN come out, are those of kernels/reference.py, which names their sources; but where autograd
+// overflows there on its way to a value that is finite, these may give the value.
 #pragma once
 
 #include "vector_math.h"
@@ -85,12 +86,13 @@ struct DiscretizedLogistic {
   static constexpr float half = 0.0019607844F, width = 0.003921569F;  // of a level: 1 / 510, 1 / 255
 
   static VAE_FAST_INLINE float value(float mean, float x, float s) {
-    constexpr float inf = std::numeric_limits<float>::infinity();
     const float inverse = exp_f(-s);
     const float below_upper = log_sigmoid((x - mean + half) * inverse);
     const float above_lower = log_sigmoid((mean - x + half) * inverse);
-    const float mass = one_minus_exp(inverse * width);
-    const float log_mass = mass > 0.0F ? log_f(mass) : -inf;
+    const float scaled_width = inverse * width;
+    // ln(1 - e^-w), of a narrow bin by its series: w itself may be too small for log_f
+    const float narrow = -5.5412635F - s - 0.5F * scaled_width;  // ln(1 / 255)
+    const float log_mass = scaled_width < 0x1p-12F ? narrow : log_f(one_minus_exp(scaled_width));
     const float inside = below_upper + above_lower + log_mass;
     const float not_black = x >= 1.0F ? above_lower : inside;
     return -(x <= 0.0F ? below_upper : not_black);
@@ -106,8 +108,7 @@ struct DiscretizedLogistic {
     const float by_lower = x <= 0.0F ? 0.0F : lower_slope;
     const float scaled_width = inverse * width;
     const float by_width = scaled_width * exp_f(-scaled_width) / one_minus_exp(scaled_width);
-    const float upper_part = -by_upper * upper, lower_part = -by_lower * lower;
-    const float by_scale = (by_upper == 0.0F ? 0.0F : upper_part) + (by_lower == 0.0F ? 0.0F : lower_part);
+    const float by_scale = -by_upper * upper - by_lower * lower;
     const bool inside = x > 0.0F && x < 1.0F;
     return {-(by_upper + by_lower) * inverse, by_scale + (inside ? by_width : 0.0F)};
   }
