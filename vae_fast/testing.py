@@ -313,7 +313,7 @@ def check_extremes_apart(
 
 
 def check_extreme_scales(impl: str, likelihood: str, device: str = "cpu") -> None:
-    """Gradients by log scales, one a pixel; not of logits of 3e38: the reference overflows on its way to finite values."""
+    """Gradients by log scales, one a pixel. Not of logits of 3e38, where the reference overflows before the end."""
     logits = [value for value in EXTREMES if abs(value) != 3e38]
     choices = (torch.tensor(values, device=device) for values in (logits, [0.0, 0.2, 1.0], [-20.0, 0.0, 20.0, 83.0]))
     every = torch.cartesian_prod(*choices).unbind(1)
