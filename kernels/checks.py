@@ -51,6 +51,9 @@ def counter(name: str, value: int | Tensor, device: torch.device | str | None) -
         raise TypeError(f"{name}: expected an int or a 0-d int64 tensor, got {type(value).__name__}")
     if not 0 <= value <= MAX_SEED:
         raise ValueError(f"{name}: expected 0 <= {name} < 2^63, got {value}")
+    if torch.compiler.is_compiling():
+        tensor: Tensor = torch.ops.vae_fast.scalar(value, torch.device(device or "cpu"))
+        return tensor
     return torch.full((), value, dtype=torch.int64, device=device)
 
 

@@ -42,6 +42,21 @@ for _schema in (
     torch.library.define(f"vae_fast::{_schema.partition('(')[0]}", _schema[_schema.index("(") :])
 
 
+# A number as a tensor that compilers leave alone: of a constant seed Inductor would write out all of Philox, round into
+# round, and not come to an end.
+torch.library.define("vae_fast::scalar", "(SymInt value, Device device) -> Tensor")
+
+
+@torch.library.impl("vae_fast::scalar", "CompositeExplicitAutograd")
+def _scalar(value: int, device: torch.device) -> Tensor:
+    return torch.full((), value, dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("vae_fast::scalar")
+def _scalar_fake(value: int, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
 @torch.library.register_fake("vae_fast::random_bits")
 def _random_bits_fake(seed: Tensor, step: Tensor, rows: int, columns: int, row_offset: int, stream: int) -> Tensor:
     return seed.new_empty((rows, columns))

@@ -90,7 +90,8 @@ def reparameterize(
         mu, logvar: [..., Z], the same shape and device; float32, float16, bfloat16 or float64. Leading dimensions are
             flattened into rows.
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
-            A tensor must keep its value until the backward pass, which draws the noise again.
+            A tensor must keep its value until the backward pass, which draws the noise again. Under torch.func.vmap
+            every sample has the same rows, and so the same noise.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
         impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
@@ -146,7 +147,8 @@ def sample_posterior(
         stats: [B, 2 Z], mu in the first half of the columns and logvar in the second; float32, float16, bfloat16 or
             float64. Large logvar is not clamped: e^logvar overflows float32 at 88.7, and kl is then inf.
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
-            A tensor must keep its value until the backward pass, which draws the noise again.
+            A tensor must keep its value until the backward pass, which draws the noise again. Under torch.func.vmap
+            every sample has the same rows, and so the same noise.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
         impl: as for `reparameterize`; z and kl of "triton" and "cpp" are one node of the graph, so that going back

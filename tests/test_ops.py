@@ -219,6 +219,23 @@ def test_an_empty_batch() -> None:
     assert nll(empty["logits"], empty["target"]).shape == (0,)
 
 
+def test_a_compiler_does_not_see_the_value_of_a_counter() -> None:
+    """Inductor would not come to an end with the reference's Philox of constants."""
+    called: set[str] = set()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        called.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    def draw(mu: Tensor) -> Tensor:
+        return vf.reparameterize(mu, mu, 5, 6, impl="reference")
+
+    mu = torch.randn(2, 3)
+    assert torch.equal(torch.compile(draw, fullgraph=True, backend=backend)(mu), draw(mu))
+    assert "vae_fast.scalar" in called
+    torch.library.opcheck(torch.ops.vae_fast.scalar, (5, torch.device("cpu")))
+
+
 def test_a_scale_that_is_a_float_is_as_exact_as_the_rest() -> None:
     inputs = batch(dtype=torch.float64)
     by_float, by_tensor = (
