@@ -47,8 +47,13 @@ def read_rows(file: int, offset: int, rows: Tensor, out: Tensor) -> None:
 
 
 def _read_rows(file: int, offset: int, rows: Tensor, out: Tensor) -> int:
+    if rows.dtype != torch.int64:
+        raise TypeError(f"read_rows: rows: expected int64, got {rows.dtype}")
     if len(rows) != len(out) or not out.is_contiguous():
-        raise ValueError(f"read_rows: expected a contiguous out [{len(rows)}, ...], got {list(out.shape)}")
+        raise ValueError(
+            f"read_rows: expected contiguous rows [n] and out [n, ...] on the CPU, got {list(rows.shape)} and "
+            f"{list(out.shape)}"
+        )
     if len(rows) and int(rows.min()) < 0:
         raise ValueError(f"read_rows: rows: expected 0 or more, got {int(rows.min())}")
     for row, target in zip(rows.tolist(), out.numpy(), strict=True):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from vae_fast.errors import DataError
 from vae_fast.feed import Feed, shuffled
+from vae_fast.kernels import random_bits, streams
 
 
 @given(count=st.integers(0, 200), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000))
@@ -37,3 +38,12 @@ def test_batches_cover_the_epoch_and_can_start_anywhere(count: int, size: int, s
     assert len(seen.unique()) == len(seen) == count - feed.left_out
     later = list(feed.batches(2, start))
     assert [rows.tolist() for rows in later] == [rows.tolist() for rows in batches[start:]]
+
+
+def test_an_order_drawn_in_blocks_is_that_of_one_sort() -> None:
+    count = (1 << 20) + 5
+    bits = random_bits(count, 2, 7, 3, stream=streams.SHUFFLE)
+    assert torch.equal(shuffled(count, 7, 3), (bits[:, 0] * 2**31 + bits[:, 1] // 2).argsort(stable=True))
+    order = Feed(count, 1000, seed=7).order(3)
+    assert order.shape == (1048, 1000)
+    assert torch.equal(torch.stack(list(Feed(count, 1000, seed=7).batches(3, 1040))), order[1040:])
