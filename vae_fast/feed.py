@@ -11,7 +11,7 @@ from torch import Tensor
 from vae_fast.errors import DataError
 from vae_fast.kernels import random_bits, streams
 
-_BLOCK = 1 << 20  # images whose random bits are drawn together: what drawing takes stays below what sorting does
+_BLOCK = 1 << 18  # images whose random bits are drawn together: what drawing takes stays below what sorting does
 
 
 def shuffled(count: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
