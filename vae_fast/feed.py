@@ -3,8 +3,6 @@
 No worker processes, no state: any step of any epoch can be asked for directly, which is what makes a resume exact.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,7 @@ class Feed:
     def left_out(self) -> int:
         return self.count % self.batch_size
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """Indices int64 [batch_size] of every batch of `epoch`, from the epoch's step `start` on."""
+    def order(self, epoch: int) -> Tensor:
+        """The indices of every batch of `epoch`, int64 [steps_per_epoch, batch_size]."""
         order = shuffled(self.count, self.seed, epoch, self.device)
-        yield from order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)[start:]
+        return order[: self.steps_per_epoch * self.batch_size].view(self.steps_per_epoch, self.batch_size)

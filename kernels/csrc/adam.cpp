@@ -73,20 +73,23 @@ double norm_of(const Chunks& chunks) {
 }
 
 at::Tensor adam_(at::TensorList parameters, at::TensorList means, at::TensorList squares, const at::Tensor& count,
-                 at::TensorList gradients, double lr, double beta1, double beta2, double epsilon, double weight_decay,
+                 at::TensorList gradients, const at::Tensor& lr, double beta1, double beta2, double epsilon, double weight_decay,
                  double max_norm) {
   check_float(count, "adam_", "count");
-  TORCH_CHECK_VALUE(count.dim() == 0, "adam_: count: expected a 0-d tensor, got ", count.sizes());
+  check_float(lr, "adam_", "lr");
+  TORCH_CHECK_VALUE(count.dim() == 0 && lr.dim() == 0, "adam_: count and lr: expected 0-d tensors, got ", count.sizes(),
+                    " and ", lr.sizes());
+  const double rate = *lr.const_data_ptr<float>();
   const Chunks chunks(parameters, means, squares, gradients);
   const double norm = norm_of(chunks);
   if (std::isfinite(norm)) {
     const double t = *count.mutable_data_ptr<float>() += 1;
     const AdamStep step{
-        .decay = static_cast<float>(1 - lr * weight_decay),
+        .decay = static_cast<float>(1 - rate * weight_decay),
         .scale = static_cast<float>(std::min(1.0, max_norm / (norm + 1e-6))),
         .mean_rate = static_cast<float>(1 - beta1),
         .square_rate = static_cast<float>(1 - beta2),
-        .step_size = static_cast<float>(lr / (1 - std::pow(beta1, t))),
+        .step_size = static_cast<float>(rate / (1 - std::pow(beta1, t))),
         .correction = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
         .epsilon = static_cast<float>(epsilon),
     };
