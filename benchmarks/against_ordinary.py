@@ -89,17 +89,12 @@ def engine_block(pixels: Tensor) -> Callable[[int], float]:
     feed = Feed(len(pixels), BATCH, config.seed)
     engine = Engine(vf.VAE(), pixels.flatten(1), config, make_plan(config)[0], feed.steps_per_epoch)
 
-    def batches() -> Iterator[Tensor]:
-        epoch = 1
-        while True:
-            yield from feed.batches(epoch)
-            epoch += 1
-
-    rows = batches()
-
     def block(count: int) -> float:
         for _ in range(count):
-            engine.step(next(rows))
+            epoch, position = divmod(engine.step_number, feed.steps_per_epoch)
+            if position == 0:
+                engine.begin_epoch(feed.order(epoch + 1))
+            engine.advance(1)
         loss = engine.finish_epoch()["train_loss"]
         assert loss is not None
         return loss

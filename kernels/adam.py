@@ -21,7 +21,7 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 torch.library.define(
     "vae_fast::adam_",
     "(Tensor(a!)[] parameters, Tensor(b!)[] means, Tensor(c!)[] squares, Tensor(d!) count, Tensor[] gradients,"
-    " float lr, float beta1, float beta2, float epsilon, float weight_decay, float max_norm) -> Tensor",
+    " Tensor lr, float beta1, float beta2, float epsilon, float weight_decay, float max_norm) -> Tensor",
 )
 
 
@@ -40,7 +40,7 @@ def adam_(
     count: Tensor,
     gradients: Tensors,
     *,
-    lr: float,
+    lr: float | Tensor,
     weight_decay: float = 0.0,
     max_norm: float = inf,
 ) -> Tensor:
@@ -50,7 +50,7 @@ def adam_(
         parameters, means, squares: of equal shapes, float32, contiguous, on one device.
         count: the steps taken so far, 0-d float32.
         gradients: of the same shapes, float32; the values they hold afterwards are not specified.
-        lr: the learning rate.
+        lr: the learning rate, a number or 0-d float32 on the parameters' device, where a CUDA graph reads it anew.
         weight_decay: the share of each weight taken off, times lr; it does not pass through the moments.
         max_norm: gradients whose norm is larger are scaled down to it.
 
@@ -63,6 +63,8 @@ def adam_(
     Source: Kingma and Ba, Adam, 2014; Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017 (AdamW);
     Pascanu et al., On the Difficulty of Training Recurrent Neural Networks, 2013 (clipping).
     """
+    if not isinstance(lr, Tensor):
+        lr = torch.full((), lr, device=count.device)
     torch.autograd.graph.increment_version(parameters)  # whoever saved one for a backward pass is to notice
     if count.device.type == "cpu" and HAS_LIBRARY:
         norm: Tensor = torch.ops.vae_fast.adam_(

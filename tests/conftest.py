@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import vae_fast as vf
+from vae_fast.graphs import Capture, Program
 
 # As the engine does for itself: else Inductor runs the program `openssl`, which a machine need not have.
 os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
@@ -42,3 +46,48 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory
     yield
     torch.use_deterministic_algorithms(False)
+
+
+class Recorder(TorchDispatchMode):
+    """What a CUDA graph does with a program, on a CPU: the kernels of one run, replayed over the same memory.
+
+    Every operator that reaches PyTorch's dispatcher is written down with its arguments as they are: tensors by
+    reference, Python numbers as values of that moment. A replay calls them again in the same order and puts each result
+    where the first run had put it. So whatever a program works out in Python, or keeps anywhere else than in those
+    tensors, stands still, as it would in a graph.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._calls.append((func, args, kwargs or {}, _tensors(result)))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, outputs in self._calls:
+            for new, static in zip(_tensors(func(*args, **kwargs)), outputs, strict=True):
+                if new.data_ptr() != static.data_ptr():
+                    static.copy_(new)
+
+
+@pytest.fixture
+def record() -> Capture:
+    """As vae_fast.graphs.capture: the program runs, and what it did is returned."""
+
+    def recorded(program: Program) -> Recorder:
+        recorder = Recorder()
+        with recorder:
+            program()
+        return recorder
+
+    return recorded
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]

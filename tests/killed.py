@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vae_fast import checkpoint, engine, train
+from vae_fast import checkpoint, engine, evaluation, train
 
 moment, count, number, run = sys.argv[1], int(sys.argv[2]), getattr(signal, sys.argv[3]), sys.argv[4]
 reached: list[int] = []
@@ -47,12 +47,12 @@ def note_step(self: engine.Engine) -> bool:
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 if moment in ("step", "twice"):
-    strike(engine.Engine, "step", lambda self, rows: self.step_number == count)
+    strike(engine.Engine, "advance", lambda self, steps: self.step_number == count)
 elif moment == "best":
     strike(checkpoint, "point", lambda link, target: link.name == "best" and target.name == f"step-{count:08d}")
 elif moment == "evaluate":
     strike(engine.Engine, "finish_epoch", note_step)
-    strike(train, "evaluate", lambda *args: reached[-1] == count)
+    strike(evaluation.Evaluation, "__call__", lambda self: reached[-1] == count)
 else:
     strike(os, "fsync", count_up)
 sys.exit(train.main(sys.argv[5:]))

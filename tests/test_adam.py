@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, list[Tensor]], message: 
 @pytest.mark.skipif(not library.load(), reason=library.status())
 def test_it_is_a_proper_operator() -> None:
     state = [[torch.rand(4, 3), torch.rand(5)] for _ in range(4)]
-    arguments = (*state[:3], torch.zeros(()), state[3], 0.1, 0.9, 0.999, 1e-8, 0.0, inf)
+    arguments = (*state[:3], torch.zeros(()), state[3], torch.tensor(0.1), 0.9, 0.999, 1e-8, 0.0, inf)
     torch.library.opcheck(torch.ops.vae_fast.adam_, arguments)
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from vae_fast import arrivals
 from vae_fast.arrivals import BUFFERS, THREAD, Arrivals
 from vae_fast.errors import DataError
 from vae_fast.feed import Feed
@@ -53,6 +54,13 @@ def source(request: pytest.FixtureRequest, path: Path) -> Source:
     return make
 
 
+@pytest.fixture(params=[0, 200], ids=["single reads", "joint reads"])
+def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes that are read together."""
+    monkeypatch.setattr(arrivals, "READ", request.param)
+    return int(request.param)
+
+
 def order(epoch: int = 1) -> Tensor:
     return Feed(COUNT, BATCH, seed=2).order(epoch)
 
@@ -63,6 +71,7 @@ def nothing_runs() -> bool:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("read")
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_the_batches_of_any_chunks_are_those_of_the_order(
@@ -76,7 +85,7 @@ def test_the_batches_of_any_chunks_are_those_of_the_order(
     with Arrivals(source(dtype), device).chunks(rows, sizes) as chunks:
         for chunk in chunks:
             assert (chunk.dtype, chunk.device) == (dtype, device)
-            memory.add(chunk.data_ptr())
+            memory.add(chunk.untyped_storage().data_ptr())
             seen.append(chunk.clone())
     assert [len(chunk) for chunk in seen][:-1] == ([sizes] * (len(seen) - 1) if isinstance(sizes, int) else sizes[:-1])
     assert torch.equal(torch.cat(seen).cpu(), images(dtype)[rows])
@@ -84,16 +93,17 @@ def test_the_batches_of_any_chunks_are_those_of_the_order(
     assert nothing_runs()
 
 
-def test_a_chunk_holds_while_it_is_in_use_and_reading_goes_a_bounded_way_ahead(source: Source) -> None:
-    rows, gathered = order(), []
-    pixels = source(torch.uint8)
-    arrivals = Arrivals(pixels, torch.device("cpu"))
-    with arrivals.chunks(rows, 1) as chunks:
+def test_a_chunk_holds_while_it_is_in_use_and_reading_goes_a_bounded_way_ahead(source: Source, read: int) -> None:
+    rows, buffers = order(), []
+    with Arrivals(source(torch.uint8), torch.device("cpu")).chunks(rows, 1) as chunks:
         for i, chunk in enumerate(chunks):
             time.sleep(0.001)  # for the reader to get as far as it may
             assert torch.equal(chunk[0], images(torch.uint8)[rows[i]])
-            gathered.append(chunk.data_ptr())
-    assert gathered == (gathered[:BUFFERS] * len(rows))[: len(rows)]  # in turns: never one that is still lent
+            buffers.append(chunk.untyped_storage().data_ptr())
+    together = max(1, read // (BATCH * PIXELS))
+    turns = [buffers[together * i] for i in range(BUFFERS) for _ in range(together)]
+    assert len(set(turns)) == BUFFERS
+    assert buffers == (turns * len(rows))[: len(rows)]  # in turns: never one that is still lent
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])

@@ -1,5 +1,6 @@
 """The step: what it learns, counts, skips and repeats, eager and compiled."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,11 +8,14 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from vae_fast.engine import MOST_SKIPS_IN_A_ROW, Engine, HostCopy, evaluate, learning_rate_at
+from vae_fast.engine import MOST_SKIPS_IN_A_ROW, Engine
 from vae_fast.errors import RunError
+from vae_fast.evaluation import evaluate
+from vae_fast.graphs import Capture, Graph, Program, capture
 from vae_fast.objective import objective
 from vae_fast.pixels import bernoulli_sample
-from vae_fast.plan import make_plan
+from vae_fast.plan import Plan, make_plan
+from vae_fast.schedules import learning_rate_at
 
 ROWS = torch.arange(32)
 
@@ -20,11 +24,20 @@ def images() -> Tensor:
     return vf.load_images("digits").pixels[:64].flatten(1)
 
 
-def engine(data: Tensor | None = None, **settings: Any) -> Engine:
+def engine(data: Tensor | None = None, plan: Plan | None = None, capture: Capture = capture, **settings: Any) -> Engine:
     config = vf.Config(**{"hidden": (16,), "latent": 4, "device": "cpu", "batch_size": 32, **settings})
     torch.manual_seed(0)
     model = vf.VAE(hidden=config.hidden, latent=config.latent)
-    return Engine(model, images() if data is None else data, config, make_plan(config)[0], steps_per_epoch=10)
+    wished = replace(config, cuda_graphs="auto")
+    plan = plan or make_plan(wished)[0]
+    return Engine(model, images() if data is None else data, config, plan, steps_per_epoch=10, capture=capture)
+
+
+def train(e: Engine, rows: Tensor = ROWS, steps: int = 1) -> None:
+    """Steps that all see the same images, over the ends of epochs."""
+    for _ in range(steps):
+        e.begin_epoch(rows.expand(e.steps_per_epoch, -1))
+        e.advance(1)
 
 
 def parameters(e: Engine) -> Tensor:
@@ -42,7 +55,7 @@ def test_a_step_is_the_textbook_step() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
         optimizer.step()
-        e.step(ROWS)
+        train(e)
     # Adam divides by the root of its second moment: where a gradient is near zero, rounding moves a step by up to lr
     expected = torch.cat([p.detach().flatten() for p in twin.parameters()])
     torch.testing.assert_close(parameters(e), expected, rtol=0, atol=2e-5)
@@ -64,8 +77,7 @@ def test_loss_falls_whatever_the_settings(settings: dict[str, Any]) -> None:
     e.warm_up()
     averages = []
     for _ in range(3):
-        for _ in range(20):
-            e.step(ROWS)
+        train(e, steps=20)
         averages.append(e.finish_epoch())
     assert averages[0]["train_loss"] > averages[1]["train_loss"] > averages[2]["train_loss"]
     assert all(record["train_nll"] > 0 and record["train_kl"] > 0 for record in averages)
@@ -75,15 +87,14 @@ def test_compiled_and_eager_steps_agree() -> None:
     eager, compiled = engine(), engine(compile=True)
     compiled.warm_up()
     for e in (eager, compiled):
-        e.step(ROWS)
+        train(e)
     for ours, theirs in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
         # sums over 32 images and 784 pixels in another order
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-5 * theirs.grad.abs().max().item())
     for e in (eager, compiled):
-        for _ in range(20):
-            e.step(ROWS)
+        train(e, steps=20)
     # Adam turns the rounding of small gradients into whole steps: later losses agree loosely
     assert compiled.finish_epoch()["train_loss"] == pytest.approx(eager.finish_epoch()["train_loss"], rel=1e-3)
 
@@ -93,20 +104,20 @@ def test_warming_up_leaves_no_trace() -> None:
     e.warm_up()
     assert torch.equal(parameters(e), parameters(fresh))
     assert e.state()[2] == fresh.state()[2]
-    assert all(p.grad is None for p in e.model.parameters())
+    assert all(torch.equal(t, fresh.state()[1][name]) for name, t in e.state()[1].items())
 
 
 def test_averages_are_over_the_images_seen() -> None:
     e = engine(binarize="dynamic")
     sums = torch.zeros(2, dtype=torch.float64)
-    for step, rows in enumerate((ROWS, ROWS[:20])):  # of images, not of batches
+    for step, rows in enumerate((ROWS, ROWS + 32)):
         x = bernoulli_sample(images()[rows], 0, step)
         with torch.no_grad():
             _, nll, kl = objective(e.model, x, 0, step)
         sums += torch.stack((nll.double().sum(), kl.double().sum()))
-        e.step(rows)
+        train(e, rows)
     record = e.finish_epoch()
-    assert (record["train_nll"], record["train_kl"]) == pytest.approx((sums / 52).tolist())
+    assert (record["train_nll"], record["train_kl"]) == pytest.approx((sums / 64).tolist())
     assert record["train_loss"] == pytest.approx(record["train_nll"] + record["train_kl"])
     assert e.finish_epoch()["train_loss"] is None  # counted anew
 
@@ -116,14 +127,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(settings: dict[str, An
     data = images() / 255
     data[40] = float("nan")
     e = engine(data, **settings)
-    for _ in range(8):  # under fp16 the scaler first finds its scale
-        e.step(ROWS)
+    train(e, steps=8)  # under fp16 the scaler first finds its scale
     e.finish_epoch()
     before, optimizer = parameters(e), {k: v.clone() for k, v in e.state()[1].items()}
-    e.step(ROWS + 20)  # holds image 40
+    train(e, ROWS + 20)  # holds image 40
     assert torch.equal(parameters(e), before)
     assert all(torch.equal(v, optimizer[k]) for k, v in e.state()[1].items())
-    e.step(ROWS)
+    train(e)
     assert not torch.equal(parameters(e), before)
     record = e.finish_epoch()
     assert record["skipped_steps"] == 1
@@ -136,19 +146,15 @@ def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped() -> None:
     with torch.no_grad():
         e.model.encoder.stats.bias[4:] = 88.5  # e^logvar / 2 is finite, and so is every gradient; the sum of 4 is not
     before = parameters(e)
-    e.step(ROWS)
+    train(e)
     assert torch.equal(parameters(e), before)
 
 
 def test_a_diverged_run_stops_within_200_steps() -> None:
     e = engine(torch.full((64, 784), float("nan")))
 
-    def train() -> None:
-        for _ in range(200):
-            e.step(ROWS)
-
     with pytest.raises(RunError, match=r"training diverged: .* not finite in \d+ steps in a row"):
-        train()
+        train(e, steps=200)
     assert MOST_SKIPS_IN_A_ROW <= e.step_number <= 200
 
 
@@ -158,8 +164,7 @@ def test_steps_read_nothing_from_the_device(settings: dict[str, Any]) -> None:
     e = engine(**settings)
     e.warm_up()
     with torch.profiler.profile() as profile:
-        for _ in range(24):
-            e.step(ROWS)
+        train(e, steps=24)
     events = profile.events()
     assert any("mm" in event.name or "product" in event.name for event in events)
     for event in events:
@@ -178,37 +183,20 @@ def test_steps_read_nothing_from_the_device(settings: dict[str, Any]) -> None:
 )
 def test_a_loaded_state_goes_on_bit_for_bit(settings: dict[str, Any]) -> None:
     whole, first, second = engine(**settings), engine(**settings), engine(**settings)
-    for _ in range(6):
-        whole.step(ROWS)
-    for _ in range(3):
-        first.step(ROWS)
+    train(whole, steps=6)
+    train(first, steps=3)
     model, optimizer, counters = first.state()
     second.load_state({k: v.clone() for k, v in model.items()}, {k: v.clone() for k, v in optimizer.items()}, counters)
-    for _ in range(3):
-        second.step(ROWS)
+    train(second, steps=3)
     assert torch.equal(parameters(whole), parameters(second))
     for ours, theirs in zip(whole.state()[1:], second.state()[1:], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, {0: 1e-3, 99: 1e-3}),
-        ({"lr_warmup": 1.0}, {0: 1e-4, 9: 1e-3, 50: 1e-3}),
-        ({"lr_schedule": "cosine"}, {0: 1e-3, 50: 5e-4, 100: 0}),
-        ({"lr_schedule": "cosine", "lr_warmup": 2.0}, {0: 5e-5, 19: 1e-3, 20: 1e-3, 60: 5e-4}),
-    ],
-)
-def test_schedules_of_the_learning_rate(settings: dict[str, Any], expected: dict[int, float]) -> None:
-    config = vf.Config(epochs=10, **settings)
-    assert {step: learning_rate_at(step, config, 10) for step in expected} == pytest.approx(expected)
-
-
 def test_the_step_follows_its_schedules() -> None:
     e = engine(lr_schedule="cosine", beta_schedule="linear", beta_warmup=2.0)
     for step in range(3):
-        e.step(ROWS)
+        train(e)
         assert (e.learning_rate, e.beta) == (learning_rate_at(step, e.config, 10), step / 20)
         record = e.finish_epoch()  # the loss that was minimised
         assert record["train_loss"] == pytest.approx(record["train_nll"] + step / 20 * record["train_kl"])
@@ -218,7 +206,7 @@ def test_free_bits_reach_the_loss() -> None:
     e, x = engine(free_bits=2.0), images()[:32]
     with torch.no_grad():
         expected = objective(e.model, x, 0, 0, free_bits=2.0)
-    e.step(ROWS)
+    train(e)
     assert e.finish_epoch()["train_loss"] == pytest.approx(expected.loss.item())
     assert expected.loss.item() > (expected.nll + expected.kl).mean().item() + 1
 
@@ -227,7 +215,7 @@ def test_weight_decay_reaches_the_optimizer() -> None:
     decayed, plain = engine(optimizer="adamw", weight_decay=0.5), engine()
     before = parameters(plain)
     for e in (decayed, plain):
-        e.step(ROWS)
+        train(e)
     torch.testing.assert_close(parameters(decayed), parameters(plain) - 1e-3 * 0.5 * before)
 
 
@@ -235,42 +223,78 @@ def test_amp_computes_in_its_dtype() -> None:
     seen: list[torch.dtype] = []
     e = engine(amp_dtype="bf16")
     e.model.decoder.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    e.step(ROWS)
+    train(e)
     evaluate(e.model, images(), 0)
     assert seen == [torch.bfloat16, torch.float32]
 
 
 def test_skips_in_a_row_survive_a_resume() -> None:
     e = engine(torch.full((64, 784), float("nan")))
-    for _ in range(30):
-        e.step(ROWS)
+    train(e, steps=30)
     again = engine()
     again.load_state(*e.state())
     assert again.is_diverging
-    again.step(ROWS)
+    train(again)
     assert not again.is_diverging
 
 
-def test_evaluation_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    e = engine()
-    whole = evaluate(e.model, images(), seed=0)
-    monkeypatch.setattr("vae_fast.engine.EVALUATION_BATCH", 7)
-    parts = evaluate(e.model, images(), seed=0)
-    assert whole == pytest.approx(parts, rel=1e-5)
-    assert whole["loss"] == whole["nll"] + whole["kl"]
-    with torch.no_grad():
-        mu, logvar = e.model.encode(images())
-        z = vf.reparameterize(mu, logvar, 0, 0, stream=1)  # the design's stream and step
-        nll = vf.elbo_loss(e.model.decode(z), images(), mu, logvar).nll
-    assert whole["nll"] == pytest.approx(nll.mean().item())
-    assert evaluate(e.model, images(), seed=1)["nll"] != whole["nll"]
+RECORDED = [
+    {"lr_schedule": "cosine", "lr_warmup": 0.5, "beta_schedule": "linear"},
+    {"binarize": "dynamic", "clip": 1.0},
+    {"amp_dtype": "bf16", "optimizer": "adamw", "weight_decay": 0.1},
+    {"amp_dtype": "fp16"},
+]
 
 
-def test_a_host_copy_is_what_was_asked_for_not_what_came_later() -> None:
-    source = torch.zeros(2)
-    copy = HostCopy(source)
-    assert copy.latest() is None
-    copy.request()
-    source += 1
-    assert copy.latest().tolist() == [0, 0]
-    assert copy.latest() is None
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("settings", RECORDED)
+def test_replays_are_ordinary_steps(settings: dict[str, Any], together: int, record: Capture) -> None:
+    """Over the end of an epoch: other images, fresh noise, the schedules' next values, the same bits."""
+    config = {"epochs": 4, **settings}
+    plan = replace(engine(**config).plan, cuda_graphs=True, steps_per_graph=together)
+    ordinary, recorded = engine(**config), engine(**config, plan=plan, capture=record)
+    recorded.warm_up()
+    orders = torch.stack([torch.randperm(64)[:32] for _ in range(20)]).view(2, 10, 32)
+    for order in orders:
+        for e in (ordinary, recorded):
+            e.begin_epoch(order)
+            launches = e.launches(10)
+            assert sum(launches) == 10
+            assert max(launches) == (together if e is recorded else 1)
+            for count in launches:
+                e.advance(count)
+    assert torch.equal(parameters(recorded), parameters(ordinary))
+    assert recorded.state()[2] == ordinary.state()[2]
+    assert torch.equal(recorded.ledger.ring, ordinary.ledger.ring)
+    losses = ordinary.ledger.latest(20, 20)[:, 0]
+    assert len(losses.unique()) >= 18  # under fp16 the first ones are skipped
+
+
+def test_a_replay_skips_what_is_not_finite_and_recovers(record: Capture) -> None:
+    data = images() / 255
+    data[40] = float("nan")
+    plan = replace(engine().plan, cuda_graphs=True, steps_per_graph=1)
+    e = engine(data, plan=plan, capture=record)
+    e.warm_up()
+    before = parameters(e)
+    train(e, ROWS + 20)  # holds image 40
+    assert torch.equal(parameters(e), before)
+    train(e)
+    assert not torch.equal(parameters(e), before)
+    assert e.finish_epoch()["skipped_steps"] == 1
+
+
+def test_a_recording_that_fails_raises_if_it_was_asked_for_and_else_says_why() -> None:
+    def fail(program: Program) -> Graph:
+        program()
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    plan = replace(engine().plan, cuda_graphs=True)
+    e, fresh = engine(plan=plan, capture=fail), engine()
+    e.warm_up()
+    assert (e.plan.cuda_graphs, e.graphs_failed) == (False, "operation not permitted when stream is capturing")
+    assert torch.equal(parameters(e), parameters(fresh))
+    train(e)
+    assert e.step_number == 1
+    with pytest.raises(RunError, match="--cuda-graphs on: recording a step failed: operation not permitted"):
+        engine(plan=plan, capture=fail, cuda_graphs="on").warm_up()

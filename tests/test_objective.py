@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast.objective import beta_at, objective
+from vae_fast.objective import objective
+from vae_fast.schedules import beta_at
 
 
 @pytest.mark.parametrize(

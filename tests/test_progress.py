@@ -27,8 +27,9 @@ def test_an_epoch_that_learned_nothing_is_still_a_line() -> None:
     assert epoch_line(nothing, 3) == "epoch 3/3   7 steps skipped: not finite"
 
 
-def test_steps_pass_through(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(Printer().steps(range(40), "epoch 1", 40)) == list(range(40))
+def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Printer().bar("epoch 1", 40) as advance:
+        advance(20, 105.3)
     assert capsys.readouterr().out == ""
 
 
@@ -36,7 +37,8 @@ def test_a_terminal_gets_a_bar_that_vanishes() -> None:
     """In a real pseudo-terminal."""
     code = (
         "import time; from vae_fast.progress import Printer; printer = Printer()\n"
-        "for _ in printer.steps(range(64), 'epoch 1', 64): time.sleep(0.01)\n"
+        "with printer.bar('epoch 1', 64) as advance:\n"
+        "    for step in range(64): time.sleep(0.01); advance(step, 105.25)\n"
         "printer.line('done')"
     )
     master, slave = pty.openpty()

@@ -15,6 +15,7 @@ import torch
 import vae_fast as vf
 from vae_fast.engine import Engine
 from vae_fast.errors import RunError
+from vae_fast.evaluation import Evaluation
 from vae_fast.plan import cpp_compiler
 from vae_fast.train import main
 
@@ -172,7 +173,7 @@ def test_a_resume_takes_the_recorded_plan(small: Small, monkeypatch: pytest.Monk
 
 def test_best_is_the_lowest_validation_loss_also_across_a_resume(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([3.0, 9.0, 1.0, 8.0, 2.0, 1.0])  # valid, test, valid, ...: the test loss is lowest in epoch 3
-    monkeypatch.setattr("vae_fast.train.evaluate", lambda *a: dict.fromkeys(("loss", "nll", "kl"), next(losses)))
+    monkeypatch.setattr(Evaluation, "__call__", lambda self: dict.fromkeys(("loss", "nll", "kl"), next(losses)))
     run = vf.fit(small(valid=104, epochs=2))
     vf.fit(small(valid=104, resume=str(run.directory), out=None, epochs=3))
     assert best(run.directory) == "step-00000014"
@@ -250,15 +251,15 @@ def test_a_dry_run_writes_nothing(small: Small, tmp_path: Path, capsys: pytest.C
 
 
 def test_divergence_ends_the_run_and_keeps_the_good_checkpoint(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Engine.step
+    real = Engine.advance
 
-    def step(self: Engine, rows: torch.Tensor) -> None:
+    def advance(self: Engine, count: int) -> None:
         if self.step_number == 70:  # early in epoch 2
             with torch.no_grad():
                 self.model.decoder.logits.bias.fill_(float("nan"))
-        real(self, rows)
+        real(self, count)
 
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(Engine, "advance", advance)
     config = small(epochs=30, batch_size=BATCH)
     with pytest.raises(RunError, match=r"training diverged: .* Try a lower --lr"):
         vf.fit(config)

@@ -17,7 +17,7 @@ class Adam(torch.optim.Optimizer):
 
     Args:
         parameters: (name, parameter) pairs, float32, on one device.
-        lr: the learning rate; later steps read param_groups[0]["lr"].
+        lr: the learning rate; each step reads param_groups[0]["lr"], a number or 0-d float32.
         weight_decay: the share of each weight taken off, times lr, at every step.
         clip: the largest norm of all gradients together; larger ones are scaled down to it.
     """

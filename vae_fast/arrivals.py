@@ -9,7 +9,7 @@ in memory, where PyTorch's `index_select` would start a second pool that spins a
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from vae_fast.stored import Pixels, Stored
 
 BUFFERS = 3  # one in use, one ready, one being filled
+READ = 1 << 20  # bytes that are gathered together, unless a chunk is larger: handing over costs as much as 100 images
 THREAD = "vae_fast-arrivals"
 
 
@@ -46,22 +47,23 @@ class Arrivals:
 
         Yields an iterator over tensors [size, B, D] on the device, of the images' dtype. Each is valid until the next
         is asked for; on a GPU, for what the stream that was current then has been given by that time. Leaving the
-        context, in whatever way, ends the thread and waits for it: at most as long as one chunk takes.
+        context, in whatever way, ends the thread and waits for it: at most as long as one read takes.
 
         Raises DataError from the iterator when the file cannot be read. On a GPU memory is allocated and events are
         waited for as chunks arrive: capture no graph inside, unless with capture_error_mode="thread_local".
         """
         if order.dtype != torch.int64 or order.dim() != 2 or order.device.type != "cpu":
             raise ValueError(f"order: expected int64 [steps, B] on the CPU, got {order.dtype} {list(order.shape)}")
-        parts = order.split(_checked(sizes, len(order)))
-        most = max((part.numel() for part in parts), default=0)
+        batch = order.shape[1] * self.images.shape[1] * self.images.dtype.itemsize
+        reads = _reads(_checked(sizes, len(order)), batch)
+        most = order.shape[1] * max(map(sum, reads), default=0)
         copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        buffers = [_Buffer(self.images, most, self.device, copies) for _ in range(min(BUFFERS, len(parts)))]
+        buffers = [_Buffer(self.images, most, self.device, copies) for _ in range(min(BUFFERS, len(reads)))]
         if copies is not None:  # memory that is new here may still be in use there
             copies.wait_stream(torch.cuda.current_stream(self.device))
         reader = ThreadPoolExecutor(1, THREAD)
         try:
-            yield _arrive(reader, self.images, buffers, parts)
+            yield _arrive(reader, self.images, buffers, order, reads)
         finally:
             reader.shutdown(cancel_futures=True)
             if copies is not None:  # memory that is freed now may be given to the consumer's stream
@@ -79,30 +81,41 @@ def _checked(sizes: int | Iterable[int], steps: int) -> list[int]:
     return sizes
 
 
+def _reads(sizes: list[int], batch: int) -> list[list[int]]:
+    """Chunks of these sizes, in batches of `batch` bytes, put together until they are worth handing to a thread."""
+    reads: list[list[int]] = []
+    for size in sizes:
+        if reads and (sum(reads[-1]) + size) * batch <= READ:
+            reads[-1].append(size)
+        else:
+            reads.append([size])
+    return reads
+
+
 def _arrive(
-    reader: ThreadPoolExecutor, images: Pixels, buffers: Sequence["_Buffer"], parts: Iterable[Tensor]
+    reader: ThreadPoolExecutor, images: Pixels, buffers: list["_Buffer"], order: Tensor, reads: list[list[int]]
 ) -> Iterator[Tensor]:
-    free, left = deque(buffers), iter(parts)
-    coming: deque[tuple[_Buffer, Future[Tensor]]] = deque()
+    free, left = deque(buffers), zip(reads, order.split([sum(sizes) for sizes in reads]), strict=True)
+    coming: deque[tuple[_Buffer, list[int], Future[Tensor]]] = deque()
 
     def read_on() -> None:
-        while free and (part := next(left, None)) is not None:
-            buffer = free.popleft()
-            coming.append((buffer, reader.submit(buffer.fill, images, part)))
+        while free and (read := next(left, None)) is not None:
+            buffer, (sizes, rows) = free.popleft(), read
+            coming.append((buffer, sizes, reader.submit(buffer.fill, images, rows)))
 
     read_on()
     while coming:
-        buffer, filled = coming.popleft()
-        chunk = filled.result()
+        buffer, sizes, filled = coming.popleft()
+        batches = filled.result()
         buffer.lend()
-        yield chunk
+        yield from batches.split(sizes)
         buffer.take_back()
         free.append(buffer)
         read_on()
 
 
 class _Buffer:
-    """Memory for the images of one chunk: on the host, and on the device where that is another place."""
+    """Memory for the images of one read: on the host, and on the device where that is another place."""
 
     def __init__(self, images: Pixels, count: int, device: torch.device, copies: torch.cuda.Stream | None) -> None:
         shape = (count, images.shape[1])
@@ -114,7 +127,7 @@ class _Buffer:
             self._used = torch.cuda.Event()
 
     def fill(self, images: Pixels, order: Tensor) -> Tensor:
-        """The images of `order` [k, B], as [k, B, D]; the reader calls it."""
+        """The images of `order` [k, B], as [k, B, D]; what the thread does."""
         host = self._host[: order.numel()]
         if self._copies is None:
             _gather(images, order.flatten(), host)

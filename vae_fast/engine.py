@@ -1,66 +1,83 @@
-"""One training step: gather, forward, loss, backward, clip, update, count. And the evaluation beside it.
+"""Training steps: gather, forward, loss, backward, clip, update, count.
 
-Nothing here waits for the device. What changes from step to step (step number, beta) and what is added up (losses,
-skips) lives in device tensors; a step whose loss or gradient is not finite is skipped by the device itself.
+A step is a program over static tensors. What changes from one step to the next lives on the device: the number of the
+step, the epoch's order of images and its schedules, from which that number picks, and the ledger of losses. So nothing
+waits for the device, and the same program runs as it stands or is recorded as a CUDA graph and replayed. A step whose
+loss or gradient is not finite is skipped by the device itself.
 """
 
-import math
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vae_fast import graphs
 from vae_fast.adam import Adam
+from vae_fast.compiling import compile_errors, compiled
 from vae_fast.config import Config
 from vae_fast.errors import RunError
-from vae_fast.kernels import streams
+from vae_fast.ledger import Ledger
 from vae_fast.model import VAE
-from vae_fast.objective import beta_at, objective
+from vae_fast.objective import objective
 from vae_fast.pixels import bernoulli_sample
 from vae_fast.plan import DTYPES, Plan
+from vae_fast.schedules import beta_at, epoch_schedule, learning_rate_at
 
-Losses = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-EVALUATION_BATCH = 1000
 MOST_SKIPS_IN_A_ROW = 100
 CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
 MOST_SCALER_SKIPS = 25  # in a row: what finding the scale of fp16 can take, with some to spare
 
 
 class Engine:
-    """The steps of one run over images resident on the device.
+    """The steps of one run.
 
     Args:
         model: on the plan's device.
-        images: [N, D], uint8 or float32, on the plan's device.
+        images: [N, D], uint8 or float32; on the plan's device if the plan's feed is "device".
         config, plan: the run's.
-        steps_per_epoch: for the schedules.
+        steps_per_epoch: of batches of config.batch_size.
+        capture: how a program is recorded where the plan has CUDA graphs.
+
+    An epoch is `begin_epoch`, then `advance` for each of `launches`, then `finish_epoch`.
     """
 
-    def __init__(self, model: VAE, images: Tensor, config: Config, plan: Plan, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        model: VAE,
+        images: Tensor,
+        config: Config,
+        plan: Plan,
+        steps_per_epoch: int,
+        *,
+        capture: graphs.Capture = graphs.capture,
+    ) -> None:
         self.model, self.images, self.config, self.plan = model, images, config, plan
         self.steps_per_epoch = steps_per_epoch
         self.step_number = 0  # updates attempted so far
+        self.recent_loss: float | None = None  # as far as the host has heard
         device = plan.torch_device
+        self.ledger = Ledger(device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
-        self._beta = torch.zeros((), device=device)
-        # over the epoch: loss, nll, kl and number of the images trained on, and the steps skipped
-        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
-        self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
+        self._order = torch.zeros(steps_per_epoch, config.batch_size, dtype=torch.int64, device=device)
+        self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
         self._none_skipped = torch.zeros((), device=device)
-        self._skips_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
-        self._watch = HostCopy(self._skips_in_a_row)
-        self._parameters = list(model.parameters())
-        self._forward = _compiled(self._losses) if plan.compile else self._losses
+        self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
+        self._forward = compiled(self._losses) if plan.compile else self._losses
         self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
+        self._parameters = list(model.parameters())
         self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+        self._scaler.scale(self._none_skipped)  # which makes its tensors
+        self._capture = capture
+        self._graphs: dict[int, graphs.Graph] = {}  # by the number of their steps
+        self.graphs_failed: str | None = None  # why there are none although the plan wanted them
 
     @property
     def learning_rate(self) -> float:
         """Of the latest step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return learning_rate_at(max(self.step_number - 1, 0), self.config, self.steps_per_epoch)
 
     @property
     def beta(self) -> float:
@@ -68,62 +85,66 @@ class Engine:
         return beta_at(max(self.step_number - 1, 0), self.config, self.steps_per_epoch)
 
     def warm_up(self) -> None:
-        """Compile, and let libraries set themselves up, on one forward and backward pass that leaves no trace.
+        """Compile and record what the plan says, and let libraries set themselves up, on steps that leave no trace.
 
-        RunError if torch.compile fails.
+        Completes the plan: how many steps a graph has, if that was still open, is chosen by the time that one takes.
+        RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
         """
-        rows = torch.arange(min(self.config.batch_size, len(self.images)), device=self.images.device)
-        try:
-            loss, _ = self._forward(rows)
-            loss.backward()
-        except RuntimeError as error:
-            if not self.plan.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            raise RunError(f"--compile: torch.compile failed: {str(error).strip().splitlines()[0]}") from error
-        self._drop_gradients()
+        scaler = self._scaler.state_dict()
+        with graphs.preserved(self._state()), compile_errors():
+            self._program(1)
+        if self.plan.cuda_graphs:
+            self._record()
+        self._scaler.load_state_dict(scaler)
 
-    def step(self, rows: Tensor) -> None:
-        """Train on the images whose indices `rows` (int64 [B]) holds."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step_number, self.config, self.steps_per_epoch)
-        self._beta.fill_(beta_at(self.step_number, self.config, self.steps_per_epoch))
-        loss, terms = self._forward(rows)
-        finite = self._update(loss)
-        self._sums += torch.where(finite, terms, self._one_skip)
-        self._skips_in_a_row.add_(1).mul_(~finite)
-        self._step += 1
-        self.step_number += 1
-        if self.step_number % CHECK_EVERY == 0:
+    def begin_epoch(self, order: Tensor) -> None:
+        """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
+        epoch = self.step_number // self.steps_per_epoch
+        self._order.copy_(order)
+        self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
+
+    def launches(self, steps: int) -> list[int]:
+        """How many steps each of the next calls of `advance` has to make for `steps` in all."""
+        together = max(self._graphs, default=1)
+        return [together] * (steps // together) + [1] * (steps % together)
+
+    def advance(self, count: int) -> None:
+        """Make `count` steps of the epoch, in one launch where they are recorded together."""
+        if count in self._graphs:
+            self._graphs[count].replay()
+        else:
+            self._program(count)
+        before, self.step_number = self.step_number, self.step_number + count
+        if before // CHECK_EVERY < self.step_number // CHECK_EVERY:
             self.stop_if_diverged()
 
     def stop_if_diverged(self) -> None:
-        """Raise RunError once the device has skipped too many steps in a row, going by its last counters to arrive."""
-        skips = self._watch.latest()
-        if skips is not None and skips >= MOST_SKIPS_IN_A_ROW:
-            raise RunError(
-                f"training diverged: the loss or gradient was not finite in {int(skips)} steps in a row, up to step "
-                f"{self.step_number}; none of them changed the model. Try a lower --lr, or --clip 1"
-            )
-        self._watch.request()
+        """Raise RunError once the device has skipped too many steps in a row, going by its last report to arrive."""
+        recent = self.ledger.arrived()
+        if recent is not None:
+            self.recent_loss = recent.loss
+            if recent.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
+                raise RunError(
+                    f"training diverged: the loss or gradient was not finite in {recent.skips_in_a_row} steps in a "
+                    f"row, up to step {self.step_number}; none of them changed the model. Try a lower --lr, or --clip 1"
+                )
+        self.ledger.request(self.step_number)
 
     def finish_epoch(self) -> dict[str, float | int | None]:
         """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
-        loss, nll, kl, images, skipped = self._sums.tolist()
-        self._sums.zero_()
-        sums = {"train_loss": loss, "train_nll": nll, "train_kl": kl}
-        return {**{k: v / images if images else None for k, v in sums.items()}, "skipped_steps": int(skipped)}
+        return self.ledger.finish_epoch()
 
     @property
     def is_diverging(self) -> bool:
         """Whether more of the latest steps were skipped than a scaler looking for its scale explains. Waits."""
-        return bool(self._skips_in_a_row > MOST_SCALER_SKIPS)
+        return self.ledger.recent(self.step_number).skips_in_a_row > MOST_SCALER_SKIPS
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Parameters, optimizer tensors and counters: with (config, data) all that a run's future depends on."""
         counters = {
             "step": self.step_number,
-            "sums": self._sums.tolist(),
-            "skips_in_a_row": self._skips_in_a_row.item(),
+            "sums": self.ledger.sums.tolist(),
+            "skips_in_a_row": self.ledger.recent(self.step_number).skips_in_a_row if self.step_number else 0,
             "scaler": self._scaler.state_dict(),
         }
         return self.model.state_dict(), self.optimizer.tensors(), counters
@@ -134,95 +155,63 @@ class Engine:
         self.optimizer.load_tensors(optimizer)
         self.step_number = counters["step"]
         self._step.fill_(self.step_number)
-        self._sums.copy_(torch.tensor(counters["sums"], dtype=torch.float64))
-        self._skips_in_a_row.fill_(counters["skips_in_a_row"])
+        self.ledger.load(self.step_number, counters["sums"], counters["skips_in_a_row"])
         self._scaler.load_state_dict(counters["scaler"])
 
-    def _losses(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, and what it adds to the epoch's sums."""
+    def _record(self) -> None:
+        try:
+            with graphs.preserved(self._state()):
+                self._graphs = self._recorded()
+        except RuntimeError as error:
+            cause = str(error).strip().splitlines()[0]
+            if self.config.cuda_graphs == "on":
+                raise RunError(f"--cuda-graphs on: recording a step failed: {cause}") from error
+            self.plan = replace(self.plan, cuda_graphs=False, steps_per_graph=0)
+            self.graphs_failed = cause
+        else:
+            self.plan = replace(self.plan, steps_per_graph=max(self._graphs))
+
+    def _recorded(self) -> dict[int, graphs.Graph]:
+        """The graphs of the plan: of one step, for an epoch's tail, and of several."""
+        one = self._capture(partial(self._program, 1))
+        together = min(self.plan.steps_per_graph or graphs.steps_worth_a_graph(one), self.steps_per_epoch)
+        return {1: one} if together == 1 else {1: one, together: self._capture(partial(self._program, together))}
+
+    def _state(self) -> list[Tensor]:
+        """All that a step changes, but for the scaler."""
+        return [*self._parameters, *self.optimizer.tensors().values(), self._step, self.ledger.sums, self.ledger.ring]
+
+    def _program(self, count: int) -> None:
+        """`count` steps. What it reads and writes are static tensors; no Python value of it changes between steps."""
+        for _ in range(count):
+            position = (self._step % self.steps_per_epoch).view(1)
+            rows = self._order.index_select(0, position).view(-1)  # [B]
+            rate, beta = self._schedule.index_select(0, position).view(2).unbind()
+            loss, terms = self._forward(rows, beta)
+            finite = self._update(loss, rate)
+            self.ledger.add(self._step, torch.where(finite, terms, self._one_skip))
+            self._step += 1
+
+    def _losses(self, rows: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and its terms for the ledger."""
         x = self.images.index_select(0, rows)  # [B, D]
         if self.config.binarize == "dynamic":
             x = bernoulli_sample(x, self._seed, self._step)
         with torch.autocast(x.device.type, DTYPES[self.plan.precision], enabled=self.plan.precision != "fp32"):
-            loss, nll, kl = objective(
-                self.model, x, self._seed, self._step, beta=self._beta, free_bits=self.config.free_bits
-            )
+            loss, nll, kl = objective(self.model, x, self._seed, self._step, beta=beta, free_bits=self.config.free_bits)
         count = loss.new_full((), len(x))
         terms = (nll.detach().sum(dtype=torch.float64), kl.detach().sum(dtype=torch.float64))
         return loss, torch.stack((loss.detach() * count, *terms, count, self._none_skipped))
 
-    def _update(self, loss: Tensor) -> Tensor:
+    def _update(self, loss: Tensor, rate: Tensor) -> Tensor:
         """Backward and optimizer; 0-d bool, whether loss and gradients were finite, without which nothing changes."""
-        self._drop_gradients()
         # 0 * inf is NaN: a loss that is not finite makes every gradient NaN, so that one test serves for both.
-        self._scaler.scale(loss).backward(1 + 0 * loss.detach())
+        start = 1 + 0 * loss.detach()
+        gradients = torch.autograd.grad(self._scaler.scale(loss), self._parameters, start)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.param_groups[0]["lr"] = rate
         self._scaler.unscale_(self.optimizer)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         return self.optimizer.norm.isfinite()
-
-    def _drop_gradients(self) -> None:
-        for parameter in self._parameters:  # Optimizer.zero_grad does the same in ten times the time
-            parameter.grad = None
-
-
-class HostCopy:
-    """A device tensor as the host last saw it. Asking never waits: copies are asynchronous, into pinned memory."""
-
-    def __init__(self, source: Tensor) -> None:
-        self._source = source
-        self._copy = torch.empty_like(source, device="cpu", pin_memory=source.is_cuda)
-        self._event = torch.cuda.Event() if source.is_cuda else None
-        self._requested = False
-
-    def request(self) -> None:
-        """Start a copy, unless one is under way."""
-        if self._requested:
-            return
-        self._copy.copy_(self._source, non_blocking=True)
-        if self._event is not None:
-            self._event.record()
-        self._requested = True
-
-    def latest(self) -> Tensor | None:
-        """The requested copy once it has arrived, None before."""
-        if not self._requested or (self._event is not None and not self._event.query()):
-            return None
-        self._requested = False
-        return self._copy
-
-
-def learning_rate_at(step: int, config: Config, steps_per_epoch: int) -> float:
-    """The learning rate of a step (counted from 0): a linear warm-up, then constant or half a cosine down to 0."""
-    warmup = round(config.lr_warmup * steps_per_epoch)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    if config.lr_schedule == "constant":
-        return config.lr
-    progress = (step - warmup) / max(1, config.epochs * steps_per_epoch - warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@torch.no_grad()
-def evaluate(model: VAE, images: Tensor, seed: int) -> dict[str, float]:
-    """loss = nll + kl, nll and kl of every image, averaged exactly, in nats; float32 whatever the training's precision.
-
-    `images` is [N, D] on the model's device. One sample of z an image, with the noise of its own index, so that the
-    result does not depend on the batch.
-    """
-    sums = torch.zeros(2, dtype=torch.float64, device=images.device)
-    for start in range(0, len(images), EVALUATION_BATCH):
-        x = images[start : start + EVALUATION_BATCH]
-        _, nll, kl = objective(model, x, seed, 0, row_offset=start, stream=streams.EVALUATION)
-        sums += torch.stack((nll.double().sum(), kl.double().sum()))
-    nll_mean, kl_mean = (sums / len(images)).tolist()
-    return {"loss": nll_mean + kl_mean, "nll": nll_mean, "kl": kl_mean}
-
-
-def _compiled(function: Losses) -> Losses:
-    from torch._inductor import config  # slow to import, and only compiled runs need it
-
-    # Inductor would run the program `openssl` to name its precompiled headers, and fail where it is not installed.
-    setting = "cpp_cache_precompile_headers"
-    options: dict[str, Any] = {setting: False} if hasattr(config, setting) else {}
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)

@@ -3,8 +3,6 @@
 No worker processes, no state: any step of any epoch can be asked for directly, which is what makes a resume exact.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -50,7 +48,3 @@ class Feed:
         """Which images the steps of `epoch` see: int64 [steps_per_epoch, batch_size]."""
         order = shuffled(self.count, self.seed, epoch, self.device)
         return order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """Indices int64 [batch_size] of every batch of `epoch`, from the epoch's step `start` on."""
-        yield from self.order(epoch)[start:]

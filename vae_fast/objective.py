@@ -5,7 +5,6 @@ One batch's way: x -> encoder -> stats -> z and kl -> decoder -> logits -> nll -
 
 from torch import Tensor
 
-from vae_fast.config import Config
 from vae_fast.kernels import Elbo, kl_per_dimension, nll, sample_posterior, streams
 from vae_fast.model import VAE
 
@@ -41,17 +40,3 @@ def objective(
         return Elbo((reconstruction + beta * kl).mean(), reconstruction, kl)
     pressed = kl_per_dimension(*stats.chunk(2, dim=-1)).mean(0).clamp(min=free_bits).sum()
     return Elbo(reconstruction.mean() + beta * pressed, reconstruction, kl)
-
-
-def beta_at(step: int, config: Config, steps_per_epoch: int) -> float:
-    """beta of a step (counted from 0): constant, a linear warm-up, or cyclical annealing.
-
-    Cyclical: in each of `beta_cycles` equal parts of the run, beta rises linearly over the first half and stays there
-    (Fu et al.: Cyclical Annealing Schedule, 2019).
-    """
-    if config.beta_schedule == "constant":
-        return config.beta
-    if config.beta_schedule == "linear":
-        return config.beta * min(1.0, step / (config.beta_warmup * steps_per_epoch))
-    cycle = config.epochs * steps_per_epoch / config.beta_cycles
-    return config.beta * min(1.0, 2 * (step % cycle) / cycle)

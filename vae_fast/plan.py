@@ -28,6 +28,8 @@ class Plan:
     """fp32, bf16 or fp16 of the autocast region; parameters and the loss are fp32 always"""
     compile: bool
     cuda_graphs: bool
+    steps_per_graph: int
+    """0 without CUDA graphs, and until the time a step takes has shown how many are worth it"""
 
     @property
     def torch_device(self) -> torch.device:
@@ -47,12 +49,13 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
     if config.compile:
         require_compiler(device)
     graphs, why_graphs = _cuda_graphs(config.cuda_graphs, device)
-    plan = Plan(str(device), precision, config.compile, graphs)
+    plan = Plan(str(device), precision, config.compile, graphs, steps_per_graph=0)
     return plan, {
         "device": why_device,
         "precision": why_precision,
         "compile": "--compile" if config.compile else "no --compile",
         "cuda_graphs": why_graphs,
+        "steps_per_graph": "by the time a step takes, once it is recorded" if graphs else "no CUDA graphs",
     }
 
 
@@ -187,10 +190,13 @@ def _precision(config: Config, device: torch.device) -> tuple[str, str]:
 
 
 def _cuda_graphs(wish: str, device: torch.device) -> tuple[bool, str]:
-    reason = "no CUDA device" if device.type != "cuda" else "this version does not capture steps"
-    if wish == "on":
-        raise RunError(f"--cuda-graphs on: cannot be had, {reason}")
-    return False, reason if wish == "auto" else "--cuda-graphs off"
+    if wish == "off":
+        return False, "--cuda-graphs off"
+    if device.type != "cuda":
+        if wish == "on":
+            raise RunError("--cuda-graphs on: cannot be had, no CUDA device")
+        return False, "no CUDA device"
+    return True, "--cuda-graphs on" if wish == "on" else "a step is many short kernels"
 
 
 def _cpu_bf16_units() -> dict[str, bool]:

@@ -1,9 +1,12 @@
 """What a run prints: progress on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-T = TypeVar("T")
+Advance = Callable[[int, float | None], None]
+
+REDRAW_EVERY = 16  # steps: a bar that redraws no faster than the eye sees
 
 
 class Printer:
@@ -17,20 +20,26 @@ class Printer:
     def line(self, text: str) -> None:
         self._console.print(text)
 
-    def steps(self, items: Iterable[T], title: str, total: int, done: int = 0) -> Iterator[T]:
-        """The items, with a bar that advances from `done` to `total` as they are taken; it vanishes at the end."""
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """A function to call with the steps done so far and the latest loss: on a terminal a bar, gone at the end."""
         if not self._console.is_terminal:
-            yield from items
+            yield lambda done, loss: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task(title, total=total, completed=done)
-            for count, item in enumerate(items, done + 1):
-                yield item
-                if count % 16 == 0:  # a bar that redraws no faster than the eye sees
-                    bar.update(task, completed=count)
+            shown = done
+
+            def advance(done: int, loss: float | None) -> None:
+                nonlocal shown
+                if done - shown >= REDRAW_EVERY:
+                    shown = done
+                    bar.update(task, completed=done, description=title if loss is None else f"{title}  {loss:.2f}")
+
+            yield advance
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:

@@ -5,12 +5,9 @@ This module strings the epochs together and writes what the run leaves behind.
 """
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast import checkpoint, pictures
+from vae_fast import checkpoint, graphs, pictures
 from vae_fast.config import Config, parse
-from vae_fast.engine import Engine, evaluate
+from vae_fast.engine import Engine
 from vae_fast.errors import ConfigError, RunError, UserError
+from vae_fast.evaluation import Evaluation
 from vae_fast.feed import Feed
 from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS, mean_entropy
@@ -29,6 +27,7 @@ from vae_fast.plan import Plan, environment, make_plan, recorded_plan, require_m
 from vae_fast.profiling import ranges
 from vae_fast.progress import Printer, epoch_line
 from vae_fast.run_directory import RunDirectory
+from vae_fast.signals import Interrupted, collected_signals
 from vae_fast.splits import Splits, prepare
 
 
@@ -39,14 +38,6 @@ class Run:
     directory: Path
     model: VAE = field(repr=False)
     metrics: list[dict[str, Any]] = field(repr=False)
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended the run; its state is saved."""
-
-    def __init__(self, number: int, directory: Path) -> None:
-        super().__init__(f"{signal.Signals(number).name}: saved; go on with --resume {directory}")
-        self.number = number
 
 
 def fit(config: Config) -> Run:
@@ -87,6 +78,7 @@ class Training:
             for name, part in (("valid", splits.valid), ("test", splits.test))
             if part is not None
         }
+        self.evaluations: dict[str, Evaluation] = {}
         self.metrics: list[dict[str, Any]] = []
         self.epoch = 0  # completed
         self.best: dict[str, float] | None = None  # the lowest loss on held-out images, and its step
@@ -96,7 +88,8 @@ class Training:
     def rehearse(self) -> None:
         """One step, and nothing written."""
         self.engine.warm_up()
-        self.engine.step(next(self.feed.batches(1)))
+        self.engine.begin_epoch(self.feed.order(1))
+        self.engine.advance(1)
         loss = self.engine.finish_epoch()["train_loss"]
         outcome = "not finite" if loss is None else f"{loss:.2f}"
         self.printer.line(f"dry run: one step done, loss {outcome}; the run would go to {self.directory.path}")
@@ -105,23 +98,18 @@ class Training:
         """Take up the state to resume from, if there is one; compile; only then write config.toml."""
         if self.directory.recorded:
             self._resume()
-        began = time.perf_counter()
-        if self.plan.compile:
-            self.printer.line("compiling the step: half a minute the first time")
-        self.engine.warm_up()
-        if self.plan.compile:
-            self.printer.line(f"compiled in {time.perf_counter() - began:.1f} s")
+        self._warm_up()
         self.metrics = self.directory.cut_metrics(self.epoch)
         self.directory.begin(
             self.config,
-            plan=self.plan.recorded(),
+            plan=self.engine.plan.recorded(),
             images=self.splits.fingerprint(),
             environment=environment(self.plan.torch_device),
         )
 
     def run(self) -> None:
         """The epochs that are left. After a signal the state is saved at the step boundary: Interrupted."""
-        with _signals() as received:
+        with collected_signals() as received:
             while self.epoch < self.config.epochs:
                 record = self._train_epoch(self.epoch + 1, received)
                 with self.range("evaluation"):
@@ -142,18 +130,38 @@ class Training:
         for line in self._summary():
             self.printer.line(line)
 
+    def _warm_up(self) -> None:
+        """Compile and record what the plan says, and tell how long it took: no epoch's time holds it."""
+        if self.plan.compile:
+            self.printer.line("compiling the step: half a minute the first time")
+        began = time.perf_counter()
+        self.engine.warm_up()
+        recorded = graphs.capture if self.engine.plan.cuda_graphs else None
+        self.evaluations = {
+            name: Evaluation(self.model, images, self.config.seed, recorded) for name, images in self.held_out.items()
+        }
+        done = ["compiled"] if self.plan.compile else []
+        if self.engine.graphs_failed is not None:
+            self.printer.line(f"cuda graphs: off (recording a step failed: {self.engine.graphs_failed})")
+        elif self.plan.cuda_graphs:
+            done.append(f"recorded {self.engine.plan.steps_per_graph} steps a graph")
+        if done:
+            self.printer.line(f"{', '.join(done)} in {time.perf_counter() - began:.1f} s")
+
     def _train_epoch(self, epoch: int, received: list[int]) -> dict[str, Any]:
         """The steps of an epoch from where the run stands: its record, the evaluation's part still missing."""
         total = self.feed.steps_per_epoch
         done = self.engine.step_number - (epoch - 1) * total
         began = time.perf_counter()
-        batches = self.printer.steps(self.feed.batches(epoch, done), f"epoch {epoch}", total, done)
-        for rows in batches:
-            if received:
-                self._save(self.epoch)
-                raise Interrupted(received[0], self.directory.path)
-            with self.range("step"):
-                self.engine.step(rows)
+        self.engine.begin_epoch(self.feed.order(epoch))
+        with self.printer.bar(f"epoch {epoch}", total, done) as advance:
+            for count in self.engine.launches(total - done):
+                if received:
+                    self._save(self.epoch)
+                    raise Interrupted(received[0], self.directory.path)
+                with self.range("step"):
+                    self.engine.advance(count)
+                advance(self.engine.step_number - (epoch - 1) * total, self.engine.recent_loss)
         averages = self.engine.finish_epoch()  # waits for the device, so the clock is read after it
         seconds = time.perf_counter() - began
         images = (total - done) * self.config.batch_size
@@ -170,8 +178,8 @@ class Training:
     def _evaluate(self) -> dict[str, float | None]:
         """test_* (null where no images are held out for it) and, with --valid, valid_*."""
         record: dict[str, float | None] = dict.fromkeys(("test_loss", "test_nll", "test_kl"))
-        for name, images in self.held_out.items():
-            for key, value in evaluate(self.model, images, self.config.seed).items():
+        for name, evaluate in self.evaluations.items():
+            for key, value in evaluate().items():
                 record[f"{name}_{key}"] = value
         return _finite(record)
 
@@ -317,31 +325,6 @@ def _resident(images: Tensor, device: torch.device) -> Tensor:
 def _finite(record: dict[str, float | None]) -> dict[str, float | None]:
     """JSON has no NaN or infinity: null stands for them."""
     return {key: value if value is not None and abs(value) < float("inf") else None for key, value in record.items()}
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one takes its usual course."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may set handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: object) -> None:
-        received.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield received
-    finally:
-        restore()
 
 
 if __name__ == "__main__":

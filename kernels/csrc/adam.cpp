@@ -1,5 +1,6 @@
 // vae_fast::adam_ on the CPU: the norm of all gradients, then Adam over all parameters, each in one parallel pass.
 // The schema and the specification stand in kernels/adam.py.
+#include "adam.h"
 #include "rows.h"
 
 #include <ATen/Parallel.h>
@@ -19,15 +20,16 @@ constexpr int64_t kGrain = 2;     // chunks that are worth a thread: about 5 us
 // The chunks of tensors that are checked here to be alike.
 class Chunks {
  public:
-  Chunks(at::TensorList parameters, at::TensorList means, at::TensorList squares, at::TensorList gradients) {
+  Chunks(const char* op, at::TensorList parameters, at::TensorList means, at::TensorList squares,
+         at::TensorList gradients) {
     const size_t count = parameters.size();
     TORCH_CHECK_VALUE(means.size() == count && squares.size() == count && gradients.size() == count,
-                      "adam_: expected as many means, squares and gradients as parameters, got ", means.size(), ", ",
+                      op, ": expected as many means, squares and gradients as parameters, got ", means.size(), ", ",
                       squares.size(), " and ", gradients.size(), " for ", count);
     for (size_t i = 0; i < count; ++i) {
       gradients_.push_back(gradients[i].contiguous());
-      add(checked(parameters[i], parameters[i], "parameters"), checked(means[i], parameters[i], "means"),
-          checked(squares[i], parameters[i], "squares"), checked(gradients_.back(), parameters[i], "gradients"));
+      add(checked(op, parameters[i], parameters[i], "parameters"), checked(op, means[i], parameters[i], "means"),
+          checked(op, squares[i], parameters[i], "squares"), checked(op, gradients_.back(), parameters[i], "gradients"));
     }
   }
 
@@ -42,10 +44,9 @@ class Chunks {
   }
 
  private:
-  static const at::Tensor& checked(const at::Tensor& tensor, const at::Tensor& like, const char* name) {
-    check_float(tensor, "adam_", name);
-    TORCH_CHECK_VALUE(tensor.sizes() == like.sizes() && tensor.is_contiguous(), "adam_: ", name,
-                      ": expected contiguous ", like.sizes(), ", got ", tensor.sizes(), " with strides ",
+  static const at::Tensor& checked(const char* op, const at::Tensor& tensor, const at::Tensor& like, const char* name) {
+    check_float(tensor, op, name);
+    TORCH_CHECK_VALUE(tensor.sizes() == like.sizes() && tensor.is_contiguous(), op, ": ", name, ": expected contiguous ", like.sizes(), ", got ", tensor.sizes(), " with strides ",
                       tensor.strides());
     return tensor;
   }
@@ -73,29 +74,41 @@ double norm_of(const Chunks& chunks) {
 }
 
 at::Tensor adam_(at::TensorList parameters, at::TensorList means, at::TensorList squares, const at::Tensor& count,
-                 at::TensorList gradients, double lr, double beta1, double beta2, double epsilon, double weight_decay,
-                 double max_norm) {
-  check_float(count, "adam_", "count");
-  TORCH_CHECK_VALUE(count.dim() == 0, "adam_: count: expected a 0-d tensor, got ", count.sizes());
-  const Chunks chunks(parameters, means, squares, gradients);
-  const double norm = norm_of(chunks);
-  if (std::isfinite(norm)) {
-    const double t = *count.mutable_data_ptr<float>() += 1;
-    const AdamStep step{
-        .decay = static_cast<float>(1 - lr * weight_decay),
-        .scale = static_cast<float>(std::min(1.0, max_norm / (norm + 1e-6))),
-        .mean_rate = static_cast<float>(1 - beta1),
-        .square_rate = static_cast<float>(1 - beta2),
-        .step_size = static_cast<float>(lr / (1 - std::pow(beta1, t))),
-        .correction = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
-        .epsilon = static_cast<float>(epsilon),
-    };
-    chunks.for_each([&](size_t, const Chunk& chunk) { loops().adam(step, chunk); });
-  }
+                 at::TensorList gradients, const at::Tensor& lr, double beta1, double beta2, double epsilon,
+                 double weight_decay, double max_norm) {
+  check_float(lr, "adam_", "lr");
+  TORCH_CHECK_VALUE(lr.dim() == 0, "adam_: lr: expected a 0-d tensor, got ", lr.sizes());
+  const AdamSettings settings{*lr.const_data_ptr<float>(), beta1, beta2, epsilon, weight_decay, max_norm};
+  const double norm = adam_update("adam_", parameters, means, squares, count, gradients, settings);
   return at::scalar_tensor(norm, count.options());
 }
 
 }  // namespace
+
+AdamStep adam_step(const AdamSettings& by, double count, double norm) {
+  return {
+      .decay = static_cast<float>(1 - by.lr * by.weight_decay),
+      .scale = static_cast<float>(std::min(1.0, by.max_norm / (norm + 1e-6))),
+      .mean_rate = static_cast<float>(1 - by.beta1),
+      .square_rate = static_cast<float>(1 - by.beta2),
+      .step_size = static_cast<float>(by.lr / (1 - std::pow(by.beta1, count))),
+      .correction = static_cast<float>(1 / std::sqrt(1 - std::pow(by.beta2, count))),
+      .epsilon = static_cast<float>(by.epsilon),
+  };
+}
+
+double adam_update(const char* op, at::TensorList parameters, at::TensorList means, at::TensorList squares,
+                   const at::Tensor& count, at::TensorList gradients, const AdamSettings& settings) {
+  check_float(count, op, "count");
+  TORCH_CHECK_VALUE(count.dim() == 0, op, ": count: expected a 0-d tensor, got ", count.sizes());
+  const Chunks chunks(op, parameters, means, squares, gradients);
+  const double norm = norm_of(chunks);
+  if (std::isfinite(norm)) {
+    const AdamStep step = adam_step(settings, *count.mutable_data_ptr<float>() += 1, norm);
+    chunks.for_each([&](size_t, const Chunk& chunk) { loops().adam(step, chunk); });
+  }
+  return norm;
+}
 
 TORCH_LIBRARY_IMPL(vae_fast, CPU, m) { m.impl("adam_", adam_); }
 

@@ -1,4 +1,5 @@
 // vae_fast::product on the CPU: oneDNN's linear, as PyTorch carries it. kernels/products.py says when it is worth taking.
+#include "loops/transpose.h"
 #include "rows.h"
 
 #include <ATen/Parallel.h>
@@ -20,21 +21,6 @@ using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optio
 
 constexpr int64_t kTile = 4;
 constexpr int64_t kGrain = 32768;  // values that are worth a thread: about 10 us
-
-using Four = float __attribute__((vector_size(16), aligned(4)));
-
-// Transposes a tile of 4 x 4: four loads, eight shuffles, four stores.
-inline void transpose_tile(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-  const auto load = [&](int64_t row) { return *reinterpret_cast<const Four*>(from + row * from_stride); };
-  const auto store = [&](int64_t row, Four values) { *reinterpret_cast<Four*>(to + row * to_stride) = values; };
-  const Four a = load(0), b = load(1), c = load(2), d = load(3);
-  const Four ab01 = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd01 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-  const Four ab23 = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd23 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  store(0, __builtin_shufflevector(ab01, cd01, 0, 1, 4, 5));
-  store(1, __builtin_shufflevector(ab01, cd01, 2, 3, 6, 7));
-  store(2, __builtin_shufflevector(ab23, cd23, 0, 1, 4, 5));
-  store(3, __builtin_shufflevector(ab23, cd23, 2, 3, 6, 7));
-}
 
 bool lies_by_rows(const at::Tensor& a) { return a.stride(1) == 1 && a.stride(0) >= a.size(1); }
 bool lies_by_columns(const at::Tensor& a) { return a.stride(0) == 1 && a.stride(1) >= a.size(0); }

@@ -3,9 +3,26 @@
 
 #include "adam.h"
 #include "elbo.h"
+#include "mlp.h"
 #include "noise.h"
 
 namespace vae_fast {
+
+namespace {
+
+constexpr MlpLoops mlp_loops{
+    .gather = gather,
+    .activate = activate,
+    .times_slopes = times_slopes,
+    .posterior_gradient = posterior_gradient,
+    .posterior = posterior,
+    .multiply = multiply,
+    .by_image = by_image,
+    .bernoulli_panel = bernoulli_panel,
+    .layer_gradient = layer_gradient,
+};
+
+}  // namespace
 
 extern const Loops VAE_FAST_TABLE;
 const Loops VAE_FAST_TABLE{
@@ -18,6 +35,7 @@ const Loops VAE_FAST_TABLE{
     .nll_backward = nll_backward,
     .sum_of_squares = sum_of_squares,
     .adam = adam,
+    .mlp = &mlp_loops,
 };
 
 }  // namespace vae_fast

@@ -72,6 +72,8 @@ struct AdamStep {
   float epsilon;
 };
 
+struct MlpLoops;  // mlp_loops.h
+
 struct Loops {
   // Noise: counters [begin, end), numbered row by row, so that threads share the work evenly whether rows are many and
   // short or few and long.
@@ -89,6 +91,7 @@ struct Loops {
   // One chunk.
   float (*sum_of_squares)(const float* values, int64_t count);
   void (*adam)(const AdamStep&, const Chunk&);
+  const MlpLoops* mlp;
 };
 
 // The table for this machine; ATEN_CPU_CAPABILITY forces a lower one, as it does for PyTorch.

@@ -1,0 +1,22 @@
+// Adam over all parameters, for the operators that end in it.
+#pragma once
+
+#include "loops/loops.h"
+
+#include <ATen/core/Tensor.h>
+
+namespace vae_fast {
+
+struct AdamSettings {
+  double lr, beta1, beta2, epsilon, weight_decay, max_norm;
+};
+
+// What step number `count` (from 1) does with gradients of this norm.
+AdamStep adam_step(const AdamSettings& settings, double count, double norm);
+
+// The norm of all gradients. Unless it is not finite, parameters, moments and the 0-d float32 count are updated in place.
+// Raises TypeError or ValueError, in the name of `op`, for tensors that do not fit.
+double adam_update(const char* op, at::TensorList parameters, at::TensorList means, at::TensorList squares,
+                   const at::Tensor& count, at::TensorList gradients, const AdamSettings& settings);
+
+}  // namespace vae_fast

@@ -1,0 +1,232 @@
+// The stages of a whole MLP VAE's step around its products. The formulas are those of elbo.h, noise.h and adam.h.
+#pragma once
+
+#include "activations.h"
+#include "adam.h"
+#include "likelihoods.h"
+#include "mlp_loops.h"
+#include "noise.h"
+#include "product.h"
+#include "transpose.h"
+
+namespace vae_fast {
+namespace {
+
+constexpr int64_t kSquare = kPanel * kPanel;
+
+// 16 x 16, both squares lying together.
+VAE_FAST_INLINE void transpose_square(const float* __restrict from, float* __restrict to) {
+  for (int64_t row = 0; row < kPanel; row += 4)
+    for (int64_t column = 0; column < kPanel; column += 4)
+      transpose_tile(from + row * kPanel + column, kPanel, to + column * kPanel + row, kPanel);
+}
+
+VAE_FAST_INLINE void copy(const float* __restrict from, int64_t count, float* __restrict to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+// Runs [begin, end) of 16 features of one panel, [features][16], to [runs][stride / 16][16].
+void by_image(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride) {
+  for (int64_t run = begin; run < end; ++run) {
+    const float* const square = from + run * kSquare;
+    const int64_t count = smaller(kPanel, features - run * kPanel);
+    if (count == kPanel) {
+      transpose_square(square, to + run * stride);
+    } else {
+      alignas(64) float whole[kSquare] = {};
+      copy(square, count * kPanel, whole);
+      transpose_square(whole, to + run * stride);
+    }
+  }
+}
+
+// The magnitude's bits of the largest pixel.
+template <typename Pixel>
+VAE_FAST_INLINE uint32_t gather_of(const Gather& by, float factor) {
+  const auto* const images = static_cast<const Pixel*>(by.images);
+  uint32_t largest = 0;
+  for (int64_t lane = 0; lane < kPanel; ++lane) {
+    const Pixel* const image = images + by.rows[lane] * by.columns;
+    const Pixel* const next = images + by.rows[(lane + 1) % kPanel] * by.columns;
+    for (int64_t run = by.begin; run < by.end; ++run) {
+      __builtin_prefetch(next + run * kPanel);
+      const Pixel* const __restrict from = image + run * kPanel;
+      float* const __restrict to = by.by_image + run * by.stride + lane * kPanel;
+      const int64_t count = smaller(kPanel, by.columns - run * kPanel);
+      if (count == kPanel) {
+#pragma omp simd
+        for (int64_t i = 0; i < kPanel; ++i) to[i] = static_cast<float>(from[i]) * factor;
+      } else {
+        for (int64_t i = 0; i < kPanel; ++i) to[i] = i < count ? static_cast<float>(from[i]) * factor : 0.0F;
+      }
+      if (sizeof(Pixel) > 1) {
+#pragma omp simd reduction(max : largest)
+        for (int64_t i = 0; i < kPanel; ++i) largest = magnitude(to[i]) > largest ? magnitude(to[i]) : largest;
+      }
+    }
+  }
+  return largest;
+}
+
+uint32_t gather(const Gather& by) {
+  const uint32_t largest = by.type == Type::uint8 ? gather_of<uint8_t>(by, 1.0F / 255) : gather_of<float>(by, 1.0F);
+  for (int64_t run = by.begin; run < by.end; ++run) {
+    const float* const from = by.by_image + run * by.stride;
+    const int64_t count = smaller(kPanel, by.columns - run * kPanel);
+    if (count == kPanel) {
+      transpose_square(from, by.by_feature + run * kSquare);
+    } else {
+      alignas(64) float whole[kSquare];
+      transpose_square(from, whole);
+      copy(whole, count * kPanel, by.by_feature + run * kSquare);
+    }
+  }
+  return largest;
+}
+
+double sum_of_lanes(const float* values, int64_t lanes) {
+  double sum = 0;
+  for (int64_t i = 0; i < lanes; ++i) sum += values[i];
+  return sum;
+}
+
+void posterior(const PosteriorPanel& by) {
+  const int64_t latent = by.draw->columns;
+  for (int64_t block = 0; block < by.draw->blocks; ++block) {
+    alignas(64) float eps[kWords][kPanel];
+#pragma omp simd
+    for (int64_t i = 0; i < kPanel; ++i) {
+      const Words words =
+          philox4x32({static_cast<uint32_t>(block), by.rows[i], by.draw->step, by.draw->stream}, by.draw->key);
+      const auto [eps0, eps1] = normals(words.word[0], words.word[1]);
+      const auto [eps2, eps3] = normals(words.word[2], words.word[3]);
+      eps[0][i] = eps0;
+      eps[1][i] = eps1;
+      eps[2][i] = eps2;
+      eps[3][i] = eps3;
+    }
+    for (int64_t word = 0; word < smaller(kWords, latent - block * kWords); ++word) {
+      const int64_t j = block * kWords + word;
+      const float* const __restrict mu = by.stats + j * kPanel;
+      const float* const __restrict logvar = mu + latent * kPanel;
+      float* const __restrict noise = by.noise + j * kPanel;
+      float* const __restrict z = by.z + j * kPanel;
+      alignas(64) float kl[kPanel];
+#pragma omp simd
+      for (int64_t i = 0; i < kPanel; ++i) {
+        noise[i] = exp_f(0.5F * logvar[i]) * eps[word][i];
+        z[i] = mu[i] + noise[i];
+        kl[i] = -0.5F * (1.0F + logvar[i] - mu[i] * mu[i] - exp_f(logvar[i]));
+      }
+      by.kl[j] = sum_of_lanes(kl, by.lanes);
+    }
+  }
+}
+
+VAE_FAST_INLINE void clear_lanes(float* row, int64_t lanes) {
+  for (int64_t i = lanes; i < kPanel; ++i) row[i] = 0.0F;
+}
+
+uint32_t posterior_gradient(const PosteriorGradient& by) {
+  uint32_t largest = 0;
+  for (int64_t j = 0; j < by.latent; ++j) {
+    const float* const __restrict mu = by.stats + j * kPanel;
+    const float* const __restrict logvar = mu + by.latent * kPanel;
+    const float* const __restrict noise = by.noise + j * kPanel;
+    const float* const __restrict by_z = by.by_z + j * kPanel;
+    float* const __restrict by_mu = by.by_stats + j * kPanel;
+    float* const __restrict by_logvar = by_mu + by.latent * kPanel;
+    const float by_kl = by.by_kl[j];
+#pragma omp simd
+    for (int64_t i = 0; i < kPanel; ++i) {
+      by_mu[i] = by_z[i] + by_kl * mu[i];
+      by_logvar[i] = 0.5F * (by_z[i] * noise[i]) + 0.5F * by_kl * (exp_f(logvar[i]) - 1.0F);
+    }
+    clear_lanes(by_mu, by.lanes);
+    clear_lanes(by_logvar, by.lanes);
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < kPanel; ++i) {
+      largest = magnitude(by_mu[i]) > largest ? magnitude(by_mu[i]) : largest;
+      largest = magnitude(by_logvar[i]) > largest ? magnitude(by_logvar[i]) : largest;
+    }
+  }
+  return largest;
+}
+
+// -log p(x | logit) of `rows` features of one panel, summed over the images; the logits [rows][16] become `scale` times
+// its derivative.
+double bernoulli_panel(const float* __restrict pixels, float* __restrict logits, int64_t rows, int64_t lanes,
+                       float scale) {
+  alignas(64) float sums[kPanel] = {};
+  for (int64_t row = 0; row < rows; ++row) {
+#pragma omp simd
+    for (int64_t i = 0; i < kPanel; ++i) {
+      const float logit = logits[row * kPanel + i], x = pixels[row * kPanel + i];
+      const float small = exp_f(-std::fabs(logit));
+      sums[i] += (1.0F - x) * logit - ((logit < 0.0F ? logit : 0.0F) - log1p_f(small));
+      logits[row * kPanel + i] = scale * ((logit < 0.0F ? small : 1.0F) / (1.0F + small) - x);
+    }
+    if (lanes < kPanel) clear_lanes(logits + row * kPanel, lanes);
+  }
+  return sum_of_lanes(sums, lanes);
+}
+
+constexpr int64_t kBlockRows = 48;  // of a weight, whose gradients lie in the first cache until Adam has taken them
+
+void take(const LayerGradient& by, const float* gradient, int64_t at, int64_t count) {
+  if (by.adam == nullptr) {
+    copy(gradient, count, by.weight + at);
+    return;
+  }
+  adam(*by.adam, {by.weight + at, by.weight_mean + at, by.weight_square + at, gradient, count});
+}
+
+void bias_gradient(const LayerGradient& by) {
+  for (int64_t row = by.begin; row < by.end; ++row) {
+    alignas(64) float sums[kPanel] = {};
+    for (int64_t panel = 0; panel < panels_for(by.images); ++panel) {
+      const float* const __restrict from = by.by_output + (panel * by.out + row) * kPanel;
+#pragma omp simd
+      for (int64_t i = 0; i < kPanel; ++i) sums[i] += from[i];
+    }
+    const auto gradient = static_cast<float>(sum_of_lanes(sums, kPanel));
+    if (by.adam == nullptr) {
+      by.bias[row] = gradient;
+    } else {
+      adam(*by.adam, {by.bias + row, by.bias_mean + row, by.bias_square + row, &gradient, 1});
+    }
+  }
+}
+
+void layer_gradient(const LayerGradient& by) {
+  constexpr int64_t width = kGroup * kPanel;
+  alignas(64) float block[kBlockRows * width];
+  const int64_t panel_stride = panels_for(by.images) * kSquare, in_panels = panels_for(by.in);
+  for (int64_t begin = by.begin; begin < by.end; begin += kBlockRows) {
+    const int64_t rows = smaller(kBlockRows, by.end - begin);
+    for (int64_t panel = 0; panel < in_panels; panel += kGroup) {
+      const int64_t panels = smaller(kGroup, in_panels - panel);
+      multiply({.a = by.by_output + begin * kPanel,
+                .a_row = kPanel,
+                .a_k = 1,
+                .a_run = by.out * kPanel,
+                .b = by.input + panel * panel_stride,
+                .b_panel = panel_stride,
+                .c = block,
+                .c_row = width,
+                .c_panel = kPanel,
+                .bias = nullptr,
+                .rows = rows,
+                .depth = by.images,
+                .panels = panels});
+      const int64_t count = smaller(panels * kPanel, by.in - panel * kPanel);
+      for (int64_t row = 0; row < rows; ++row)
+        take(by, block + row * width, (begin + row) * by.in + panel * kPanel, count);
+    }
+  }
+  bias_gradient(by);
+}
+
+}  // namespace
+}  // namespace vae_fast

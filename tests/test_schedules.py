@@ -1,0 +1,30 @@
+"""The learning rate over a run, and the table that a step reads."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import vae_fast as vf
+from vae_fast.schedules import beta_at, epoch_schedule, learning_rate_at
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {0: 1e-3, 99: 1e-3}),
+        ({"lr_warmup": 1.0}, {0: 1e-4, 9: 1e-3, 50: 1e-3}),
+        ({"lr_schedule": "cosine"}, {0: 1e-3, 50: 5e-4, 100: 0}),
+        ({"lr_schedule": "cosine", "lr_warmup": 2.0}, {0: 5e-5, 19: 1e-3, 20: 1e-3, 60: 5e-4}),
+    ],
+)
+def test_schedules_of_the_learning_rate(settings: dict[str, Any], expected: dict[int, float]) -> None:
+    config = vf.Config(epochs=10, **settings)
+    assert {step: learning_rate_at(step, config, 10) for step in expected} == pytest.approx(expected)
+
+
+def test_an_epochs_table_holds_the_values_of_its_steps() -> None:
+    config = vf.Config(epochs=4, lr_schedule="cosine", lr_warmup=1.0, beta_schedule="cyclical")
+    table = epoch_schedule(2, config, 10)
+    expected = [(learning_rate_at(step, config, 10), beta_at(step, config, 10)) for step in range(20, 30)]
+    assert torch.equal(table, torch.tensor(expected))

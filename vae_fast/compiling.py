@@ -1,0 +1,50 @@
+"""torch.compile as the engine uses it, and where what it makes is kept from one run to the next."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from vae_fast.errors import RunError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def keep_compiled_code() -> None:
+    """Have Inductor and Triton keep what they compile, for the next run, in the user's cache.
+
+    PyTorch's own choice is /tmp, which many machines empty when they start; TORCHINDUCTOR_CACHE_DIR names another.
+    """
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("vae_fast") / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # PyTorch's choice, then
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` compiled whole; its shapes are constants."""
+    keep_compiled_code()
+    from torch._inductor import config  # slow to import, and only compiled runs need it
+
+    # Inductor would run the program `openssl` to name its precompiled headers, and fail where it is not installed.
+    setting = "cpp_cache_precompile_headers"
+    options: dict[str, Any] = {setting: False} if hasattr(config, setting) else {}
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+@contextmanager
+def compile_errors() -> Iterator[None]:
+    """Turn what torch.compile raises into a RunError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise RunError(f"--compile: torch.compile failed: {str(error).strip().splitlines()[0]}") from error

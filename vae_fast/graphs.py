@@ -1,0 +1,73 @@
+"""A program over static tensors, recorded once as a CUDA graph and replayed without Python.
+
+What is recorded are kernels with their addresses and the Python numbers of the moment. So whatever changes from one
+replay to the next has to live in tensors that the program itself updates, or that the host fills between replays.
+
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Program = Callable[[], None]
+
+WARM_UP_RUNS = 3  # cuBLAS, Triton and the allocator have settled by then
+TIMED_REPLAYS = 50
+LAUNCH_SECONDS = 10e-6  # what the host takes for one, at most, on the machines that were seen
+MOST_STEPS = 32
+
+
+class Graph(Protocol):
+    """What was recorded."""
+
+    def replay(self) -> None: ...
+
+
+Capture = Callable[[Program], Graph]
+
+
+def capture(program: Program) -> Graph:
+    """Record `program` on the current CUDA device, after runs on a side stream. They happen: see `preserved`."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_RUNS):
+            program()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        program()
+    return graph
+
+
+@contextmanager
+def preserved(state: Sequence[Tensor]) -> Iterator[None]:
+    """Leave all of `state` as it was, to the bit, whatever happens inside."""
+    before = [tensor.detach().clone() for tensor in state]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+
+
+def steps_worth_a_graph(graph: Graph) -> int:
+    """How many steps to record together, from the time that replays of one step take. Waits for the device.
+
+    So many that a launch by the host hides behind ten times its own time of work.
+    """
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    graph.replay()
+    start.record()
+    for _ in range(TIMED_REPLAYS):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    seconds: float = start.elapsed_time(end) / 1e3 / TIMED_REPLAYS
+    return min(MOST_STEPS, max(1, math.ceil(10 * LAUNCH_SECONDS / seconds)))

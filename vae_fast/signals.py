@@ -1,0 +1,40 @@
+"""SIGINT and SIGTERM, collected so that a run can save its state at a step boundary before it leaves."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended the run; its state is saved."""
+
+    def __init__(self, number: int, directory: Path) -> None:
+        super().__init__(f"{signal.Signals(number).name}: saved; go on with --resume {directory}")
+        self.number = number
+
+
+@contextmanager
+def collected_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one takes its usual course."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: object) -> None:
+        received.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        restore()
