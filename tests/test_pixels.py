@@ -23,7 +23,7 @@ def test_a_bernoulli_sample_is_on_as_often_as_the_pixel_says(dtype: torch.dtype)
 
 
 def test_a_static_sample_does_not_depend_on_chunks_or_the_images_after() -> None:
-    pixels = torch.randint(0, 256, (CHUNK + 5, 7), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (35, CHUNK // 30), dtype=torch.uint8)
     whole = treat(pixels, "static", 0)
     assert torch.equal(whole, bernoulli_sample(pixels, 0, 0))
     assert torch.equal(whole[:3], treat(pixels[:3], "static", 0))
