@@ -19,7 +19,9 @@ from .adam import BETA1, BETA2, EPSILON
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh")
 HAS_LIBRARY = library.load()
 
-_OBJECTIVE = "float free_bits, int row_offset, int stream, float weight, Tensor({}!) workspace, Tensor({}!) terms) -> ()"
+_OBJECTIVE = (
+    "float free_bits, int row_offset, int stream, float weight, Tensor({}!) workspace, Tensor({}!) terms) -> ()"
+)
 torch.library.define(
     "vae_fast::mlp_step_",
     "(Tensor(a!)[] parameters, Tensor(b!)[] means, Tensor(c!)[] squares, Tensor(d!) count, Tensor images, Tensor? rows,"

@@ -13,7 +13,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine w
 
 def test_every_part_has_a_reason_and_reads_back() -> None:
     plan, reasons = make_plan(vf.Config(device="cpu"))
-    assert plan == Plan("cpu", "fp32", compile=False, cuda_graphs=False, steps_per_graph=0)
+    assert plan == Plan("cpu", "fp32", plan.step, compile=False, cuda_graphs=False, steps_per_graph=0)
     assert reasons.keys() == plan.recorded().keys()
     assert recorded_plan(plan.recorded()) == plan
 
@@ -77,8 +77,15 @@ def test_memory_is_checked_before_it_is_taken() -> None:
 
 
 def test_a_plan_of_another_version_is_refused() -> None:
-    plan = {"device": "cpu", "precision": "fp32", "compile": False, "cuda_graphs": False, "steps_per_graph": 0}
-    for change in ({"speed": "warp"}, {"precision": "fp8"}):
+    plan = {
+        "device": "cpu",
+        "precision": "fp32",
+        "step": "autograd",
+        "compile": False,
+        "cuda_graphs": False,
+        "steps_per_graph": 0,
+    }
+    for change in ({"speed": "warp"}, {"precision": "fp8"}, {"step": "magic"}):
         with pytest.raises(RunError, match=r"config.toml: \[plan\] is not one of this version's"):
             recorded_plan(plan | change)
 

@@ -84,6 +84,8 @@ class Config:
     """auto: bf16 where the units are native, else fp16 on a GPU, else fp32; a named dtype implies --amp"""
     compile: bool = False
     """compile the step with torch.compile"""
+    step: Literal["auto", "autograd", "fused"] = "auto"
+    """fused: forward, backward and Adam as one C++ operator (CPU, fp32); auto takes it where it can be had"""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """capture steps in CUDA graphs"""
     device: str = "auto"

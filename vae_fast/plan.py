@@ -14,7 +14,7 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import library, products
+from vae_fast.kernels import library, mlp_refuses, products
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,6 +26,8 @@ class Plan:
     device: str
     precision: str
     """fp32, bf16 or fp16 of the autocast region; parameters and the loss are fp32 always"""
+    step: str
+    """how a step is computed: autograd, or fused: forward, backward and Adam of the MLP as one C++ operator on a CPU"""
     compile: bool
     cuda_graphs: bool
     steps_per_graph: int
@@ -49,10 +51,12 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
     if config.compile:
         require_compiler(device)
     graphs, why_graphs = _cuda_graphs(config.cuda_graphs, device)
-    plan = Plan(str(device), precision, config.compile, graphs, steps_per_graph=0)
+    step, why_step = _step(config, device, precision)
+    plan = Plan(str(device), precision, step, config.compile, graphs, steps_per_graph=0)
     return plan, {
         "device": why_device,
         "precision": why_precision,
+        "step": why_step,
         "compile": "--compile" if config.compile else "no --compile",
         "cuda_graphs": why_graphs,
         "steps_per_graph": "by the time a step takes, once it is recorded" if graphs else "no CUDA graphs",
@@ -64,11 +68,14 @@ def recorded_plan(table: dict[str, Any]) -> Plan:
     try:
         plan = Plan(**table)
         DTYPES[plan.precision]
+        {"autograd": False, "fused": True}[plan.step]
     except (TypeError, KeyError):
         raise RunError(f"config.toml: [plan] is not one of this version's, got {table}") from None
     _device(plan.device)
     if plan.compile:
         require_compiler(plan.torch_device)
+    if plan.step == "fused" and not library.load():
+        raise RunError(f"config.toml: the run began with the fused step, but here {library.status()}")
     return plan
 
 
@@ -187,6 +194,30 @@ def _precision(config: Config, device: torch.device) -> tuple[str, str]:
     if config.amp_dtype != "auto":
         return config.amp_dtype, f"--amp-dtype {config.amp_dtype}"
     return auto_precision(device) if config.amp else ("fp32", "no --amp")
+
+
+def _step(config: Config, device: torch.device, precision: str) -> tuple[str, str]:
+    if config.step == "autograd":
+        return "autograd", "--step autograd"
+    hindrance = _no_fused_step(config, device, precision)
+    if config.step == "fused":
+        if hindrance is not None:
+            raise RunError(f"--step fused: cannot be had, {hindrance}")
+        return "fused", "--step fused"
+    if hindrance is None and torch.ops.vae_fast.instruction_set() == "portable":
+        hindrance = "without AVX2 PyTorch's products are faster"
+    return ("fused", "the fastest on a CPU") if hindrance is None else ("autograd", hindrance)
+
+
+def _no_fused_step(config: Config, device: torch.device, precision: str) -> str | None:
+    """Why the step cannot be one operator, or None."""
+    if device.type != "cpu":
+        return "the fused step is for CPUs"
+    if config.compile:
+        return "--compile"
+    if precision != "fp32":
+        return f"the fused step is float32, not {precision}"
+    return mlp_refuses((), config.activation)
 
 
 def _cuda_graphs(wish: str, device: torch.device) -> tuple[bool, str]:
