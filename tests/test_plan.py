@@ -5,7 +5,15 @@ import torch
 
 import vae_fast as vf
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.plan import Plan, auto_precision, environment, make_plan, recorded_plan, require_memory
+from vae_fast.plan import (
+    Plan,
+    auto_precision,
+    environment,
+    make_plan,
+    process_settings,
+    recorded_plan,
+    require_memory,
+)
 
 CPU = torch.device("cpu")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -13,7 +21,9 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine w
 
 def test_every_part_has_a_reason_and_reads_back() -> None:
     plan, reasons = make_plan(vf.Config(device="cpu"))
-    assert plan == Plan("cpu", "fp32", plan.step, compile=False, cuda_graphs=False, steps_per_graph=0)
+    assert plan == Plan(
+        "cpu", "fp32", plan.step, compile=False, cuda_graphs=False, steps_per_graph=0, flush_denormals=False
+    )
     assert reasons.keys() == plan.recorded().keys()
     assert recorded_plan(plan.recorded()) == plan
 
@@ -93,3 +103,13 @@ def test_a_plan_of_another_version_is_refused() -> None:
 def test_the_environment_names_what_numbers_depend_on() -> None:
     keys = {"vae_fast", "python", "torch", "device", "cpu_capability", "threads", "operators", "products"}
     assert environment(CPU).keys() == keys
+
+
+def test_denormals_are_flushed_in_every_thread_and_only_while_the_run_lasts() -> None:
+    plan, reasons = make_plan(vf.Config(device="cpu", flush_denormals=True))
+    assert reasons["flush_denormals"] == "--flush-denormals"
+    tiny = torch.full((1 << 20,), 1e-39)  # enough for all threads
+    assert (tiny * 0.5 > 0).all()
+    with process_settings(plan, deterministic=False):
+        assert (tiny * 0.5 == 0).all()
+    assert (tiny * 0.5 > 0).all()

@@ -5,6 +5,8 @@ import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import library, mlp_refuses, products
+from vae_fast.kernels import library, mlp_refuses, products, set_flush_denormal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,6 +34,8 @@ class Plan:
     cuda_graphs: bool
     steps_per_graph: int
     """0 without CUDA graphs, and until the time a step takes has shown how many are worth it"""
+    flush_denormals: bool
+    """whether the CPU takes numbers below 1.2e-38 for zero"""
 
     @property
     def torch_device(self) -> torch.device:
@@ -52,7 +56,9 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
         require_compiler(device)
     graphs, why_graphs = _cuda_graphs(config.cuda_graphs, device)
     step, why_step = _step(config, device, precision)
-    plan = Plan(str(device), precision, step, config.compile, graphs, steps_per_graph=0)
+    if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(False)):
+        raise RunError(f"--flush-denormals: cannot be had on {device}")
+    plan = Plan(str(device), precision, step, config.compile, graphs, 0, config.flush_denormals)
     return plan, {
         "device": why_device,
         "precision": why_precision,
@@ -60,6 +66,7 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
         "compile": "--compile" if config.compile else "no --compile",
         "cuda_graphs": why_graphs,
         "steps_per_graph": "by the time a step takes, once it is recorded" if graphs else "no CUDA graphs",
+        "flush_denormals": "--flush-denormals" if config.flush_denormals else "no --flush-denormals",
     }
 
 
@@ -89,6 +96,23 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
         if supported:
             return "bf16", f"this CPU has {name}"
     return "fp32", "AMP is off: this CPU has neither AVX512-BF16 nor AMX, without which bf16 is slower than fp32"
+
+
+@contextmanager
+def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
+    """What a run asks of the whole process, and gives back: deterministic algorithms, and what denormals count as."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+        torch.use_deterministic_algorithms(True)
+    if plan.flush_denormals:
+        _flush_denormals(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if plan.flush_denormals:
+            _flush_denormals(False)
 
 
 def require_compiler(device: torch.device) -> None:
@@ -194,6 +218,11 @@ def _precision(config: Config, device: torch.device) -> tuple[str, str]:
     if config.amp_dtype != "auto":
         return config.amp_dtype, f"--amp-dtype {config.amp_dtype}"
     return auto_precision(device) if config.amp else ("fp32", "no --amp")
+
+
+def _flush_denormals(on: bool) -> bool:
+    """Have every thread that computes on the CPU take denormal numbers for zero, or not; whether it can."""
+    return set_flush_denormal(on) if library.load() else torch.set_flush_denormal(on)
 
 
 def _step(config: Config, device: torch.device, precision: str) -> tuple[str, str]:

@@ -4,7 +4,6 @@ One batch's way: `splits` reads the images, `feed` says which of them a step see
 This module strings the epochs together and writes what the run leaves behind.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from vae_fast.evaluation import Evaluation
 from vae_fast.feed import Feed
 from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS, mean_entropy
-from vae_fast.plan import Plan, environment, make_plan, recorded_plan, require_memory
+from vae_fast.plan import Plan, environment, make_plan, process_settings, recorded_plan, require_memory
 from vae_fast.profiling import ranges
 from vae_fast.progress import Printer, epoch_line
 from vae_fast.run_directory import RunDirectory
@@ -50,13 +49,14 @@ def fit(config: Config) -> Run:
     printer = Printer()
     directory = RunDirectory.open(config)
     plan = _choose_plan(config, directory, printer)
-    training = Training(config, plan, prepare(config, printer.line), directory, printer)
-    if config.dry_run:
-        training.rehearse()
-    else:
-        training.begin()
-        training.run()
-        training.finish()
+    with process_settings(plan, config.deterministic):
+        training = Training(config, plan, prepare(config, printer.line), directory, printer)
+        if config.dry_run:
+            training.rehearse()
+        else:
+            training.begin()
+            training.run()
+            training.finish()
     return Run(directory.path, training.model, training.metrics)
 
 
@@ -66,9 +66,6 @@ class Training:
     def __init__(self, config: Config, plan: Plan, splits: Splits, directory: RunDirectory, printer: Printer) -> None:
         self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
         device = plan.torch_device
-        if config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-            torch.use_deterministic_algorithms(True)
         self.feed = Feed(len(splits.train), config.batch_size, config.seed, device)
         require_memory(splits.nbytes, config, splits.image_shape.numel(), device)
         self.model = _new_model(config, splits.image_shape).to(device)
