@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from vae_fast.errors import DataError
 from vae_fast.feed import Feed, shuffled
+from vae_fast.kernels import random_bits, streams
 
 
 @given(count=st.integers(0, 200), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000))
@@ -33,3 +34,11 @@ def test_batches_cover_the_epoch(count: int, size: int) -> None:
     order = feed.order(2)
     assert order.shape == (feed.steps_per_epoch, size)
     assert len(order.unique()) == order.numel() == count - feed.left_out
+
+
+def test_an_order_drawn_in_blocks_is_that_of_one_sort() -> None:
+    count = (1 << 20) + 5
+    bits = random_bits(count, 2, 7, 3, stream=streams.SHUFFLE)
+    assert torch.equal(shuffled(count, 7, 3), (bits[:, 0] * 2**31 + bits[:, 1] // 2).argsort(stable=True))
+    order = Feed(count, 1000, seed=7).order(3)
+    assert order.shape == (1048, 1000)

@@ -6,13 +6,11 @@ import torch
 import vae_fast as vf
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.plan import (
-    Plan,
     auto_precision,
     environment,
     make_plan,
     process_settings,
     recorded_plan,
-    require_memory,
 )
 
 CPU = torch.device("cpu")
@@ -21,9 +19,9 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine w
 
 def test_every_part_has_a_reason_and_reads_back() -> None:
     plan, reasons = make_plan(vf.Config(device="cpu"))
-    assert plan == Plan(
-        "cpu", "fp32", plan.step, compile=False, cuda_graphs=False, steps_per_graph=0, flush_denormals=False
-    )
+    assert (plan.device, plan.precision, plan.feed) == ("cpu", "fp32", "device")
+    assert not plan.compile
+    assert not plan.cuda_graphs
     assert reasons.keys() == plan.recorded().keys()
     assert recorded_plan(plan.recorded()) == plan
 
@@ -78,12 +76,6 @@ def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         RunError, match=r"--compile: on a CPU it needs a C\+\+ compiler; /no/such/compiler was not found"
     ):
         make_plan(vf.Config(compile=True, device="cpu"))
-
-
-def test_memory_is_checked_before_it_is_taken() -> None:
-    require_memory(10**14, vf.Config(), 784, CPU)  # the images are there already
-    with pytest.raises(RunError, match=r"memory: cpu has .* GiB free, the run needs about 258\d\d\.\d GiB"):
-        require_memory(0, vf.Config(hidden=(10**9,)), 784, CPU)
 
 
 def test_a_plan_of_another_version_is_refused() -> None:

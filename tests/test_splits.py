@@ -1,14 +1,24 @@
 """What a run trains and is evaluated on."""
 
+import gzip
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast.errors import DataError
-from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, bernoulli_sample
+from vae_fast.arrivals import Arrivals
+from vae_fast.errors import DataError, RunError
+from vae_fast.feed import Feed
+from vae_fast.kernels import random_bits
+from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, TREATMENTS, bernoulli_sample, mean_entropy
+from vae_fast.readers import find_idx
 from vae_fast.splits import prepare
+from vae_fast.stored import Stored
 
 Small = Callable[..., vf.Config]
 
@@ -35,3 +45,103 @@ def test_held_out_images_are_one_fixed_sample_apart_from_the_training_images(sma
     assert torch.equal(splits.test.flatten(1), bernoulli_sample(test, 0, TEST_SAMPLE))
     expected = grey if binarize == "dynamic" else bernoulli_sample(grey, 0, TRAIN_SAMPLE)
     assert torch.equal(splits.train.flatten(1), expected)
+
+
+def saved(path: Path, dtype: str, count: int = 500) -> str:
+    bits = random_bits(count, 64, seed=3, step=0).view(count, 8, 8)
+    array = (bits % 256).to(torch.uint8) if dtype == "uint8" else (bits / 2**32).float()
+    np.save(path, array.numpy())
+    return str(path)
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_images_left_in_their_file_are_those_in_memory(small: Small, tmp_path: Path, dtype: str, binarize: str) -> None:
+    config = small(data=saved(tmp_path / "mine.npy", dtype), valid=60, binarize=binarize)
+    said: list[str] = []
+    here, there = (prepare(config, said.append, feed=feed) for feed in ("device", "stream"))
+    assert (here.feed, there.feed, there.why_feed) == ("device", "stream", "--feed stream")
+    for mine, stored in ((here.train, there.train), (here.valid, there.valid), (here.test, there.test)):
+        assert isinstance(mine, torch.Tensor)
+        assert isinstance(stored, Stored)
+        assert (mine.shape, mine.dtype) == (stored.shape, stored.dtype)
+        for a in range(0, len(mine), 23):  # as an evaluation goes through them
+            assert torch.equal(mine.flatten(1)[a : a + 23], stored.flatten(1)[a : a + 23].to("cpu"))
+    assert here.fingerprint() == there.fingerprint()
+    assert here.nbytes == there.nbytes
+    assert mean_entropy(here.test.flatten(1)) == mean_entropy(there.test.flatten(1))
+    grey = binarize == "none"
+    assert said[1].endswith(f"{TREATMENTS[binarize]}, {f'{dtype}, left in the file' if grey else 'uint8'}")
+    order = Feed(len(here.train), 32, config.seed).order(1)
+    epochs = []
+    for splits in (here, there):
+        with Arrivals(splits.train.flatten(1), torch.device("cpu")).chunks(order, 4) as chunks:
+            epochs.append(torch.cat([chunk.clone() for chunk in chunks]))
+    assert torch.equal(*epochs)
+    assert torch.equal(epochs[0], here.train.flatten(1)[order])
+
+
+def test_a_folder_of_plain_idx_files_can_stay_where_it_is(small: Small, mnist_root: Path, tmp_path: Path) -> None:
+    for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
+        found = find_idx(mnist_root / "mnist", name)
+        assert found is not None
+        raw = found.read_bytes()
+        (tmp_path / name).write_bytes(gzip.decompress(raw) if found.suffix == ".gz" else raw)
+    splits = prepare(small(data=str(tmp_path)), lambda line: None, feed="stream")
+    assert isinstance(splits.train, Stored)
+    assert (len(splits.train), len(splits.test)) == (60_000, 10_000)
+
+
+def test_a_stream_that_cannot_be_had(small: Small, tmp_path: Path) -> None:
+    path = saved(tmp_path / "mine.npy", "uint8")
+    with pytest.raises(
+        RunError, match=r"--feed stream: .*: --binarize static makes a copy of all of them; take none or"
+    ):
+        prepare(small(data=path, binarize="static"), print, feed="stream")
+    with pytest.raises(RunError, match=r"--feed stream: .*digits.npz \(train\): only a plain .npy or IDX file"):
+        prepare(small(), print, feed="stream")
+    assert prepare(small(data=path), lambda line: None, feed="auto").feed == "device"
+
+
+# Checked, fingerprinted, shuffled and read for an epoch, first a small set, then a large one: how much more memory?
+PEAKS = """
+import sys, torch, vae_fast as vf
+from vae_fast.arrivals import Arrivals
+from vae_fast.feed import Feed
+from vae_fast.splits import prepare
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+for data in sys.argv[1:]:
+    splits = prepare(vf.Config(data=data), lambda line: None, feed="stream")
+    splits.fingerprint()
+    feed = Feed(len(splits.train), 128, 0)
+    with Arrivals(splits.train.flatten(1), torch.device("cpu")).chunks(feed.order(1), 8) as chunks:
+        assert sum(len(chunk) for chunk in chunks) == feed.steps_per_epoch
+    for a in range(0, len(splits.test), 1000):
+        splits.test[a : a + 1000].to("cpu")
+    print(peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc/self/status")
+@pytest.mark.parametrize(
+    ("dtype", "mib", "most"),
+    [
+        ("uint8", 100, 32),
+        pytest.param("float32", 100, 32, marks=pytest.mark.sweep),
+        pytest.param("uint8", 2000, 200, marks=pytest.mark.sweep),
+    ],
+)
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str, mib: int, most: int) -> None:
+    """Pages of a mapped file count. The shuffle's share is 8 bytes an image, a few times over."""
+    pixels = 784 * np.dtype(dtype).itemsize
+    files = [str(tmp_path / f"{count}.npy") for count in (1000, mib * 2**20 // pixels)]
+    for file in files:
+        np.lib.format.open_memmap(file, "w+", dtype, (int(Path(file).stem), 28, 28))  # a hole: zeros
+    done = subprocess.run([sys.executable, "-c", PEAKS, *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert after - before < most * 1024

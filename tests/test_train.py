@@ -236,6 +236,20 @@ def test_a_set_without_a_test_part_reports_null(small: Small, tmp_path: Path) ->
     assert (run.directory / "pictures" / "reconstructions.png").is_file()
 
 
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+def test_images_from_anywhere_make_the_same_run(small: Small, tmp_path: Path, binarize: str) -> None:
+    """On the device, from memory and from a file: the same losses and weights; a resume keeps the feed."""
+    np.save(tmp_path / "x.npy", vf.load_images("digits").pixels[:, 0].numpy())
+    runs = {}
+    for feed in ("device", "host", "stream"):
+        settings = {"data": str(tmp_path / "x.npy"), "feed": feed, "binarize": binarize, "valid": 64}
+        first = vf.fit(small(**settings, epochs=1, out=str(tmp_path / feed)))
+        runs[feed] = vf.fit(small(**settings, out=None, resume=str(first.directory)))
+    for feed in ("host", "stream"):
+        assert records(runs[feed].directory) == records(runs["device"].directory)
+        assert model_bytes(runs[feed].directory) == model_bytes(runs["device"].directory)
+
+
 def test_keep_bounds_the_checkpoints(small: Small) -> None:
     run = vf.fit(small(epochs=5, keep=2))
     kept = {int(p.name[5:]) // 7 for p in (run.directory / "checkpoints").glob("step-*")}

@@ -88,6 +88,8 @@ class Config:
     """fused: forward, backward and Adam as one C++ operator (CPU, fp32); auto takes it where it can be had"""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """capture steps in CUDA graphs"""
+    feed: Literal["auto", "device", "host", "stream"] = "auto"
+    """training images: all on the device, in the host's memory, or read from their file as they are needed"""
     flush_denormals: bool = False
     """have the CPU take numbers below 1.2e-38 for zero: faster where there are many"""
     device: str = "auto"

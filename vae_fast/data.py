@@ -6,20 +6,23 @@ uint8 where they can, one byte each; k stands for k/255.
 """
 
 import difflib
+import functools
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vae_fast import catalogue, readers
+from vae_fast import catalogue, readers, stored
 from vae_fast.errors import DataError
 from vae_fast.readers import Source
+from vae_fast.stored import Pixels, Stored
 
 _CHUNK = 1 << 18  # pixels looked at together: the fp64 copies stay in the cache
 _TOLERANCE = 1e-6  # how near to k/255 a float pixel must be to count as one
@@ -29,12 +32,13 @@ _TOLERANCE = 1e-6  # how near to k/255 a float pixel must be to count as one
 class Images:
     """A checked set of images.
 
-    pixels: [N, C, H, W], contiguous; uint8 (k stands for k/255) or float32 in [0, 1].
+    pixels: [N, C, H, W], contiguous; uint8 (k stands for k/255) or float32 in [0, 1]. A tensor, unless `DataSet.splits`
+        was asked to leave them in their file.
     labels: int64 [N], or None where the file has none.
     name: a short name for titles. note: how the pixels are kept, and why.
     """
 
-    pixels: torch.Tensor
+    pixels: Pixels
     labels: torch.Tensor | None
     name: str
     note: str
@@ -76,16 +80,67 @@ def load_splits(
     data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, test_fraction: float = 0.1
 ) -> tuple[Images, Images | None]:
     """Load the training and the test part of a data set, as `load_images` does; no test part is None."""
-    if not 0 <= test_fraction < 1:
-        raise DataError(f"test_fraction: expected at least 0 and less than 1, got {test_fraction!r}")
-    name, sources = _open(data, root)
-    as_uint8 = _check(sources)
-    train = _images(sources, "train", name, as_uint8)
-    if "test" in sources:
-        return train, _images(sources, "test", name, as_uint8)
-    if test_fraction == 0:
-        return train, None
-    return _hold_out(train, test_fraction, sources["train"].where)
+    return DataSet.open(data, root).splits(test_fraction)
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A data set that has been found, and not yet looked at: plain files are only mapped. `name` is for titles."""
+
+    name: str
+    sources: Mapping[str, Source]
+
+    @classmethod
+    def open(cls, data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Self:
+        """Find a data set by name or path, see `load_images`."""
+        return cls(*_open(data, root))
+
+    @property
+    def parts(self) -> dict[str, Source]:
+        """The images of "train" and, if the set has it, "test"."""
+        return {part: self.sources[part] for part in ("train", "test") if part in self.sources}
+
+    @property
+    def nbytes(self) -> int:
+        """What the images take in memory, at most."""
+        return sum(array.size * min(array.itemsize, 4) for array, _ in self.parts.values())
+
+    @property
+    def pixels(self) -> int:
+        """Of one image."""
+        return math.prod(self.sources["train"].array.shape[1:])
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the images cannot stay in their files, and what to do about it; None if they can."""
+        found = ((where, stored.obstacle(array)) for array, where in self.parts.values())
+        return next((f"{where}: {why}" for where, why in found if why is not None), None)
+
+    def splits(self, test_fraction: float = 0.1, *, in_file: bool = False) -> tuple[Images, Images | None]:
+        """The training and the test part, checked, in memory or, with `in_file`, as `Stored`, floats as they are.
+
+        Raises `DataError` for a `test_fraction` outside [0, 1) and for all that is wrong with the images.
+        """
+        if not 0 <= test_fraction < 1:
+            raise DataError(f"test_fraction: expected at least 0 and less than 1, got {test_fraction!r}")
+        as_uint8 = _check(self.sources)
+        keep = _in_file if in_file else functools.partial(_in_memory, as_uint8=as_uint8)
+        images = {part: self._images(part, *keep(source.array)) for part, source in self.parts.items()}
+        if "test" in images:
+            return images["train"], images["test"]
+        if test_fraction == 0:
+            return images["train"], None
+        return _hold_out(images["train"], test_fraction, self.sources["train"].where)
+
+    def _images(self, part: str, pixels: Pixels, note: str) -> Images:
+        labels = self.sources.get(f"{part}_labels")
+        count, *shape = pixels.shape
+        return Images(
+            pixels=pixels.view(count, *(1,) * (3 - len(shape)), *shape),
+            labels=None if labels is None else torch.from_numpy(labels.array.astype(np.int64)),
+            name=self.name,
+            note=note,
+        )
 
 
 def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> tuple[str, dict[str, Source]]:
@@ -103,21 +158,18 @@ def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> 
     return name if path.is_dir() else Path(name.removesuffix(".gz")).stem, readers.read(path)
 
 
-def _images(sources: Mapping[str, Source], part: str, name: str, as_uint8: bool) -> Images:
-    array, labels = sources[part].array, sources.get(f"{part}_labels")
+def _in_memory(array: NDArray[Any], as_uint8: bool) -> tuple[torch.Tensor, str]:
     if array.dtype == np.uint8:
         pixels, note = np.require(array, requirements=["C", "W", "E"]), "uint8"  # copies a map, not an array
     elif as_uint8:
         pixels, note = _to_uint8(array), "float pixels stored as uint8: every value is a multiple of 1/255"
     else:
         pixels, note = np.require(array, np.float32, ["C", "W", "E"]), "float32 (not multiples of 1/255)"
-    shape = {2: (1, 1), 3: (1,), 4: ()}[array.ndim] + array.shape[1:]
-    return Images(
-        pixels=torch.from_numpy(pixels).view(len(array), *shape),
-        labels=None if labels is None else torch.from_numpy(labels.array.astype(np.int64)),
-        name=name,
-        note=note,
-    )
+    return torch.from_numpy(pixels), note
+
+
+def _in_file(array: NDArray[Any]) -> tuple[Stored, str]:
+    return Stored.of(array), f"{array.dtype.name}, left in the file"
 
 
 def _to_uint8(array: NDArray[Any]) -> NDArray[Any]:
@@ -159,7 +211,7 @@ def _check(sources: Mapping[str, Source]) -> bool:
             f"{last.where}: test images are {list(last.array.shape[1:])}, training images "
             f"{list(train.array.shape[1:])}; expected the same shape"
         )
-    if train.array.dtype == np.uint8 and train.array.max() == 1:
+    if train.array.dtype == np.uint8 and _largest(train.array) == 1:
         raise DataError(f"{train.where}: its largest pixel is 1, but a uint8 white is 255; multiply the pixels by 255")
     floats = [sources[part] for part in parts if sources[part].array.dtype.kind == "f"]
     gridded = [_check_floats(source) for source in floats]  # every part, also behind one that is not
@@ -224,8 +276,24 @@ def _fault(value: float) -> str:
     return f"{value:g}, outside [0, 1]; {advice}"
 
 
+def _largest(array: NDArray[Any]) -> int:
+    """The largest pixel of uint8 images, or one above 1."""
+    largest = 0
+    for _, chunk in _chunks(array):
+        largest = max(largest, int(chunk.max()))
+        if largest > 1:
+            break
+    return largest
+
+
 def _chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Runs of whole images, each with the index of its first, so that working copies stay small."""
+    """Runs of whole images, each with the index of its first, so that working copies stay small.
+
+    Of a mapped file, memory holds one run at a time: pages that were looked at would count as the process's.
+    """
     step = max(1, _CHUNK // math.prod(array.shape[1:]))
+    pages: Any = array.base if isinstance(array, np.memmap) and array.flags.c_contiguous else None
     for start in range(0, len(array), step):
         yield start, array[start : start + step]
+        if isinstance(pages, mmap.mmap):
+            pages.madvise(mmap.MADV_DONTNEED)

@@ -23,6 +23,7 @@ from vae_fast.model import VAE
 from vae_fast.plan import Plan
 from vae_fast.schedules import beta_at, epoch_schedule, learning_rate_at
 from vae_fast.steps import AutogradStep, FusedStep
+from vae_fast.stored import Pixels
 
 MOST_SKIPS_IN_A_ROW = 100
 CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
@@ -34,7 +35,8 @@ class Engine:
 
     Args:
         model: on the plan's device.
-        images: [N, D], uint8 or float32; on the plan's device if the plan's feed is "device".
+        images: [N, D], uint8 or float32. With the feed "device" they are there; with others, whose batches `advance`
+            is given, only their shape and dtype count.
         config, plan: the run's.
         steps_per_epoch: of batches of config.batch_size.
         capture: how a program is recorded where the plan has CUDA graphs.
@@ -45,14 +47,14 @@ class Engine:
     def __init__(
         self,
         model: VAE,
-        images: Tensor,
+        images: Pixels,
         config: Config,
         plan: Plan,
         steps_per_epoch: int,
         *,
         capture: graphs.Capture = graphs.capture,
     ) -> None:
-        self.model, self.images, self.config, self.plan = model, images, config, plan
+        self.model, self.config, self.plan = model, config, plan
         self.steps_per_epoch = steps_per_epoch
         self.step_number = 0  # updates attempted so far
         self.recent_loss: float | None = None  # as far as the host has heard
@@ -60,11 +62,21 @@ class Engine:
         self.ledger = Ledger(device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
-        self._order = torch.zeros(steps_per_epoch, config.batch_size, dtype=torch.int64, device=device)
+        self._images: Tensor | None = None
+        if plan.feed == "device":
+            self._images = images
+            self._order = torch.zeros(steps_per_epoch, config.batch_size, dtype=torch.int64, device=device)
+        else:
+            shape = (
+                plan.steps_per_graph or graphs.MOST_STEPS if plan.cuda_graphs else 1,
+                config.batch_size,
+                images.shape[1],
+            )
+            self._batches = torch.zeros(shape, dtype=images.dtype, device=device)
         self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
         self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
         step = FusedStep if plan.step == "fused" else AutogradStep
-        self._train = step(model, images, config, plan, self.optimizer, self._seed, self._step)
+        self._train = step(model, config, plan, self.optimizer, self._seed, self._step)
         self._capture = capture
         self._graphs: dict[int, graphs.Graph] = {}  # by the number of their steps
         self.graphs_failed: str | None = None  # why there are none although the plan wanted them
@@ -95,7 +107,8 @@ class Engine:
     def begin_epoch(self, order: Tensor) -> None:
         """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
-        self._order.copy_(order)
+        if self._images is not None:
+            self._order.copy_(order)
         self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
 
     def launches(self, steps: int) -> list[int]:
@@ -103,8 +116,13 @@ class Engine:
         together = max(self._graphs, default=1)
         return [together] * (steps // together) + [1] * (steps % together)
 
-    def advance(self, count: int) -> None:
-        """Make `count` steps of the epoch, in one launch where they are recorded together."""
+    def advance(self, count: int, batches: Tensor | None = None) -> None:
+        """Make `count` steps of the epoch, in one launch where they are recorded together.
+
+        batches: their images, [count, B, D] on the device, if the plan's feed is not "device".
+        """
+        if batches is not None:
+            self._batches[:count].copy_(batches)
         if count in self._graphs:
             self._graphs[count].replay()
         else:
@@ -184,9 +202,13 @@ class Engine:
 
     def _program(self, count: int) -> None:
         """`count` steps. What it reads and writes are static tensors; no Python value of it changes between steps."""
-        for _ in range(count):
+        for slot in range(count):
             position = (self._step % self.steps_per_epoch).view(1)
-            rows = self._order.index_select(0, position).view(-1)  # [B]
             rate, beta = self._schedule.index_select(0, position).view(2).unbind()
-            self.ledger.add(self._step, self._train(rows, rate, beta))
+            if self._images is None:
+                terms = self._train(self._batches[slot], None, rate, beta)
+            else:
+                rows = self._order.index_select(0, position).view(-1)  # [B]
+                terms = self._train(self._images, rows, rate, beta)
+            self.ledger.add(self._step, terms)
             self._step += 1

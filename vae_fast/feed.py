@@ -1,4 +1,4 @@
-"""Which images a step sees: a shuffle that is a pure function of (seed, epoch), over images resident on the device.
+"""Which images a step sees: a shuffle that is a pure function of (seed, epoch), wherever the images are.
 
 No worker processes, no state: any step of any epoch can be asked for directly, which is what makes a resume exact.
 """
@@ -9,11 +9,16 @@ from torch import Tensor
 from vae_fast.errors import DataError
 from vae_fast.kernels import random_bits, streams
 
+_BLOCK = 1 << 18  # images whose random bits are drawn together: what drawing takes stays below what sorting does
+
 
 def shuffled(count: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
     """A permutation of range(count), int64 [count]: the images sorted by 63 random bits each, ties by index."""
-    bits = random_bits(count, 2, seed, epoch, stream=streams.SHUFFLE, device=device)
-    return torch.argsort(bits[:, 0] << 31 | bits[:, 1] >> 1, stable=True)
+    keys = torch.empty(count, dtype=torch.int64, device=device)
+    for start, block in zip(range(0, count, _BLOCK), keys.split(_BLOCK), strict=False):
+        bits = random_bits(len(block), 2, seed, epoch, row_offset=start, stream=streams.SHUFFLE, device=device)
+        torch.bitwise_or(bits[:, 0] << 31, bits[:, 1] >> 1, out=block)
+    return torch.argsort(keys, stable=True)
 
 
 class Feed:

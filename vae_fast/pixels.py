@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vae_fast.kernels import random_bits, streams
+from vae_fast.stored import Pixels
 
 # The `step` of the static samples: they draw apart, and from steps that no training reaches.
 TRAIN_SAMPLE, TEST_SAMPLE, VALID_SAMPLE = 2**32 - 1, 2**32 - 2, 2**32 - 3
@@ -16,7 +17,7 @@ TREATMENTS = {  # how results say what the pixels were
     "threshold": "thresholded pixels",
     "dynamic": "dynamically binarized pixels",
 }
-CHUNK = 2048  # images binarized at a time: bounds the memory that their random bits take
+CHUNK = 1 << 21  # pixels worked on together: bounds the memory that their random bits and float64 copies take
 
 
 def bernoulli_sample(pixels: Tensor, seed: int | Tensor, step: int | Tensor, row_offset: int = 0) -> Tensor:
@@ -33,28 +34,34 @@ def bernoulli_sample(pixels: Tensor, seed: int | Tensor, step: int | Tensor, row
     return ((bits >> 8).double() * levels < pixels.double() * 2**24).to(torch.uint8) * 255
 
 
-def treat(pixels: Tensor, treatment: str, sample: int) -> Tensor:
+def treat(pixels: Tensor, treatment: str, sample: int, first_row: int = 0) -> Tensor:
     """Images [N, D] as `--binarize` wants them before training starts: "none", "static" or "threshold".
 
-    The static sample has seed 0 whatever the run's seed, so that all runs share one data set.
+    The static sample has seed 0 whatever the run's seed, so that all runs share one data set. Treated piece by piece,
+    with the index of each piece's first image, images become what they would together.
     """
     if treatment == "none":
         return pixels
     if treatment == "threshold":
         half = 128 if pixels.dtype == torch.uint8 else 0.5
         return (pixels >= half).to(torch.uint8) * 255
-    parts = pixels.split(CHUNK)
-    return torch.cat([bernoulli_sample(part, 0, sample, CHUNK * i) for i, part in enumerate(parts)])
+    rows = _rows(pixels)
+    parts = pixels.split(rows)
+    return torch.cat([bernoulli_sample(part, 0, sample, first_row + rows * i) for i, part in enumerate(parts)])
 
 
-def mean_entropy(pixels: Tensor) -> float:
+def mean_entropy(pixels: Pixels) -> float:
     """H(x) of grey pixels [N, D], averaged over the images, in nats: the lowest nll that any decoder can reach.
 
     H(x) = -sum_d (x_d log x_d + (1 - x_d) log(1 - x_d)).
     """
     scale = 255 if pixels.dtype == torch.uint8 else 1
-    total = 0.0
-    for part in pixels.split(CHUNK):
-        x = part.double() / scale
+    total, rows = 0.0, _rows(pixels)
+    for start in range(0, len(pixels), rows):
+        x = pixels[start : start + rows].to(pixels.device).double() / scale
         total -= (torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).sum().item()
     return total / len(pixels)
+
+
+def _rows(pixels: Pixels) -> int:
+    return max(1, CHUNK // int(pixels.shape[1]))

@@ -8,7 +8,6 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ class Plan:
     cuda_graphs: bool
     steps_per_graph: int
     """0 without CUDA graphs, and until the time a step takes has shown how many are worth it"""
+    feed: str
+    """where the training images are: device, host (copied ahead of the step) or stream (read from their file)"""
     flush_denormals: bool
     """whether the CPU takes numbers below 1.2e-38 for zero"""
 
@@ -58,7 +59,8 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
     step, why_step = _step(config, device, precision)
     if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(False)):
         raise RunError(f"--flush-denormals: cannot be had on {device}")
-    plan = Plan(str(device), precision, step, config.compile, graphs, 0, config.flush_denormals)
+    feed = "device" if config.feed == "auto" else config.feed  # until the size of the images is known
+    plan = Plan(str(device), precision, step, config.compile, graphs, 0, feed, config.flush_denormals)
     return plan, {
         "device": why_device,
         "precision": why_precision,
@@ -66,6 +68,7 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
         "compile": "--compile" if config.compile else "no --compile",
         "cuda_graphs": why_graphs,
         "steps_per_graph": "by the time a step takes, once it is recorded" if graphs else "no CUDA graphs",
+        "feed": "until the images are known" if config.feed == "auto" else f"--feed {config.feed}",
         "flush_denormals": "--flush-denormals" if config.flush_denormals else "no --flush-denormals",
     }
 
@@ -128,24 +131,6 @@ def require_compiler(device: torch.device) -> None:
         raise RunError(f"--compile: on a CPU it needs Python's headers (python3-dev); {header} is not there")
 
 
-def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
-    """RunError if the network with its optimizer, one batch and the images cannot fit on the device.
-
-    `images` is the size in bytes of those on the host; training on a CPU takes them where they are.
-    """
-    widths = (pixels, *config.hidden, config.latent)
-    parameters = 2 * sum(n * m for n, m in pairwise(widths))
-    activations = 4 * config.batch_size * sum(widths)  # values, gradients, encoder and decoder
-    resident = 0 if device.type == "cpu" else images
-    needed = resident + 4 * (4 * parameters + activations)  # fp32: weights, gradients, two moments
-    free = _free_memory(device)
-    if needed > free:
-        raise RunError(
-            f"memory: {device} has {free / 2**30:.1f} GiB free, the run needs about {needed / 2**30:.1f} GiB; "
-            f"take fewer images, a smaller --hidden or a smaller --batch-size"
-        )
-
-
 def cpp_compiler() -> str | None:
     """The path of the C++ compiler that torch.compile would use, None without it."""
     return shutil.which(_compiler_name())
@@ -202,16 +187,6 @@ def _device(wish: str) -> tuple[torch.device, str]:
             )
         device = torch.device("cuda", device.index or 0)
     return device, f"--device {wish}"
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _precision(config: Config, device: torch.device) -> tuple[str, str]:

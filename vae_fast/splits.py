@@ -6,32 +6,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vae_fast.config import Config
-from vae_fast.data import load_splits
+from vae_fast.data import DataSet
 from vae_fast.errors import DataError
+from vae_fast.memory import FeedName, FeedWish, choose_feed, network_memory
 from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, TREATMENTS, VALID_SAMPLE, treat
+from vae_fast.stored import Pixels, Stored, pieces
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Images [N, C, H, W] on the host, uint8 or float32; None where there are none."""
+    """Images [N, C, H, W] on the host, uint8 or float32; None where there are none. `feed` and the reason for it.
 
-    train: Tensor
-    valid: Tensor | None
-    test: Tensor | None
+    With the feed "stream" they are not tensors but `Stored`, left in their file.
+    """
+
+    train: Pixels
+    valid: Pixels | None
+    test: Pixels | None
+    feed: FeedName = "device"
+    why_feed: str = ""
 
     @property
     def image_shape(self) -> torch.Size:
-        return self.train.shape[1:]
+        shape: torch.Size = self.train.shape[1:]
+        return shape
 
     def fingerprint(self) -> dict[str, Any]:
         """What config.toml keeps of the images, so that a resume notices when they are others."""
         parts = [part for part in (self.train, self.valid, self.test) if part is not None]
         digest = hashlib.sha256()
         for part in parts:
-            digest.update(part.numpy().data)
+            for piece in pieces(part):
+                digest.update(piece.to("cpu").numpy().data)
         return {"count": [len(part) for part in parts], "shape": list(self.image_shape), "sha256": digest.hexdigest()}
 
     @property
@@ -39,9 +47,30 @@ class Splits:
         return sum(part.nbytes for part in (self.train, self.valid, self.test) if part is not None)
 
 
-def prepare(config: Config, say: Callable[[str], None]) -> Splits:
-    """What `config` trains and is evaluated on. With dynamic binarization the held-out parts are one static sample."""
-    train_images, test_images = load_splits(config.data, config.data_root, test_fraction=config.test_fraction)
+def prepare(
+    config: Config,
+    say: Callable[[str], None],
+    *,
+    feed: FeedWish = "device",
+    device: torch.device | None = None,
+) -> Splits:
+    """What `config` trains and is evaluated on. With dynamic binarization the held-out parts are one static sample.
+
+    Args:
+        config: the run's.
+        say: gets a line on the images.
+        feed: from where the images are to come, see `choose_feed`.
+        device: where the steps run; the CPU by default.
+    """
+    found = DataSet.open(config.data, config.data_root)
+    feed, why = choose_feed(
+        feed,
+        found.nbytes,
+        device or torch.device("cpu"),
+        beside=network_memory(config, found.pixels),
+        obstacle=_obstacle(config) or found.obstacle,
+    )
+    train_images, test_images = found.splits(config.test_fraction, in_file=feed == "stream")
     train, valid = train_images.pixels, None
     if config.valid:
         if config.valid >= len(train):
@@ -52,6 +81,8 @@ def prepare(config: Config, say: Callable[[str], None]) -> Splits:
         train if config.binarize == "dynamic" else _treated(train, config.binarize, TRAIN_SAMPLE),
         None if valid is None else _treated(valid, held_out, VALID_SAMPLE),
         None if test_images is None else _treated(test_images.pixels, held_out, TEST_SAMPLE),
+        feed,
+        why,
     )
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
@@ -61,5 +92,15 @@ def prepare(config: Config, say: Callable[[str], None]) -> Splits:
     return splits
 
 
-def _treated(images: Tensor, treatment: str, sample: int) -> Tensor:
+def _obstacle(config: Config) -> str | None:
+    if config.binarize in ("none", "dynamic"):
+        return None
+    return f"--binarize {config.binarize} makes a copy of all of them; take none or dynamic"
+
+
+def _treated(images: Pixels, treatment: str, sample: int) -> Pixels:
+    if treatment == "none":
+        return images
+    if isinstance(images, Stored):
+        return images.treated(lambda pixels, first: treat(pixels, treatment, sample, first))
     return treat(images.flatten(1), treatment, sample).view_as(images)

@@ -1,8 +1,8 @@
 """One training step on a batch, in two implementations that learn the same: by autograd, and as one operator.
 
-Each is called with the batch's rows, the learning rate and beta on the device, changes model and optimizer in place,
-and returns the step's terms for the ledger. Nothing changes, and the terms say so, where the loss or the gradients'
-norm is not finite.
+Each is called with images [N, D], which of them make the batch (int64 [B], or None for all), the learning rate and
+beta, all on the device. It changes model and optimizer in place and returns the step's terms for the ledger. Nothing
+changes, and the terms say so, where the loss or the gradients' norm is not finite.
 """
 
 from math import inf
@@ -25,15 +25,13 @@ class AutogradStep:
     """Forward, compiled if the plan says so, autograd's backward, and the optimizer.
 
     Args:
-        model, images, config, plan: as the engine's.
+        model, config, plan: as the engine's.
         optimizer: of the model.
         seed, step: 0-d int64, of the noise; the step's number changes between calls.
     """
 
-    def __init__(
-        self, model: VAE, images: Tensor, config: Config, plan: Plan, optimizer: Adam, seed: Tensor, step: Tensor
-    ) -> None:
-        self._model, self._images, self._config, self._plan = model, images, config, plan
+    def __init__(self, model: VAE, config: Config, plan: Plan, optimizer: Adam, seed: Tensor, step: Tensor) -> None:
+        self._model, self._config, self._plan = model, config, plan
         self._optimizer, self._seed, self._step = optimizer, seed, step
         device = plan.torch_device
         self._parameters = list(model.parameters())
@@ -43,8 +41,8 @@ class AutogradStep:
         self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
         self._scaler.scale(self._none_skipped)  # which makes its tensors
 
-    def __call__(self, rows: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
-        loss, terms = self._forward(rows, beta)
+    def __call__(self, images: Tensor, rows: Tensor | None, rate: Tensor, beta: Tensor) -> Tensor:
+        loss, terms = self._forward(images, rows, beta)
         return torch.where(self._update(loss, rate), terms, self._one_skip)
 
     def scaler_state(self) -> dict[str, Any]:
@@ -54,9 +52,9 @@ class AutogradStep:
     def load_scaler_state(self, state: dict[str, Any]) -> None:
         self._scaler.load_state_dict(state)
 
-    def _losses(self, rows: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, images: Tensor, rows: Tensor | None, beta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its terms for the ledger."""
-        x = self._images.index_select(0, rows)  # [B, D]
+        x = images if rows is None else images.index_select(0, rows)  # [B, D]
         if self._config.binarize == "dynamic":
             x = bernoulli_sample(x, self._seed, self._step)
         with torch.autocast(x.device.type, DTYPES[self._plan.precision], enabled=self._plan.precision != "fp32"):
@@ -87,10 +85,8 @@ class FusedStep:
     Arguments as for `AutogradStep`.
     """
 
-    def __init__(
-        self, model: VAE, images: Tensor, config: Config, plan: Plan, optimizer: Adam, seed: Tensor, step: Tensor
-    ) -> None:
-        self._images, self._seed, self._step = images, seed, step
+    def __init__(self, model: VAE, config: Config, plan: Plan, optimizer: Adam, seed: Tensor, step: Tensor) -> None:
+        self._seed, self._step = seed, step
         self._binarize = config.binarize == "dynamic"
         self._parameters, self._optimizer = list(model.parameters()), optimizer
         self._terms = torch.zeros(5, dtype=torch.float64)
@@ -103,14 +99,13 @@ class FusedStep:
             "terms": self._terms,
         }
 
-    def __call__(self, rows: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
-        images: Tensor = self._images
-        chosen: Tensor | None = rows
-        adam = self._optimizer
+    def __call__(self, images: Tensor, rows: Tensor | None, rate: Tensor, beta: Tensor) -> Tensor:
         if self._binarize:
-            images, chosen = bernoulli_sample(self._images.index_select(0, rows), self._seed, self._step), None
+            images = bernoulli_sample(images if rows is None else images.index_select(0, rows), self._seed, self._step)
+            rows = None
+        adam = self._optimizer
         state = (self._parameters, adam.means, adam.squares, adam.count)
-        mlp_step_(*state, images, chosen, self._seed, self._step, rate, beta, **self._settings)
+        mlp_step_(*state, images, rows, self._seed, self._step, rate, beta, **self._settings)
         return self._terms
 
     def scaler_state(self) -> dict[str, Any]:
