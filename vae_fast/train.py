@@ -275,7 +275,7 @@ class Training:
         parameters = sum(p.numel() for p in self.model.parameters())
         self.printer.line(f"model: {self.model.widths}, {parameters:,} parameters")
         left_out = f"; {self.feed.left_out} images of each epoch are left out" if self.feed.left_out else ""
-        self.printer.line(f"feed: {self.feed.steps_per_epoch} steps of {self.config.batch_size} an epoch{left_out}")
+        self.printer.line(f"steps: {self.feed.steps_per_epoch} steps of {self.config.batch_size} an epoch{left_out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -309,6 +309,8 @@ def _choose_plan(config: Config, directory: RunDirectory, printer: Printer) -> P
     else:
         plan, reasons = make_plan(config)
     for name, value in plan.recorded().items():
+        if name == "feed":
+            continue  # until the images are known
         shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
         printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
     return plan
