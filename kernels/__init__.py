@@ -8,6 +8,7 @@ if __name__ != "vae_fast.kernels":
 
 from . import streams
 from .adam import adam_
+from .mlp import mlp_gradients, mlp_refuses, mlp_step_, mlp_workspace, set_flush_denormal
 from .ops import (
     Elbo,
     PosteriorSample,
@@ -27,9 +28,14 @@ __all__ = [
     "elbo_loss",
     "kl_per_dimension",
     "linear",
+    "mlp_gradients",
+    "mlp_refuses",
+    "mlp_step_",
+    "mlp_workspace",
     "nll",
     "random_bits",
     "reparameterize",
     "sample_posterior",
+    "set_flush_denormal",
     "streams",
 ]

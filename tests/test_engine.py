@@ -12,12 +12,14 @@ from vae_fast.engine import MOST_SKIPS_IN_A_ROW, Engine
 from vae_fast.errors import RunError
 from vae_fast.evaluation import evaluate
 from vae_fast.graphs import Capture, Graph, Program, capture
+from vae_fast.kernels import library
 from vae_fast.objective import objective
 from vae_fast.pixels import bernoulli_sample
 from vae_fast.plan import Plan, make_plan
 from vae_fast.schedules import learning_rate_at
 
 ROWS = torch.arange(32)
+STEPS = ["autograd", pytest.param("fused", marks=pytest.mark.skipif(not library.load(), reason=library.status()))]
 
 
 def images() -> Tensor:
@@ -44,12 +46,13 @@ def parameters(e: Engine) -> Tensor:
     return torch.cat([p.detach().flatten() for p in e.model.parameters()])
 
 
-def test_a_step_is_the_textbook_step() -> None:
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_is_the_textbook_step(step: str) -> None:
     """Against the VAE written out: forward, elbo_loss, backward, Adam; two steps, so that the noise has moved on."""
-    e, twin = engine(clip=1.0), engine().model
+    e, twin = engine(clip=1.0, step=step), engine().model
     optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
-    for step in range(2):
-        out = twin(images()[:32], 0, step)
+    for number in range(2):
+        out = twin(images()[:32], 0, number)
         loss = vf.elbo_loss(out.logits, images()[:32], out.mu, out.logvar).loss
         optimizer.zero_grad()
         loss.backward()
@@ -66,8 +69,9 @@ def test_a_step_is_the_textbook_step() -> None:
     "settings",
     [
         {},
+        {"binarize": "dynamic", "free_bits": 0.1},
         {"compile": True, "binarize": "dynamic"},
-        {"free_bits": 0.1, "optimizer": "adamw", "weight_decay": 0.1},
+        {"step": "autograd", "free_bits": 0.1, "optimizer": "adamw", "weight_decay": 0.1},
         {"amp_dtype": "bf16"},
         {"amp_dtype": "fp16"},
     ],
@@ -84,7 +88,7 @@ def test_loss_falls_whatever_the_settings(settings: dict[str, Any]) -> None:
 
 
 def test_compiled_and_eager_steps_agree() -> None:
-    eager, compiled = engine(), engine(compile=True)
+    eager, compiled = engine(step="autograd"), engine(compile=True)
     compiled.warm_up()
     for e in (eager, compiled):
         train(e)
@@ -99,6 +103,18 @@ def test_compiled_and_eager_steps_agree() -> None:
     assert compiled.finish_epoch()["train_loss"] == pytest.approx(eager.finish_epoch()["train_loss"], rel=1e-3)
 
 
+def test_nothing_compiles_anew_after_warming_up() -> None:
+    """In later epochs, in evaluation, or where learning rate and beta change."""
+    e = engine(compile=True, lr_schedule="cosine", beta_schedule="linear", epochs=4)
+    e.warm_up()
+    compiled = dict(torch._dynamo.utils.counters["stats"])
+    train(e, steps=21)
+    evaluate(e.model, images(), 0)
+    train(e, steps=1)
+    assert compiled["unique_graphs"] > 0
+    assert torch._dynamo.utils.counters["stats"] == compiled
+
+
 def test_warming_up_leaves_no_trace() -> None:
     e, fresh = engine(), engine()
     e.warm_up()
@@ -107,13 +123,14 @@ def test_warming_up_leaves_no_trace() -> None:
     assert all(torch.equal(t, fresh.state()[1][name]) for name, t in e.state()[1].items())
 
 
-def test_averages_are_over_the_images_seen() -> None:
-    e = engine(binarize="dynamic")
+@pytest.mark.parametrize("step", STEPS)
+def test_averages_are_over_the_images_seen(step: str) -> None:
+    e = engine(binarize="dynamic", step=step)
     sums = torch.zeros(2, dtype=torch.float64)
-    for step, rows in enumerate((ROWS, ROWS + 32)):
-        x = bernoulli_sample(images()[rows], 0, step)
+    for number, rows in enumerate((ROWS, ROWS + 32)):
+        x = bernoulli_sample(images()[rows], 0, number)
         with torch.no_grad():
-            _, nll, kl = objective(e.model, x, 0, step)
+            _, nll, kl = objective(e.model, x, 0, number)
         sums += torch.stack((nll.double().sum(), kl.double().sum()))
         train(e, rows)
     record = e.finish_epoch()
@@ -122,7 +139,17 @@ def test_averages_are_over_the_images_seen() -> None:
     assert e.finish_epoch()["train_loss"] is None  # counted anew
 
 
-@pytest.mark.parametrize("settings", [{}, {"clip": 1.0}, {"compile": True}, {"amp_dtype": "fp16"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"clip": 1.0},
+        {"step": "autograd"},
+        {"step": "autograd", "clip": 1.0},
+        {"compile": True},
+        {"amp_dtype": "fp16"},
+    ],
+)
 def test_a_step_that_is_not_finite_is_skipped_and_counted(settings: dict[str, Any]) -> None:
     data = images() / 255
     data[40] = float("nan")
@@ -141,8 +168,9 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(settings: dict[str, An
     assert e.step_number == 10
 
 
-def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped() -> None:
-    e = engine()
+@pytest.mark.parametrize("step", STEPS)
+def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped(step: str) -> None:
+    e = engine(step=step)
     with torch.no_grad():
         e.model.encoder.stats.bias[4:] = 88.5  # e^logvar / 2 is finite, and so is every gradient; the sum of 4 is not
     before = parameters(e)
@@ -158,25 +186,37 @@ def test_a_diverged_run_stops_within_200_steps() -> None:
     assert MOST_SKIPS_IN_A_ROW <= e.step_number <= 200
 
 
-@pytest.mark.parametrize("settings", [{}, {"compile": True}, {"clip": 1.0, "binarize": "dynamic"}])
-def test_steps_read_nothing_from_the_device(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"step": "autograd"}, {"compile": True}, {"clip": 1.0, "binarize": "dynamic"}, {"amp_dtype": "fp16"}],
+)
+def test_steps_read_nothing_from_the_device_and_keep_no_memory(settings: dict[str, Any]) -> None:
     """Between two of its checks, which read a host copy, the loop never asks a tensor for its value."""
     e = engine(**settings)
     e.warm_up()
-    with torch.profiler.profile() as profile:
-        train(e, steps=24)
-    events = profile.events()
-    assert any("mm" in event.name or "product" in event.name for event in events)
-    for event in events:
+    few, many = profiled(e, 6), profiled(e, 18)
+    assert sum(any(name in event.name for name in ("addmm", "product", "mlp_step")) for event in many) >= 18
+    for event in many:
         if event.name in ("aten::_local_scalar_dense", "aten::nonzero"):
             # the fused kernel for the CPU reads its step count; that for GPUs does so on the device
             assert "aten::_fused_adamw_" in (event.cpu_parent.name, event.cpu_parent.cpu_parent.name)
+    kept = [sum(event.self_cpu_memory_usage for event in events) for events in (few, many)]
+    assert abs(kept[1] - kept[0]) < 1.1 * parameters(e).nbytes  # the gradients of one step, in or out
+    if e.plan.step == "fused" and e.config.binarize == "none":  # it works in memory of its own
+        assert max(event.self_cpu_memory_usage for event in many) < 32 * 784
+
+
+def profiled(e: Engine, steps: int) -> Any:
+    with torch.profiler.profile(profile_memory=True) as profile:
+        train(e, steps=steps)
+    return profile.events()
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {},
+        {"step": "autograd"},
         {"amp_dtype": "fp16"},  # whose first steps move the scale
         {"binarize": "dynamic", "lr_schedule": "cosine", "beta_schedule": "linear", "optimizer": "adamw"},
     ],
@@ -241,6 +281,7 @@ def test_skips_in_a_row_survive_a_resume() -> None:
 RECORDED = [
     {"lr_schedule": "cosine", "lr_warmup": 0.5, "beta_schedule": "linear"},
     {"binarize": "dynamic", "clip": 1.0},
+    {"step": "autograd", "binarize": "dynamic", "clip": 1.0},
     {"amp_dtype": "bf16", "optimizer": "adamw", "weight_decay": 0.1},
     {"amp_dtype": "fp16"},
 ]

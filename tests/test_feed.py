@@ -40,3 +40,5 @@ def test_an_order_drawn_in_blocks_is_that_of_one_sort() -> None:
     count = (1 << 20) + 5
     bits = random_bits(count, 2, 7, 3, stream=streams.SHUFFLE)
     assert torch.equal(shuffled(count, 7, 3), (bits[:, 0] * 2**31 + bits[:, 1] // 2).argsort(stable=True))
+    order = Feed(count, 1000, seed=7).order(3)
+    assert order.shape == (1048, 1000)

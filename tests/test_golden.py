@@ -13,11 +13,16 @@ import torch
 import vae_fast as vf
 from vae_fast.engine import Engine
 from vae_fast.feed import Feed
+from vae_fast.kernels import library
 from vae_fast.plan import cpp_compiler, make_plan
 
 GOLDEN = Path(__file__).with_name("golden.json")
 STEPS = 50
-PLANS: dict[str, dict[str, Any]] = {"eager": {}, "compiled": {"compile": True}}
+PLANS: dict[str, dict[str, Any]] = {
+    "eager": {"step": "autograd"},
+    "compiled": {"compile": True},
+    "fused": {"step": "fused"},
+}
 
 
 def losses(settings: dict[str, Any]) -> list[float]:
@@ -41,6 +46,8 @@ def losses(settings: dict[str, Any]) -> list[float]:
 def test_losses_are_the_golden_ones(plan: str) -> None:
     if plan == "compiled" and cpp_compiler() is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    if plan == "fused" and not library.load():
+        pytest.skip(library.status())
     golden = json.loads(GOLDEN.read_text())[plan]
     ours = losses(PLANS[plan])
     # Sums in another order differ in the last bits; Adam then turns the rounding of small gradients into whole steps.

@@ -8,7 +8,7 @@ import torch
 import vae_fast as vf
 from vae_fast import memory
 from vae_fast.errors import RunError
-from vae_fast.memory import choose_feed, free_memory, network_memory
+from vae_fast.memory import choose_feed, free_memory, network_memory, require_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GIB = 2**30
@@ -71,3 +71,9 @@ def test_what_is_counted(small: Callable[..., vf.Config]) -> None:
     # 784-16-4-16-784 with one matrix for 4 means: 25,216 weights, four numbers each, and a batch's activations
     assert network_memory(small(batch_size=128), 784) == 4 * (4 * 25_216 + 4 * 128 * (784 + 16 + 4))
     assert 2**20 < free_memory(CPU) < 2**50
+
+
+def test_memory_is_checked_before_it_is_taken() -> None:
+    require_memory(15 * GIB, vf.Config(), 784, CPU)
+    with pytest.raises(RunError, match=r"memory: cpu has 16\.0 GiB free, the run needs about 258\d\d\.\d GiB"):
+        require_memory(0, vf.Config(hidden=(10**9,)), 784, CPU)

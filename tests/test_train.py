@@ -1,6 +1,7 @@
 """The run: what it leaves, how it resumes bit for bit after real signals and kills, and how it fails."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -234,6 +235,33 @@ def test_a_set_without_a_test_part_reports_null(small: Small, tmp_path: Path) ->
     run = vf.fit(small(data=str(tmp_path / "x.npy"), test_fraction=0, batch_size=10))
     assert [m["test_loss"] for m in run.metrics] == [None, None]
     assert (run.directory / "pictures" / "reconstructions.png").is_file()
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+def test_images_from_anywhere_make_the_same_run(small: Small, tmp_path: Path, binarize: str) -> None:
+    """On the device, from memory and from a file: the same losses and weights; a resume keeps the feed."""
+    np.save(tmp_path / "x.npy", vf.load_images("digits").pixels[:, 0].numpy())
+    runs = {}
+    for feed in ("device", "host", "stream"):
+        settings = {"data": str(tmp_path / "x.npy"), "feed": feed, "binarize": binarize, "valid": 64}
+        first = vf.fit(small(**settings, epochs=1, out=str(tmp_path / feed)))
+        runs[feed] = vf.fit(small(**settings, out=None, resume=str(first.directory)))
+    for feed in ("host", "stream"):
+        assert records(runs[feed].directory) == records(runs["device"].directory)
+        assert model_bytes(runs[feed].directory) == model_bytes(runs["device"].directory)
+
+
+@pytest.mark.sweep
+def test_a_set_of_two_gigabytes_trains_in_bounded_memory(tmp_path: Path) -> None:
+    """Peak resident memory, pages of files included, against the same run on 1,000 images."""
+    code = "import sys, vae_fast.train as t; t.main(sys.argv[1:]); print(open('/proc/self/status').read())"
+    peaks = []
+    for count in (1_000, 2_700_000):
+        np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (count, 28, 28))  # zeros, of which none is written
+        flags = ["--feed", "stream", "--hidden", "16", "--epochs", "1", "--out", str(tmp_path / str(count))]
+        done = command("-c", code, "--data", str(tmp_path / "x.npy"), *flags)
+        peaks.append(int(re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)[0]) / 1024)
+    assert peaks[1] - peaks[0] < 512
 
 
 def test_keep_bounds_the_checkpoints(small: Small) -> None:

@@ -84,8 +84,14 @@ class Config:
     """auto: bf16 where the units are native, else fp16 on a GPU, else fp32; a named dtype implies --amp"""
     compile: bool = False
     """compile the step with torch.compile"""
+    step: Literal["auto", "autograd", "fused"] = "auto"
+    """fused: forward, backward and Adam as one C++ operator (CPU, fp32); auto takes it where it can be had"""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """capture steps in CUDA graphs"""
+    feed: Literal["auto", "device", "host", "stream"] = "auto"
+    """training images: all on the device, in the host's memory, or read from their file as they are needed"""
+    flush_denormals: bool = False
+    """have the CPU take numbers below 1.2e-38 for zero: faster where there are many"""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N"""
     deterministic: bool = False

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from vae_fast import graphs
 from vae_fast.adam import Adam
-from vae_fast.compiling import compile_errors, compiled
+from vae_fast.compiling import compile_errors
 from vae_fast.config import Config
 from vae_fast.errors import RunError
 from vae_fast.ledger import Ledger
 from vae_fast.model import VAE
-from vae_fast.objective import objective
-from vae_fast.pixels import bernoulli_sample
-from vae_fast.plan import DTYPES, Plan
+from vae_fast.plan import Plan
 from vae_fast.schedules import beta_at, epoch_schedule, learning_rate_at
+from vae_fast.steps import AutogradStep, FusedStep
+from vae_fast.stored import Pixels
 
 MOST_SKIPS_IN_A_ROW = 100
 CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
@@ -35,7 +35,8 @@ class Engine:
 
     Args:
         model: on the plan's device.
-        images: [N, D], uint8 or float32; on the plan's device if the plan's feed is "device".
+        images: [N, D], uint8 or float32. With the feed "device" they are there; with others, whose batches `advance`
+            is given, only their shape and dtype count.
         config, plan: the run's.
         steps_per_epoch: of batches of config.batch_size.
         capture: how a program is recorded where the plan has CUDA graphs.
@@ -46,14 +47,14 @@ class Engine:
     def __init__(
         self,
         model: VAE,
-        images: Tensor,
+        images: Pixels,
         config: Config,
         plan: Plan,
         steps_per_epoch: int,
         *,
         capture: graphs.Capture = graphs.capture,
     ) -> None:
-        self.model, self.images, self.config, self.plan = model, images, config, plan
+        self.model, self.config, self.plan = model, config, plan
         self.steps_per_epoch = steps_per_epoch
         self.step_number = 0  # updates attempted so far
         self.recent_loss: float | None = None  # as far as the host has heard
@@ -61,15 +62,21 @@ class Engine:
         self.ledger = Ledger(device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
-        self._order = torch.zeros(steps_per_epoch, config.batch_size, dtype=torch.int64, device=device)
+        self._images: Tensor | None = None
+        if plan.feed == "device":
+            self._images = images
+            self._order = torch.zeros(steps_per_epoch, config.batch_size, dtype=torch.int64, device=device)
+        else:
+            shape = (
+                plan.steps_per_graph or graphs.MOST_STEPS if plan.cuda_graphs else 1,
+                config.batch_size,
+                images.shape[1],
+            )
+            self._batches = torch.zeros(shape, dtype=images.dtype, device=device)
         self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
-        self._none_skipped = torch.zeros((), device=device)
-        self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
-        self._forward = compiled(self._losses) if plan.compile else self._losses
         self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
-        self._parameters = list(model.parameters())
-        self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
-        self._scaler.scale(self._none_skipped)  # which makes its tensors
+        step = FusedStep if plan.step == "fused" else AutogradStep
+        self._train = step(model, config, plan, self.optimizer, self._seed, self._step)
         self._capture = capture
         self._graphs: dict[int, graphs.Graph] = {}  # by the number of their steps
         self.graphs_failed: str | None = None  # why there are none although the plan wanted them
@@ -90,17 +97,18 @@ class Engine:
         Completes the plan: how many steps a graph has, if that was still open, is chosen by the time that one takes.
         RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
         """
-        scaler = self._scaler.state_dict()
+        scaler = self._train.scaler_state()
         with graphs.preserved(self._state()), compile_errors():
             self._program(1)
         if self.plan.cuda_graphs:
             self._record()
-        self._scaler.load_state_dict(scaler)
+        self._train.load_scaler_state(scaler)
 
     def begin_epoch(self, order: Tensor) -> None:
         """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
-        self._order.copy_(order)
+        if self._images is not None:
+            self._order.copy_(order)
         self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
 
     def launches(self, steps: int) -> list[int]:
@@ -108,8 +116,13 @@ class Engine:
         together = max(self._graphs, default=1)
         return [together] * (steps // together) + [1] * (steps % together)
 
-    def advance(self, count: int) -> None:
-        """Make `count` steps of the epoch, in one launch where they are recorded together."""
+    def advance(self, count: int, batches: Tensor | None = None) -> None:
+        """Make `count` steps of the epoch, in one launch where they are recorded together.
+
+        batches: their images, [count, B, D] on the device, if the plan's feed is not "device".
+        """
+        if batches is not None:
+            self._batches[:count].copy_(batches)
         if count in self._graphs:
             self._graphs[count].replay()
         else:
@@ -145,7 +158,7 @@ class Engine:
             "step": self.step_number,
             "sums": self.ledger.sums.tolist(),
             "skips_in_a_row": self.ledger.recent(self.step_number).skips_in_a_row if self.step_number else 0,
-            "scaler": self._scaler.state_dict(),
+            "scaler": self._train.scaler_state(),
         }
         return self.model.state_dict(), self.optimizer.tensors(), counters
 
@@ -156,7 +169,7 @@ class Engine:
         self.step_number = counters["step"]
         self._step.fill_(self.step_number)
         self.ledger.load(self.step_number, counters["sums"], counters["skips_in_a_row"])
-        self._scaler.load_state_dict(counters["scaler"])
+        self._train.load_scaler_state(counters["scaler"])
 
     def _record(self) -> None:
         try:
@@ -179,39 +192,23 @@ class Engine:
 
     def _state(self) -> list[Tensor]:
         """All that a step changes, but for the scaler."""
-        return [*self._parameters, *self.optimizer.tensors().values(), self._step, self.ledger.sums, self.ledger.ring]
+        return [
+            *self.model.parameters(),
+            *self.optimizer.tensors().values(),
+            self._step,
+            self.ledger.sums,
+            self.ledger.ring,
+        ]
 
     def _program(self, count: int) -> None:
         """`count` steps. What it reads and writes are static tensors; no Python value of it changes between steps."""
-        for _ in range(count):
+        for slot in range(count):
             position = (self._step % self.steps_per_epoch).view(1)
-            rows = self._order.index_select(0, position).view(-1)  # [B]
             rate, beta = self._schedule.index_select(0, position).view(2).unbind()
-            loss, terms = self._forward(rows, beta)
-            finite = self._update(loss, rate)
-            self.ledger.add(self._step, torch.where(finite, terms, self._one_skip))
+            if self._images is None:
+                terms = self._train(self._batches[slot], None, rate, beta)
+            else:
+                rows = self._order.index_select(0, position).view(-1)  # [B]
+                terms = self._train(self._images, rows, rate, beta)
+            self.ledger.add(self._step, terms)
             self._step += 1
-
-    def _losses(self, rows: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, and its terms for the ledger."""
-        x = self.images.index_select(0, rows)  # [B, D]
-        if self.config.binarize == "dynamic":
-            x = bernoulli_sample(x, self._seed, self._step)
-        with torch.autocast(x.device.type, DTYPES[self.plan.precision], enabled=self.plan.precision != "fp32"):
-            loss, nll, kl = objective(self.model, x, self._seed, self._step, beta=beta, free_bits=self.config.free_bits)
-        count = loss.new_full((), len(x))
-        terms = (nll.detach().sum(dtype=torch.float64), kl.detach().sum(dtype=torch.float64))
-        return loss, torch.stack((loss.detach() * count, *terms, count, self._none_skipped))
-
-    def _update(self, loss: Tensor, rate: Tensor) -> Tensor:
-        """Backward and optimizer; 0-d bool, whether loss and gradients were finite, without which nothing changes."""
-        # 0 * inf is NaN: a loss that is not finite makes every gradient NaN, so that one test serves for both.
-        start = 1 + 0 * loss.detach()
-        gradients = torch.autograd.grad(self._scaler.scale(loss), self._parameters, start)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.param_groups[0]["lr"] = rate
-        self._scaler.unscale_(self.optimizer)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
-        return self.optimizer.norm.isfinite()

@@ -4,17 +4,17 @@ One sample of z an image, with the noise of its own index, so that the result do
 """
 
 import torch
-from torch import Tensor
 
 from vae_fast.graphs import Capture, Graph
 from vae_fast.kernels import streams
 from vae_fast.model import VAE
 from vae_fast.objective import objective
+from vae_fast.stored import Pixels
 
 BATCH = 1000
 
 
-def evaluate(model: VAE, images: Tensor, seed: int) -> dict[str, float]:
+def evaluate(model: VAE, images: Pixels, seed: int) -> dict[str, float]:
     """One pass over `images` [N, D], wherever they are."""
     return Evaluation(model, images, seed)()
 
@@ -30,7 +30,7 @@ class Evaluation:
             on the device. The batches' offsets are part of what is recorded, so nothing has to be padded or masked.
     """
 
-    def __init__(self, model: VAE, images: Tensor, seed: int, capture: Capture | None = None) -> None:
+    def __init__(self, model: VAE, images: Pixels, seed: int, capture: Capture | None = None) -> None:
         self._model, self._images, self._seed = model, images, seed
         self._device = next(model.parameters()).device
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)

@@ -45,6 +45,6 @@ class Feed:
         return self.count % self.batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """Which images the steps of `epoch` see: int64 [steps_per_epoch, batch_size]."""
+        """The indices of every batch of `epoch`, int64 [steps_per_epoch, batch_size]."""
         order = shuffled(self.count, self.seed, epoch, self.device)
-        return order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
+        return order[: self.steps_per_epoch * self.batch_size].view(self.steps_per_epoch, self.batch_size)

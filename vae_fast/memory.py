@@ -59,6 +59,16 @@ def network_memory(config: Config, pixels: int) -> int:
     return 4 * (4 * parameters + activations)
 
 
+def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
+    """RunError if the network with its optimizer, one batch and `images` bytes of images do not fit on the device."""
+    needed, free = images + network_memory(config, pixels), free_memory(device)
+    if needed > free:
+        raise RunError(
+            f"memory: {device} has {free / 2**30:.1f} GiB free, the run needs about {needed / 2**30:.1f} GiB; "
+            f"take fewer images, a smaller --hidden or a smaller --batch-size"
+        )
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that could be had on a device."""
     if device.type == "cuda":

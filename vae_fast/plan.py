@@ -5,8 +5,9 @@ import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import library, products
+from vae_fast.kernels import library, mlp_refuses, products, set_flush_denormal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,10 +27,16 @@ class Plan:
     device: str
     precision: str
     """fp32, bf16 or fp16 of the autocast region; parameters and the loss are fp32 always"""
+    step: str
+    """how a step is computed: autograd, or fused: forward, backward and Adam of the MLP as one C++ operator on a CPU"""
     compile: bool
     cuda_graphs: bool
     steps_per_graph: int
     """0 without CUDA graphs, and until the time a step takes has shown how many are worth it"""
+    feed: str
+    """where the training images are: device, host (copied ahead of the step) or stream (read from their file)"""
+    flush_denormals: bool
+    """whether the CPU takes numbers below 1.2e-38 for zero"""
 
     @property
     def torch_device(self) -> torch.device:
@@ -49,13 +56,20 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
     if config.compile:
         require_compiler(device)
     graphs, why_graphs = _cuda_graphs(config.cuda_graphs, device)
-    plan = Plan(str(device), precision, config.compile, graphs, steps_per_graph=0)
+    step, why_step = _step(config, device, precision)
+    if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(False)):
+        raise RunError(f"--flush-denormals: cannot be had on {device}")
+    feed = "device" if config.feed == "auto" else config.feed  # until the size of the images is known
+    plan = Plan(str(device), precision, step, config.compile, graphs, 0, feed, config.flush_denormals)
     return plan, {
         "device": why_device,
         "precision": why_precision,
+        "step": why_step,
         "compile": "--compile" if config.compile else "no --compile",
         "cuda_graphs": why_graphs,
         "steps_per_graph": "by the time a step takes, once it is recorded" if graphs else "no CUDA graphs",
+        "feed": "until the images are known" if config.feed == "auto" else f"--feed {config.feed}",
+        "flush_denormals": "--flush-denormals" if config.flush_denormals else "no --flush-denormals",
     }
 
 
@@ -64,11 +78,14 @@ def recorded_plan(table: dict[str, Any]) -> Plan:
     try:
         plan = Plan(**table)
         DTYPES[plan.precision]
+        {"autograd": False, "fused": True}[plan.step]
     except (TypeError, KeyError):
         raise RunError(f"config.toml: [plan] is not one of this version's, got {table}") from None
     _device(plan.device)
     if plan.compile:
         require_compiler(plan.torch_device)
+    if plan.step == "fused" and not library.load():
+        raise RunError(f"config.toml: the run began with the fused step, but here {library.status()}")
     return plan
 
 
@@ -84,6 +101,23 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
     return "fp32", "AMP is off: this CPU has neither AVX512-BF16 nor AMX, without which bf16 is slower than fp32"
 
 
+@contextmanager
+def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
+    """What a run asks of the whole process, and gives back: deterministic algorithms, and what denormals count as."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+        torch.use_deterministic_algorithms(True)
+    if plan.flush_denormals:
+        _flush_denormals(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if plan.flush_denormals:
+            _flush_denormals(False)
+
+
 def require_compiler(device: torch.device) -> None:
     """torch.compile builds its CPU kernels as C++ that includes Python.h."""
     if device.type != "cpu":
@@ -95,24 +129,6 @@ def require_compiler(device: torch.device) -> None:
     header = Path(sysconfig.get_path("include"), "Python.h")
     if not header.is_file():
         raise RunError(f"--compile: on a CPU it needs Python's headers (python3-dev); {header} is not there")
-
-
-def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
-    """RunError if the network with its optimizer, one batch and the images cannot fit on the device.
-
-    `images` is the size in bytes of those on the host; training on a CPU takes them where they are.
-    """
-    widths = (pixels, *config.hidden, config.latent)
-    parameters = 2 * sum(n * m for n, m in pairwise(widths))
-    activations = 4 * config.batch_size * sum(widths)  # values, gradients, encoder and decoder
-    resident = 0 if device.type == "cpu" else images
-    needed = resident + 4 * (4 * parameters + activations)  # fp32: weights, gradients, two moments
-    free = _free_memory(device)
-    if needed > free:
-        raise RunError(
-            f"memory: {device} has {free / 2**30:.1f} GiB free, the run needs about {needed / 2**30:.1f} GiB; "
-            f"take fewer images, a smaller --hidden or a smaller --batch-size"
-        )
 
 
 def cpp_compiler() -> str | None:
@@ -173,20 +189,39 @@ def _device(wish: str) -> tuple[torch.device, str]:
     return device, f"--device {wish}"
 
 
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def _precision(config: Config, device: torch.device) -> tuple[str, str]:
     if config.amp_dtype != "auto":
         return config.amp_dtype, f"--amp-dtype {config.amp_dtype}"
     return auto_precision(device) if config.amp else ("fp32", "no --amp")
+
+
+def _flush_denormals(on: bool) -> bool:
+    """Have every thread that computes on the CPU take denormal numbers for zero, or not; whether it can."""
+    return set_flush_denormal(on) if library.load() else torch.set_flush_denormal(on)
+
+
+def _step(config: Config, device: torch.device, precision: str) -> tuple[str, str]:
+    if config.step == "autograd":
+        return "autograd", "--step autograd"
+    hindrance = _no_fused_step(config, device, precision)
+    if config.step == "fused":
+        if hindrance is not None:
+            raise RunError(f"--step fused: cannot be had, {hindrance}")
+        return "fused", "--step fused"
+    if hindrance is None and torch.ops.vae_fast.instruction_set() == "portable":
+        hindrance = "without AVX2 PyTorch's products are faster"
+    return ("fused", "the fastest on a CPU") if hindrance is None else ("autograd", hindrance)
+
+
+def _no_fused_step(config: Config, device: torch.device, precision: str) -> str | None:
+    """Why the step cannot be one operator, or None."""
+    if device.type != "cpu":
+        return "the fused step is for CPUs"
+    if config.compile:
+        return "--compile"
+    if precision != "fp32":
+        return f"the fused step is float32, not {precision}"
+    return mlp_refuses((), config.activation)
 
 
 def _cuda_graphs(wish: str, device: torch.device) -> tuple[bool, str]:

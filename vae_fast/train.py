@@ -4,11 +4,12 @@ One batch's way: `splits` reads the images, `feed` says which of them a step see
 This module strings the epochs together and writes what the run leaves behind.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,23 @@ import torch
 from torch import Tensor
 
 from vae_fast import checkpoint, graphs, pictures
+from vae_fast.arrivals import Arrivals
 from vae_fast.config import Config, parse
 from vae_fast.engine import Engine
 from vae_fast.errors import ConfigError, RunError, UserError
 from vae_fast.evaluation import Evaluation
 from vae_fast.feed import Feed
+from vae_fast.memory import require_memory
 from vae_fast.model import VAE
-from vae_fast.pixels import TREATMENTS, mean_entropy
-from vae_fast.plan import Plan, environment, make_plan, recorded_plan, require_memory
+from vae_fast.pixels import TREATMENTS
+from vae_fast.plan import Plan, environment, make_plan, process_settings, recorded_plan
 from vae_fast.profiling import ranges
 from vae_fast.progress import Printer, epoch_line
 from vae_fast.run_directory import RunDirectory
 from vae_fast.signals import Interrupted, collected_signals
 from vae_fast.splits import Splits, prepare
+from vae_fast.stored import Pixels
+from vae_fast.summary import summary
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,17 @@ def fit(config: Config) -> Run:
     printer = Printer()
     directory = RunDirectory.open(config)
     plan = _choose_plan(config, directory, printer)
-    training = Training(config, plan, prepare(config, printer.line), directory, printer)
-    if config.dry_run:
-        training.rehearse()
-    else:
-        training.begin()
-        training.run()
-        training.finish()
+    with process_settings(plan, config.deterministic):
+        wish = directory.recorded["plan"]["feed"] if "plan" in directory.recorded else config.feed
+        splits = prepare(config, printer.line, feed=wish, device=plan.torch_device)
+        printer.line(f"feed: {splits.feed} ({splits.why_feed})")
+        training = Training(config, replace(plan, feed=splits.feed), splits, directory, printer)
+        if config.dry_run:
+            training.rehearse()
+        else:
+            training.begin()
+            training.run()
+            training.finish()
     return Run(directory.path, training.model, training.metrics)
 
 
@@ -66,15 +75,15 @@ class Training:
     def __init__(self, config: Config, plan: Plan, splits: Splits, directory: RunDirectory, printer: Printer) -> None:
         self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
         device = plan.torch_device
-        if config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-            torch.use_deterministic_algorithms(True)
-        self.feed = Feed(len(splits.train), config.batch_size, config.seed, device)
-        require_memory(splits.nbytes, config, splits.image_shape.numel(), device)
+        resident = splits.feed == "device"
+        require_memory(splits.nbytes if resident else 0, config, splits.image_shape.numel(), device)
+        self.feed = Feed(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
         self.model = _new_model(config, splits.image_shape).to(device)
-        self.engine = Engine(self.model, _resident(splits.train, device), config, plan, self.feed.steps_per_epoch)
+        images = _placed(splits.train, device if resident else None)
+        self.arrivals = None if resident else Arrivals(images, device)
+        self.engine = Engine(self.model, images, config, plan, self.feed.steps_per_epoch)
         self.held_out = {  # by the name under which metrics report them
-            name: _resident(part, device)
+            name: _placed(part, device if resident else None)
             for name, part in (("valid", splits.valid), ("test", splits.test))
             if part is not None
         }
@@ -88,8 +97,10 @@ class Training:
     def rehearse(self) -> None:
         """One step, and nothing written."""
         self.engine.warm_up()
-        self.engine.begin_epoch(self.feed.order(1))
-        self.engine.advance(1)
+        order = self.feed.order(1)
+        self.engine.begin_epoch(order)
+        with self._batches(order[:1], [1]) as batches:
+            self.engine.advance(1, next(batches))
         loss = self.engine.finish_epoch()["train_loss"]
         outcome = "not finite" if loss is None else f"{loss:.2f}"
         self.printer.line(f"dry run: one step done, loss {outcome}; the run would go to {self.directory.path}")
@@ -123,11 +134,12 @@ class Training:
         folder = self.directory.pictures
         folder.mkdir(exist_ok=True)
         shape = self.splits.image_shape
-        shown = self.held_out.get("test", self.engine.images)[: pictures.MOST_RECONSTRUCTIONS]
-        pictures.save_reconstructions(self.model, shown.unflatten(1, shape), folder / "reconstructions.png")
+        test = self.splits.train if self.splits.test is None else self.splits.test
+        shown = test[: pictures.MOST_RECONSTRUCTIONS].to(self.plan.torch_device)
+        pictures.save_reconstructions(self.model, shown, folder / "reconstructions.png")
         pictures.save_samples(self.model, self.config.seed, shape, folder / "samples.png")
         pictures.save_loss_curve(self.metrics, TREATMENTS[self.config.binarize], folder / "loss.png")
-        for line in self._summary():
+        for line in summary(self.config, self.metrics, self.splits.test, self.directory):
             self.printer.line(line)
 
     def _warm_up(self) -> None:
@@ -136,7 +148,7 @@ class Training:
             self.printer.line("compiling the step: half a minute the first time")
         began = time.perf_counter()
         self.engine.warm_up()
-        recorded = graphs.capture if self.engine.plan.cuda_graphs else None
+        recorded = graphs.capture if self.engine.plan.cuda_graphs and self.arrivals is None else None
         self.evaluations = {
             name: Evaluation(self.model, images, self.config.seed, recorded) for name, images in self.held_out.items()
         }
@@ -153,27 +165,36 @@ class Training:
         total = self.feed.steps_per_epoch
         done = self.engine.step_number - (epoch - 1) * total
         began = time.perf_counter()
-        self.engine.begin_epoch(self.feed.order(epoch))
-        with self.printer.bar(f"epoch {epoch}", total, done) as advance:
-            for count in self.engine.launches(total - done):
+        order = self.feed.order(epoch)
+        self.engine.begin_epoch(order)
+        launches = self.engine.launches(total - done)
+        with (
+            self._batches(order[done:], launches) as batches,
+            self.printer.bar(f"epoch {epoch}", total, done) as advance,
+        ):
+            for count, images in zip(launches, batches, strict=False):
                 if received:
                     self._save(self.epoch)
                     raise Interrupted(received[0], self.directory.path)
                 with self.range("step"):
-                    self.engine.advance(count)
+                    self.engine.advance(count, images)
                 advance(self.engine.step_number - (epoch - 1) * total, self.engine.recent_loss)
         averages = self.engine.finish_epoch()  # waits for the device, so the clock is read after it
         seconds = time.perf_counter() - began
-        images = (total - done) * self.config.batch_size
+        seen = (total - done) * self.config.batch_size
         return {
             "epoch": epoch,
             "step": self.engine.step_number,
             "seconds": seconds,
-            "images_per_second": images / seconds if images else None,
+            "images_per_second": seen / seconds if seen else None,
             **averages,
             "lr": self.engine.learning_rate,
             "beta": self.engine.beta,
         }
+
+    def _batches(self, order: Tensor, sizes: list[int]) -> AbstractContextManager[Iterator[Tensor | None]]:
+        """What `Engine.advance` is given: nothing where the images are on the device."""
+        return nullcontext(repeat(None)) if self.arrivals is None else self.arrivals.chunks(order, sizes)
 
     def _evaluate(self) -> dict[str, float | None]:
         """test_* (null where no images are held out for it) and, with --valid, valid_*."""
@@ -254,24 +275,7 @@ class Training:
         parameters = sum(p.numel() for p in self.model.parameters())
         self.printer.line(f"model: {self.model.widths}, {parameters:,} parameters")
         left_out = f"; {self.feed.left_out} images of each epoch are left out" if self.feed.left_out else ""
-        self.printer.line(f"feed: {self.feed.steps_per_epoch} steps of {self.config.batch_size} an epoch{left_out}")
-
-    def _summary(self) -> Iterator[str]:
-        last = self.metrics[-1] if self.metrics else {}
-        treatment = TREATMENTS[self.config.binarize]
-        if last.get("test_loss") is not None:
-            line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image ({treatment}"
-            if self.config.binarize == "none":
-                line += f"; nll - H(x) {last['test_nll'] - mean_entropy(self.held_out['test']):.2f}"
-            yield f"{line})"
-        path = self.directory.path
-        yield f"run          {path}"
-        yield f"metrics      {self.directory.metrics_file}"
-        for link in ("latest", "best"):
-            if (self.directory.checkpoints / link).exists():
-                yield f"checkpoint   {self.directory.checkpoints / link}"
-        for name in ("reconstructions", "samples", "loss"):
-            yield f"picture      {path / 'pictures' / name}.png"
+        self.printer.line(f"steps: {self.feed.steps_per_epoch} steps of {self.config.batch_size} an epoch{left_out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -305,6 +309,8 @@ def _choose_plan(config: Config, directory: RunDirectory, printer: Printer) -> P
     else:
         plan, reasons = make_plan(config)
     for name, value in plan.recorded().items():
+        if name == "feed":
+            continue  # until the images are known
         shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
         printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
     return plan
@@ -317,9 +323,10 @@ def _new_model(config: Config, input_shape: Sequence[int]) -> VAE:
         return VAE(input_shape, config.hidden, config.latent, config.activation)
 
 
-def _resident(images: Tensor, device: torch.device) -> Tensor:
-    """[N, C, H, W] on the host -> [N, D] on the device."""
-    return images.flatten(1).to(device)
+def _placed(images: Pixels, device: torch.device | None) -> Pixels:
+    """[N, C, H, W] -> [N, D], on the device or, without one, where they are."""
+    flat = images.flatten(1)
+    return flat if device is None else flat.to(device)
 
 
 def _finite(record: dict[str, float | None]) -> dict[str, float | None]:
