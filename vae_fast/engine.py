@@ -17,6 +17,7 @@ from vae_fast import graphs
 from vae_fast.adam import Adam
 from vae_fast.compiling import compile_errors, compiled
 from vae_fast.config import Config
+from vae_fast.distributed import ALONE, World
 from vae_fast.errors import RunError
 from vae_fast.ledger import Ledger
 from vae_fast.model import VAE
@@ -39,6 +40,7 @@ class Engine:
         config, plan: the run's.
         steps_per_epoch: of batches of config.batch_size.
         capture: how a program is recorded where the plan has CUDA graphs.
+        world: the processes that share each batch; this one takes its part of it.
 
     An epoch is `begin_epoch`, then `advance` for each of `launches`, then `finish_epoch`.
     """
@@ -52,6 +54,7 @@ class Engine:
         steps_per_epoch: int,
         *,
         capture: graphs.Capture = graphs.capture,
+        world: World = ALONE,
     ) -> None:
         self.model, self.images, self.config, self.plan = model, images, config, plan
         self.steps_per_epoch = steps_per_epoch
@@ -61,7 +64,10 @@ class Engine:
         self.ledger = Ledger(device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
-        self._order = torch.zeros(steps_per_epoch, config.batch_size, dtype=torch.int64, device=device)
+        self._world, self._share = world, world.share(config.batch_size)
+        images_a_step = self._share.stop - self._share.start
+        self._weight = images_a_step / config.batch_size
+        self._order = torch.zeros(steps_per_epoch, images_a_step, dtype=torch.int64, device=device)
         self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
         self._none_skipped = torch.zeros((), device=device)
         self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
@@ -90,6 +96,7 @@ class Engine:
         Completes the plan: how many steps a graph has, if that was still open, is chosen by the time that one takes.
         RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
         """
+        self._world.spread(self._parameters)
         scaler = self._scaler.state_dict()
         with graphs.preserved(self._state()), compile_errors():
             self._program(1)
@@ -100,7 +107,7 @@ class Engine:
     def begin_epoch(self, order: Tensor) -> None:
         """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
-        self._order.copy_(order)
+        self._order.copy_(order[:, self._share])
         self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
 
     def launches(self, steps: int) -> list[int]:
@@ -120,7 +127,7 @@ class Engine:
 
     def stop_if_diverged(self) -> None:
         """Raise RunError once the device has skipped too many steps in a row, going by its last report to arrive."""
-        recent = self.ledger.arrived()
+        recent = self.ledger.arrived(wait=self._world.size > 1)  # then all processes hear of it at the same step
         if recent is not None:
             self.recent_loss = recent.loss
             if recent.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
@@ -173,9 +180,12 @@ class Engine:
 
     def _recorded(self) -> dict[int, graphs.Graph]:
         """The graphs of the plan: of one step, for an epoch's tail, and of several."""
-        one = self._capture(partial(self._program, 1))
-        together = min(self.plan.steps_per_graph or graphs.steps_worth_a_graph(one), self.steps_per_epoch)
-        return {1: one} if together == 1 else {1: one, together: self._capture(partial(self._program, together))}
+        one = self._world.together(self._capture, partial(self._program, 1))
+        worth = self.plan.steps_per_graph or graphs.steps_worth_a_graph(one)
+        together = min(self._world.first(lambda: worth), self.steps_per_epoch)
+        if together == 1:
+            return {1: one}
+        return {1: one, together: self._world.together(self._capture, partial(self._program, together))}
 
     def _state(self) -> list[Tensor]:
         """All that a step changes, but for the scaler."""
@@ -188,7 +198,7 @@ class Engine:
             rows = self._order.index_select(0, position).view(-1)  # [B]
             rate, beta = self._schedule.index_select(0, position).view(2).unbind()
             loss, terms = self._forward(rows, beta)
-            finite = self._update(loss, rate)
+            finite, terms = self._update(loss, rate, terms)
             self.ledger.add(self._step, torch.where(finite, terms, self._one_skip))
             self._step += 1
 
@@ -196,22 +206,33 @@ class Engine:
         """The loss of a batch, and its terms for the ledger."""
         x = self.images.index_select(0, rows)  # [B, D]
         if self.config.binarize == "dynamic":
-            x = bernoulli_sample(x, self._seed, self._step)
+            x = bernoulli_sample(x, self._seed, self._step, self._share.start)
         with torch.autocast(x.device.type, DTYPES[self.plan.precision], enabled=self.plan.precision != "fp32"):
-            loss, nll, kl = objective(self.model, x, self._seed, self._step, beta=beta, free_bits=self.config.free_bits)
+            loss, nll, kl = objective(
+                self.model,
+                x,
+                self._seed,
+                self._step,
+                beta=beta,
+                free_bits=self.config.free_bits,
+                row_offset=self._share.start,
+                batch_mean=partial(self._world.mean, weight=self._weight),
+            )
         count = loss.new_full((), len(x))
         terms = (nll.detach().sum(dtype=torch.float64), kl.detach().sum(dtype=torch.float64))
         return loss, torch.stack((loss.detach() * count, *terms, count, self._none_skipped))
 
-    def _update(self, loss: Tensor, rate: Tensor) -> Tensor:
-        """Backward and optimizer; 0-d bool, whether loss and gradients were finite, without which nothing changes."""
+    def _update(self, loss: Tensor, rate: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """Backward and optimizer: 0-d bool, whether loss and gradients were finite, without which nothing changes; and
+        the terms of all processes."""
         # 0 * inf is NaN: a loss that is not finite makes every gradient NaN, so that one test serves for both.
-        start = 1 + 0 * loss.detach()
+        start = self._weight + 0 * loss.detach()
         gradients = torch.autograd.grad(self._scaler.scale(loss), self._parameters, start)
+        gradients, terms = self._world.summed(gradients, terms)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.param_groups[0]["lr"] = rate
         self._scaler.unscale_(self.optimizer)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        return self.optimizer.norm.isfinite()
+        return self.optimizer.norm.isfinite(), terms

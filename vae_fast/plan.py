@@ -124,8 +124,8 @@ def _compiler_name() -> str:
     return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run's numbers depend on besides its settings: versions, device and threads."""
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What a run's numbers depend on besides its settings: versions, device, processes and threads."""
     from vae_fast import __version__
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
@@ -135,6 +135,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "device": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "operators": "C++" if library.load() else "PyTorch",
         "products": "oneDNN" if products.USE_ONEDNN else "torch",
