@@ -5,8 +5,8 @@ which is a function of their place in the whole, and the sum of the shares' grad
 see what one alone would see, and all hold the same parameters. Tensors travel by NCCL between GPUs and by gloo between
 CPUs; what the hosts have to agree on travels by gloo always, so that no device has to wait for it.
 
-Only the first process writes and prints. It does so through `World.first`, from which the others learn the result or the
-error, so that all go on or leave together.
+Only the first process writes and prints. It does so through `World.first`, from which the others learn the result or
+the error, so that all go on or leave together.
 """
 
 import atexit
@@ -87,14 +87,12 @@ class World:
         """Call `function` in the first process: what it returns there, or raises, all do."""
         if self._hosts is None:
             return function(*args, **kwargs)
-        outcome = _attempt(function, *args, **kwargs) if self.is_first else None
-        sent = [outcome and (outcome[0], self._portable(outcome[1]))]
+        value, error = _attempt(function, *args, **kwargs) if self.is_first else (None, None)
+        sent = [(value, self._portable(error))]
         with _contact():
             dist.broadcast_object_list(sent, 0, self._hosts)
-        value, error = outcome or sent[0]
-        if error is not None:
-            raise error
-        return value
+        result: R = _result(*((value, error) if self.is_first else sent[0]))
+        return result
 
     def together(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` in every process; where it raises in any, raise in all. It must not use this class itself."""
@@ -104,17 +102,17 @@ class World:
         errors: list[BaseException | None] = [None] * self.size
         with _contact():
             dist.all_gather_object(errors, self._portable(error), self._hosts)
-        error = error or next((other for other in errors if other is not None), None)
-        if error is not None:
-            raise error
-        return value
+        result: R = _result(value, error or next((other for other in errors if other is not None), None))
+        return result
 
     def first_on_each_machine(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """As `together`, but one process of each machine goes ahead: what it leaves on the disk serves the others."""
-        leads = self.local_rank == 0
-        led = self.together(function, *args, **kwargs) if leads else self.together(lambda: None)
-        followed = self.together(lambda: None) if leads else self.together(function, *args, **kwargs)
-        return led if leads else followed
+        if self.local_rank > 0:
+            self.together(lambda: None)
+            return self.together(function, *args, **kwargs)
+        result = self.together(function, *args, **kwargs)
+        self.together(lambda: None)
+        return result
 
     def sum_(self, tensor: Tensor) -> None:
         """Sum over the processes in place, to the same bits in each."""
@@ -133,7 +131,7 @@ class World:
         self.sum_(total)
         return mean + (total - mean.detach())
 
-    def summed(self, gradients: Sequence[Tensor], terms: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+    def summed(self, gradients: tuple[Tensor, ...], terms: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """The sums over the processes of gradients, float32, and a step's terms, float64 [T], in one all-reduce.
 
         Each process has its own places for its terms, as two float32 of 24 bits; they are summed in float64.
@@ -146,10 +144,9 @@ class World:
         parts = [*gradients, places]
         flat = torch.cat([part.reshape(-1) for part in parts])
         self.sum_(flat)
-        *gradients, places = (
-            new.view(part.shape) for new, part in zip(flat.split([p.numel() for p in parts]), parts, strict=True)
-        )
-        return gradients, places.double().sum((0, 1))
+        sizes = [part.numel() for part in parts]
+        *sums, places = (new.view(part.shape) for new, part in zip(flat.split(sizes), parts, strict=True))
+        return tuple(sums), places.double().sum((0, 1))
 
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the first one's values, in place."""
@@ -211,13 +208,23 @@ class World:
 ALONE = World()
 
 
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return os.environ.keys() >= ENVIRONMENT
+
+
+def speaks() -> bool:
+    """Whether this process is the one that prints what all of them know."""
+    return not is_launched() or os.environ["RANK"] == "0"
+
+
 @cache
 def join() -> World:
     """The world that torchrun started this process in, until its end; ALONE if it did not.
 
     Raises ContactLost if the others cannot be met.
     """
-    if not os.environ.keys() >= ENVIRONMENT:
+    if not is_launched():
         return ALONE
     with _contact():
         dist.init_process_group("gloo", timeout=TIMEOUT)
@@ -244,3 +251,9 @@ def _attempt(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tup
         return function(*args, **kwargs), None
     except (Exception, SystemExit) as error:
         return None, error
+
+
+def _result(value: Any, error: BaseException | None) -> Any:
+    if error is not None:
+        raise error
+    return value

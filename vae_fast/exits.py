@@ -4,12 +4,12 @@
 first speaks for all.
 """
 
-import os
 import sys
 from collections.abc import Callable
 
 import torch
 
+from vae_fast.distributed import speaks
 from vae_fast.errors import ConfigError, ContactLost, UserError
 from vae_fast.signals import Interrupted
 
@@ -34,6 +34,6 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def _fail(line: str, code: int, known_to_all: bool = False) -> int:
-    if not known_to_all or os.environ.get("RANK", "0") == "0":
+    if not known_to_all or speaks():
         print(line, file=sys.stderr)
     return code
