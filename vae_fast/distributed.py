@@ -242,8 +242,10 @@ def _contact() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        cause = str(error).strip().splitlines()[0]
-        raise ContactLost(f"contact with the other processes is lost: {cause}") from error
+        line = str(error).strip().splitlines()[0]
+        cause = re.sub(r"^\[\S*\] ", "", line).partition(". ")[0]  # without gloo's place in its source, and its advice
+        rank = os.environ.get("RANK", "0")
+        raise ContactLost(f"process {rank} has lost contact with the others: {cause}") from error
 
 
 def _attempt(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[Any, BaseException | None]:
