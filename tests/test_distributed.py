@@ -57,7 +57,7 @@ def test_what_several_cannot_share_is_refused(settings: dict[str, Any], message:
 
 
 @pytest.fixture
-def one_joined(request: pytest.FixtureRequest) -> Iterator[World]:
+def one_joined() -> Iterator[World]:
     """A world of one process that communicates all the same, with itself."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield World(group=dist.group.WORLD)
@@ -108,6 +108,15 @@ class Compared(NamedTuple):
     found: list[dict[str, Any]]
     processes: list["subprocess.CompletedProcess[str]"]
     run: Path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For whatever runs beside other processes: threads that wait for each other in turns are slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +194,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")} for line in lines]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_of_two_is_the_run_of_one(compared: Compared, tmp_path: Path) -> None:
     alone = vf.fit(vf.Config(**SETTINGS, out=str(tmp_path / "run")))
     expected = records(alone.directory)
@@ -196,11 +206,8 @@ def test_a_run_of_two_is_the_run_of_one(compared: Compared, tmp_path: Path) -> N
 def test_a_mistake_is_said_once_and_ends_all(compared: Compared) -> None:
     first, second = compared.processes
     assert (first.returncode, second.returncode) == (1, 1)
-    assert (
-        first.stderr
-        == f"error: --out: {compared.run} already holds a run (config.toml); continue it with --resume "
-        + (f"{compared.run}\n")
-    )
+    mistake = f"--out: {compared.run} already holds a run (config.toml); continue it with --resume {compared.run}"
+    assert first.stderr == f"error: {mistake}\n"
     assert (second.stdout, second.stderr) == ("", "")
     assert "feed: 62 steps of 16 an epoch, shared by 2 processes" in first.stdout
 
@@ -211,6 +218,7 @@ def struck(out: Path, step: int, number: str, *options: str) -> "subprocess.Comp
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_torchrun_ends_and_restarts_a_run(compared: Compared, tmp_path: Path) -> None:
     """SIGTERM in epoch 1, resumed; a process killed in epoch 3, restarted: the bits of the run left alone."""
     out = tmp_path / "run"
