@@ -47,7 +47,7 @@ def note_step(self: engine.Engine) -> bool:
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 if moment in ("step", "twice"):
-    strike(engine.Engine, "advance", lambda self, steps: self.step_number == count)
+    strike(engine.Engine, "advance", lambda self, *args: self.step_number == count)
 elif moment == "best":
     strike(checkpoint, "point", lambda link, target: link.name == "best" and target.name == f"step-{count:08d}")
 elif moment == "evaluate":

@@ -93,7 +93,7 @@ def test_a_plan_of_another_version_is_refused() -> None:
 
 
 def test_the_environment_names_what_numbers_depend_on() -> None:
-    keys = {"vae_fast", "python", "torch", "device", "cpu_capability", "threads", "operators", "products"}
+    keys = {"vae_fast", "python", "torch", "device", "cpu_capability", "processes", "threads", "operators", "products"}
     assert environment(CPU).keys() == keys
 
 

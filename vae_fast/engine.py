@@ -17,6 +17,7 @@ from vae_fast import graphs
 from vae_fast.adam import Adam
 from vae_fast.compiling import compile_errors
 from vae_fast.config import Config
+from vae_fast.distributed import ALONE, World
 from vae_fast.errors import RunError
 from vae_fast.ledger import Ledger
 from vae_fast.model import VAE
@@ -40,6 +41,7 @@ class Engine:
         config, plan: the run's.
         steps_per_epoch: of batches of config.batch_size.
         capture: how a program is recorded where the plan has CUDA graphs.
+        world: the processes that share each batch; this one takes its part of it.
 
     An epoch is `begin_epoch`, then `advance` for each of `launches`, then `finish_epoch`.
     """
@@ -53,6 +55,7 @@ class Engine:
         steps_per_epoch: int,
         *,
         capture: graphs.Capture = graphs.capture,
+        world: World = ALONE,
     ) -> None:
         self.model, self.config, self.plan = model, config, plan
         self.steps_per_epoch = steps_per_epoch
@@ -62,21 +65,19 @@ class Engine:
         self.ledger = Ledger(device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
+        self._world, self._share = world, world.share(config.batch_size)
+        batch = self._share.stop - self._share.start
         self._images: Tensor | None = None
         if plan.feed == "device":
             self._images = images
-            self._order = torch.zeros(steps_per_epoch, config.batch_size, dtype=torch.int64, device=device)
+            self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
         else:
-            shape = (
-                plan.steps_per_graph or graphs.MOST_STEPS if plan.cuda_graphs else 1,
-                config.batch_size,
-                images.shape[1],
-            )
-            self._batches = torch.zeros(shape, dtype=images.dtype, device=device)
+            most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs else 1)
+            self._batches = torch.zeros(most, batch, images.shape[1], dtype=images.dtype, device=device)
         self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
         self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
         step = FusedStep if plan.step == "fused" else AutogradStep
-        self._train = step(model, config, plan, self.optimizer, self._seed, self._step)
+        self._train = step(model, config, plan, self.optimizer, self._seed, self._step, world)
         self._capture = capture
         self._graphs: dict[int, graphs.Graph] = {}  # by the number of their steps
         self.graphs_failed: str | None = None  # why there are none although the plan wanted them
@@ -97,6 +98,7 @@ class Engine:
         Completes the plan: how many steps a graph has, if that was still open, is chosen by the time that one takes.
         RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
         """
+        self._world.spread(list(self.model.parameters()))
         scaler = self._train.scaler_state()
         with graphs.preserved(self._state()), compile_errors():
             self._program(1)
@@ -108,7 +110,7 @@ class Engine:
         """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
         if self._images is not None:
-            self._order.copy_(order)
+            self._order.copy_(order[:, self._share])
         self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
 
     def launches(self, steps: int) -> list[int]:
@@ -119,7 +121,7 @@ class Engine:
     def advance(self, count: int, batches: Tensor | None = None) -> None:
         """Make `count` steps of the epoch, in one launch where they are recorded together.
 
-        batches: their images, [count, B, D] on the device, if the plan's feed is not "device".
+        batches: the images of this process's share, [count, B, D] on the device, if the plan's feed is not "device".
         """
         if batches is not None:
             self._batches[:count].copy_(batches)
@@ -133,7 +135,7 @@ class Engine:
 
     def stop_if_diverged(self) -> None:
         """Raise RunError once the device has skipped too many steps in a row, going by its last report to arrive."""
-        recent = self.ledger.arrived()
+        recent = self.ledger.arrived(wait=self._world.size > 1)  # then all processes hear of it at the same step
         if recent is not None:
             self.recent_loss = recent.loss
             if recent.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
@@ -186,9 +188,12 @@ class Engine:
 
     def _recorded(self) -> dict[int, graphs.Graph]:
         """The graphs of the plan: of one step, for an epoch's tail, and of several."""
-        one = self._capture(partial(self._program, 1))
-        together = min(self.plan.steps_per_graph or graphs.steps_worth_a_graph(one), self.steps_per_epoch)
-        return {1: one} if together == 1 else {1: one, together: self._capture(partial(self._program, together))}
+        one = self._world.together(self._capture, partial(self._program, 1))
+        worth = self.plan.steps_per_graph or graphs.steps_worth_a_graph(one)
+        together = min(self._world.first(lambda: worth), self.steps_per_epoch)
+        if together == 1:
+            return {1: one}
+        return {1: one, together: self._world.together(self._capture, partial(self._program, together))}
 
     def _state(self) -> list[Tensor]:
         """All that a step changes, but for the scaler."""

@@ -16,5 +16,9 @@ class RunError(UserError, RuntimeError):
     """This machine, run directory or run cannot do what was asked."""
 
 
+class ContactLost(RunError):
+    """Another process of this run is gone. Whoever notices says so, for there is nobody to agree with."""
+
+
 class ConfigError(UserError, ValueError):
     """A setting that no machine or file could make valid; commands exit with 2."""

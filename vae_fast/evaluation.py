@@ -5,6 +5,7 @@ One sample of z an image, with the noise of its own index, so that the result do
 
 import torch
 
+from vae_fast.distributed import ALONE, World
 from vae_fast.graphs import Capture, Graph
 from vae_fast.kernels import streams
 from vae_fast.model import VAE
@@ -28,10 +29,13 @@ class Evaluation:
         seed: of the noise.
         capture: how to record a whole pass, so that it is replayed; None to run it each time. It takes images that are
             on the device. The batches' offsets are part of what is recorded, so nothing has to be padded or masked.
+        world: the processes that share the images.
     """
 
-    def __init__(self, model: VAE, images: Pixels, seed: int, capture: Capture | None = None) -> None:
-        self._model, self._images, self._seed = model, images, seed
+    def __init__(
+        self, model: VAE, images: Pixels, seed: int, capture: Capture | None = None, world: World = ALONE
+    ) -> None:
+        self._model, self._images, self._seed, self._world = model, images, seed, world
         self._device = next(model.parameters()).device
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._graph: Graph | None = capture(self._pass) if capture else None
@@ -48,7 +52,9 @@ class Evaluation:
     @torch.no_grad()
     def _pass(self) -> None:
         self._sums.zero_()
-        for start in range(0, len(self._images), BATCH):
-            x = self._images[start : start + BATCH].to(self._device)
+        share = self._world.share(len(self._images))
+        for start in range(share.start, share.stop, BATCH):
+            x = self._images[start : min(start + BATCH, share.stop)].to(self._device)
             _, nll, kl = objective(self._model, x, self._seed, 0, row_offset=start, stream=streams.EVALUATION)
             self._sums += torch.stack((nll.double().sum(), kl.double().sum()))
+        self._world.sum_(self._sums)

@@ -38,9 +38,9 @@ class Ledger:
         if self._copy.request():
             self._copied_step = step_number
 
-    def arrived(self) -> Recent | None:
-        """What the requested copy says, once it has arrived. Never waits."""
-        ring = self._copy.latest()
+    def arrived(self, wait: bool = False) -> Recent | None:
+        """What the requested copy says, None if none was requested or it is yet to arrive, unless it is to `wait`."""
+        ring = self._copy.latest(wait)
         return None if ring is None else _recent(ring, self._copied_step)
 
     def recent(self, step_number: int) -> Recent:
@@ -74,7 +74,7 @@ def _recent(ring: Tensor, step_number: int) -> Recent:
 
 
 class HostCopy:
-    """A device tensor as the host last saw it. Asking never waits: copies are asynchronous, into pinned memory."""
+    """A device tensor as the host last saw it. Asking need not wait: copies are asynchronous, into pinned memory."""
 
     def __init__(self, source: Tensor) -> None:
         self._source = source
@@ -92,9 +92,13 @@ class HostCopy:
         self._requested = True
         return True
 
-    def latest(self) -> Tensor | None:
-        """The requested copy once it has arrived, None before."""
-        if not self._requested or (self._event is not None and not self._event.query()):
+    def latest(self, wait: bool = False) -> Tensor | None:
+        """The requested copy once it has arrived, None before, unless it is to `wait` for it."""
+        if not self._requested:
             return None
+        if self._event is not None and not self._event.query():
+            if not wait:
+                return None
+            self._event.synchronize()
         self._requested = False
         return self._copy

@@ -3,6 +3,8 @@
 One batch's way: x -> encoder -> stats -> z and kl -> decoder -> logits -> nll -> loss.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from vae_fast.kernels import Elbo, kl_per_dimension, nll, sample_posterior, streams
@@ -19,6 +21,7 @@ def objective(
     free_bits: float = 0.0,
     row_offset: int = 0,
     stream: int = streams.TRAINING,
+    batch_mean: Callable[[Tensor], Tensor] | None = None,
 ) -> Elbo:
     """The loss of one batch, with its nll and KL per image, in nats.
 
@@ -29,6 +32,7 @@ def objective(
         beta: the weight of the KL term: a float, or 0-d.
         free_bits: lambda of Kingma et al. 2016 (Improving Variational Inference with Inverse Autoregressive Flow,
             appendix C.8), in nats: the KL term becomes sum_j max(lambda, mean_b kl_bj).
+        batch_mean: where x is a part of the batch: the batch's means, from the means over x, for free_bits.
 
     Returns:
         Elbo(loss, nll, kl): loss 0-d, nll and kl [B], float32; kl is the true KL whatever free_bits says.
@@ -38,5 +42,6 @@ def objective(
     reconstruction = nll(model.decoder(z), x)  # [B]
     if free_bits == 0:
         return Elbo((reconstruction + beta * kl).mean(), reconstruction, kl)
-    pressed = kl_per_dimension(*stats.chunk(2, dim=-1)).mean(0).clamp(min=free_bits).sum()
+    means = kl_per_dimension(*stats.chunk(2, dim=-1)).mean(0)  # [Z]
+    pressed = (batch_mean(means) if batch_mean else means).clamp(min=free_bits).sum()
     return Elbo(reconstruction.mean() + beta * pressed, reconstruction, kl)

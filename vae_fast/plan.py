@@ -46,8 +46,8 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
-    """The plan for `config` on this machine, and for each of its fields the reason.
+def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]:
+    """The plan for `config` on this machine, shared by `processes`, and for each of its fields the reason.
 
     Raises ConfigError for a device that no machine has, RunError for an explicit wish that this machine cannot serve.
     """
@@ -56,7 +56,7 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, str]]:
     if config.compile:
         require_compiler(device)
     graphs, why_graphs = _cuda_graphs(config.cuda_graphs, device)
-    step, why_step = _step(config, device, precision)
+    step, why_step = _step(config, device, precision, processes)
     if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(False)):
         raise RunError(f"--flush-denormals: cannot be had on {device}")
     feed = "device" if config.feed == "auto" else config.feed  # until the size of the images is known
@@ -140,8 +140,8 @@ def _compiler_name() -> str:
     return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run's numbers depend on besides its settings: versions, device and threads."""
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What a run's numbers depend on besides its settings: versions, device, processes and threads."""
     from vae_fast import __version__
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
@@ -151,6 +151,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "device": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "operators": "C++" if library.load() else "PyTorch",
         "products": "oneDNN" if products.USE_ONEDNN else "torch",
@@ -200,10 +201,10 @@ def _flush_denormals(on: bool) -> bool:
     return set_flush_denormal(on) if library.load() else torch.set_flush_denormal(on)
 
 
-def _step(config: Config, device: torch.device, precision: str) -> tuple[str, str]:
+def _step(config: Config, device: torch.device, precision: str, processes: int) -> tuple[str, str]:
     if config.step == "autograd":
         return "autograd", "--step autograd"
-    hindrance = _no_fused_step(config, device, precision)
+    hindrance = _no_fused_step(config, device, precision, processes)
     if config.step == "fused":
         if hindrance is not None:
             raise RunError(f"--step fused: cannot be had, {hindrance}")
@@ -213,7 +214,7 @@ def _step(config: Config, device: torch.device, precision: str) -> tuple[str, st
     return ("fused", "the fastest on a CPU") if hindrance is None else ("autograd", hindrance)
 
 
-def _no_fused_step(config: Config, device: torch.device, precision: str) -> str | None:
+def _no_fused_step(config: Config, device: torch.device, precision: str, processes: int) -> str | None:
     """Why the step cannot be one operator, or None."""
     if device.type != "cpu":
         return "the fused step is for CPUs"
@@ -221,6 +222,8 @@ def _no_fused_step(config: Config, device: torch.device, precision: str) -> str 
         return "--compile"
     if precision != "fp32":
         return f"the fused step is float32, not {precision}"
+    if processes > 1 and config.free_bits > 0:
+        return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)
 
 

@@ -10,12 +10,13 @@ REDRAW_EVERY = 16  # steps: a bar that redraws no faster than the eye sees
 
 
 class Printer:
-    """Lines that stay, and on a terminal a bar for the steps under way."""
+    """Lines that stay, and on a terminal a bar for the steps under way; nothing at all if `quiet`."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         from rich.console import Console
 
-        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._console = Console(quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._has_bar = self._console.is_terminal and not quiet
 
     def line(self, text: str) -> None:
         self._console.print(text)
@@ -23,7 +24,7 @@ class Printer:
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
         """A function to call with the steps done so far and the latest loss: on a terminal a bar, gone at the end."""
-        if not self._console.is_terminal:
+        if not self._has_bar:
             yield lambda done, loss: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from torch import Tensor
 
 from vae_fast import checkpoint
 from vae_fast.config import Config, read_toml, resumed_directory
 from vae_fast.errors import ConfigError, RunError
+from vae_fast.model import VAE
 
 MAY_CHANGE = {"epochs", "data_root", "device", "keep", "nvtx"}  # on a resume; all else is what the run is
 
@@ -98,6 +100,27 @@ class RunDirectory:
         if self.metrics_file.exists():
             _replace(self.metrics_file, _lines(kept))
         return kept
+
+    def save(
+        self,
+        model: VAE,
+        parameters: dict[str, Tensor],
+        optimizer: dict[str, Tensor],
+        state: dict[str, Any],
+        *,
+        keep: int,
+    ) -> None:
+        """Save a checkpoint, with what `Engine.state` gave, and prune those before."""
+        path = checkpoint.save(self.checkpoints, model, parameters, optimizer, state)
+        self.point_to_best(state["best"])
+        checkpoint.prune(path, keep)
+
+    def point_to_best(self, best: dict[str, float] | None) -> None:
+        """Make the link `best` agree with the state, also where a process was killed before it had done so."""
+        if best is not None:
+            target = checkpoint.directory(self.checkpoints, int(best["step"]))
+            if target.is_dir():
+                checkpoint.point(self.checkpoints / "best", target)
 
     def latest_checkpoint(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
         """The newest valid checkpoint, and a warning for each newer one that was skipped."""

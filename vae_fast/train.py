@@ -19,9 +19,11 @@ from torch import Tensor
 from vae_fast import checkpoint, graphs, pictures
 from vae_fast.arrivals import Arrivals
 from vae_fast.config import Config, parse
+from vae_fast.distributed import ALONE, World, join
 from vae_fast.engine import Engine
-from vae_fast.errors import ConfigError, RunError, UserError
+from vae_fast.errors import RunError
 from vae_fast.evaluation import Evaluation
+from vae_fast.exits import exit_code
 from vae_fast.feed import Feed
 from vae_fast.memory import require_memory
 from vae_fast.model import VAE
@@ -46,34 +48,47 @@ class Run:
 
 
 def fit(config: Config) -> Run:
-    """Train as `config` says, printing progress; what the command line calls.
+    """Train as `config` says, printing progress; in the processes that torchrun started, if it did, all at once.
 
     Raises:
         ConfigError, DataError, RunError: what the user can mend; the message says how.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    printer = Printer()
-    directory = RunDirectory.open(config)
-    plan = _choose_plan(config, directory, printer)
+    world = join()
+    world.check(config)
+    printer = Printer(quiet=not world.is_first)
+    directory = world.first(RunDirectory.open, config)
+    plan = world.placed(world.first(_choose_plan, config, directory, printer, world.size))
     with process_settings(plan, config.deterministic):
         wish = directory.recorded["plan"]["feed"] if "plan" in directory.recorded else config.feed
-        splits = prepare(config, printer.line, feed=wish, device=plan.torch_device)
+        splits = world.first_on_each_machine(prepare, config, printer.line, feed=wish, device=plan.torch_device)
         printer.line(f"feed: {splits.feed} ({splits.why_feed})")
-        training = Training(config, replace(plan, feed=splits.feed), splits, directory, printer)
+        plan = replace(plan, feed=splits.feed)
+        training = world.together(Training, config, plan, splits, directory, printer, world)
         if config.dry_run:
             training.rehearse()
         else:
             training.begin()
             training.run()
-            training.finish()
+            world.first(training.finish)
+        world.settle()
     return Run(directory.path, training.model, training.metrics)
 
 
 class Training:
     """One run under way: its parts, and what it has recorded so far."""
 
-    def __init__(self, config: Config, plan: Plan, splits: Splits, directory: RunDirectory, printer: Printer) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        splits: Splits,
+        directory: RunDirectory,
+        printer: Printer,
+        world: World = ALONE,
+    ) -> None:
         self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
+        self.world = world
         device = plan.torch_device
         resident = splits.feed == "device"
         require_memory(splits.nbytes if resident else 0, config, splits.image_shape.numel(), device)
@@ -81,7 +96,7 @@ class Training:
         self.model = _new_model(config, splits.image_shape).to(device)
         images = _placed(splits.train, device if resident else None)
         self.arrivals = None if resident else Arrivals(images, device)
-        self.engine = Engine(self.model, images, config, plan, self.feed.steps_per_epoch)
+        self.engine = Engine(self.model, images, config, plan, self.feed.steps_per_epoch, world=world)
         self.held_out = {  # by the name under which metrics report them
             name: _placed(part, device if resident else None)
             for name, part in (("valid", splits.valid), ("test", splits.test))
@@ -110,13 +125,8 @@ class Training:
         if self.directory.recorded:
             self._resume()
         self._warm_up()
-        self.metrics = self.directory.cut_metrics(self.epoch)
-        self.directory.begin(
-            self.config,
-            plan=self.engine.plan.recorded(),
-            images=self.splits.fingerprint(),
-            environment=environment(self.plan.torch_device),
-        )
+        self.metrics = self.world.first(self.directory.cut_metrics, self.epoch)
+        self.world.first(self._write_config)
 
     def run(self) -> None:
         """The epochs that are left. After a signal the state is saved at the step boundary: Interrupted."""
@@ -126,8 +136,8 @@ class Training:
                 with self.range("evaluation"):
                     record |= self._evaluate()
                 self._close_epoch(record)
-                if received:
-                    raise Interrupted(received[0], self.directory.path)
+                if number := self.world.agreed(received, now=True):
+                    raise Interrupted(number, self.directory.path)
 
     def finish(self) -> None:
         """Pictures and the summary."""
@@ -142,6 +152,14 @@ class Training:
         for line in summary(self.config, self.metrics, self.splits.test, self.directory):
             self.printer.line(line)
 
+    def _write_config(self) -> None:
+        self.directory.begin(
+            self.config,
+            plan=self.engine.plan.recorded(),
+            images=self.splits.fingerprint(),
+            environment=environment(self.plan.torch_device, self.world.size),
+        )
+
     def _warm_up(self) -> None:
         """Compile and record what the plan says, and tell how long it took: no epoch's time holds it."""
         if self.plan.compile:
@@ -150,7 +168,8 @@ class Training:
         self.engine.warm_up()
         recorded = graphs.capture if self.engine.plan.cuda_graphs and self.arrivals is None else None
         self.evaluations = {
-            name: Evaluation(self.model, images, self.config.seed, recorded) for name, images in self.held_out.items()
+            name: Evaluation(self.model, images, self.config.seed, recorded, self.world)
+            for name, images in self.held_out.items()
         }
         done = ["compiled"] if self.plan.compile else []
         if self.engine.graphs_failed is not None:
@@ -173,9 +192,9 @@ class Training:
             self.printer.bar(f"epoch {epoch}", total, done) as advance,
         ):
             for count, images in zip(launches, batches, strict=False):
-                if received:
+                if number := self.world.agreed(received):
                     self._save(self.epoch)
-                    raise Interrupted(received[0], self.directory.path)
+                    raise Interrupted(number, self.directory.path)
                 with self.range("step"):
                     self.engine.advance(count, images)
                 advance(self.engine.step_number - (epoch - 1) * total, self.engine.recent_loss)
@@ -194,7 +213,10 @@ class Training:
 
     def _batches(self, order: Tensor, sizes: list[int]) -> AbstractContextManager[Iterator[Tensor | None]]:
         """What `Engine.advance` is given: nothing where the images are on the device."""
-        return nullcontext(repeat(None)) if self.arrivals is None else self.arrivals.chunks(order, sizes)
+        if self.arrivals is None:
+            return nullcontext(repeat(None))
+        share = self.world.share(self.config.batch_size)
+        return self.arrivals.chunks(order[:, share].contiguous(), sizes)
 
     def _evaluate(self) -> dict[str, float | None]:
         """test_* (null where no images are held out for it) and, with --valid, valid_*."""
@@ -208,7 +230,7 @@ class Training:
         """Record the epoch, then save it: in this order, so that a resume never lacks a record."""
         self.epoch = record["epoch"]
         self.metrics.append(record)
-        self.directory.append_metrics(record)
+        self.world.first(self.directory.append_metrics, record)
         self.printer.line(epoch_line(record, self.config.epochs))
         self.engine.stop_if_diverged()
         learned_nothing = record["skipped_steps"] == self.feed.steps_per_epoch
@@ -224,19 +246,15 @@ class Training:
         parameters, optimizer, counters = self.engine.state()
         state = {**counters, "epoch": epoch, "best": self.best}
         with self.range("checkpoint"):
-            path = checkpoint.save(self.directory.checkpoints, self.model, parameters, optimizer, state)
-            self._point_to_best()
-            checkpoint.prune(path, self.config.keep)
-
-    def _point_to_best(self) -> None:
-        """Make the link `best` agree with the state, also where a process was killed before it had done so."""
-        if self.best is not None:
-            target = checkpoint.directory(self.directory.checkpoints, int(self.best["step"]))
-            if target.is_dir():
-                checkpoint.point(self.directory.checkpoints / "best", target)
+            self.world.first(self.directory.save, self.model, parameters, optimizer, state, keep=self.config.keep)
 
     def _resume(self) -> None:
-        """Load the newest valid checkpoint, after checking that it is this run's, on these images."""
+        found = self.world.first(self._checkpoint)
+        if found is not None:
+            self._take_up(found)
+
+    def _checkpoint(self) -> checkpoint.Checkpoint | None:
+        """The newest valid checkpoint, after checking that it is this run's, on these images; None to start anew."""
         path, images = self.directory.path, self.splits.fingerprint()
         before = self.directory.recorded.get("images", images)
         if before != images:
@@ -244,12 +262,11 @@ class Training:
         found, warnings = self.directory.latest_checkpoint()
         for warning in warnings:
             self.printer.line(f"warning: {warning}")
-        if found is not None:
-            self._take_up(found)
-        elif self.config.resume != "auto" and (warnings or self.directory.metrics()):
-            raise RunError(f"--resume: {path} holds no valid checkpoint; start anew in another --out")
-        else:
+        if found is None:
+            if self.config.resume != "auto" and (warnings or self.directory.metrics()):
+                raise RunError(f"--resume: {path} holds no valid checkpoint; start anew in another --out")
             self.printer.line(f"{path} holds no valid checkpoint: starting from the beginning")
+        return found
 
     def _take_up(self, found: checkpoint.Checkpoint) -> None:
         done, most = found.state["step"], self.config.epochs * self.feed.steps_per_epoch
@@ -260,11 +277,12 @@ class Training:
         self.engine.load_state(found.parameters, found.optimizer, found.state)
         self.epoch, self.best = found.state["epoch"], found.state["best"]
         self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
-        self._point_to_best()
+        self.world.first(self.directory.point_to_best, self.best)
         scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
             self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
-        now, before = environment(self.plan.torch_device), self.directory.recorded.get("environment", {})
+        now = environment(self.plan.torch_device, self.world.size)
+        before = self.directory.recorded.get("environment", {})
         for key, value in before.items():
             if now.get(key) != value:
                 self.printer.line(
@@ -275,39 +293,26 @@ class Training:
         parameters = sum(p.numel() for p in self.model.parameters())
         self.printer.line(f"model: {self.model.widths}, {parameters:,} parameters")
         left_out = f"; {self.feed.left_out} images of each epoch are left out" if self.feed.left_out else ""
-        self.printer.line(f"steps: {self.feed.steps_per_epoch} steps of {self.config.batch_size} an epoch{left_out}")
+        shared = f", shared by {self.world.size} processes" if self.world.size > 1 else ""
+        self.printer.line(
+            f"training: {self.feed.steps_per_epoch} steps of {self.config.batch_size} an epoch{shared}{left_out}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Exit codes: 0 done, 1 this machine, file or run, 2 the settings, 130 and 143 after signals."""
-    try:
-        fit(parse(sys.argv[1:] if arguments is None else arguments))
-    except Interrupted as interruption:
-        return _fail(str(interruption), 128 + interruption.number)
-    except KeyboardInterrupt:
-        return _fail("SIGINT: stopped at once, without another checkpoint", 130)
-    except UserError as error:
-        return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
-    except torch.OutOfMemoryError as error:
-        return _fail(f"error: out of memory: {str(error).splitlines()[0]}", 1)
-    except OSError as error:
-        return _fail(f"error: {error.filename or 'the machine'}: {error.strerror or error}", 1)
-    return 0
+    """The command line; its exit code is that of `exits`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code(lambda: fit(join().first(parse, given)))
 
 
-def _fail(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
-    return code
-
-
-def _choose_plan(config: Config, directory: RunDirectory, printer: Printer) -> Plan:
+def _choose_plan(config: Config, directory: RunDirectory, printer: Printer, processes: int) -> Plan:
     """The plan, printed part by part with its reason; on a resume the one that the run began with."""
     before = directory.recorded
     if "plan" in before and before.get("device") == config.device:
         plan = recorded_plan(before["plan"])
         reasons = dict.fromkeys(plan.recorded(), "as the run began")
     else:
-        plan, reasons = make_plan(config)
+        plan, reasons = make_plan(config, processes)
     for name, value in plan.recorded().items():
         if name == "feed":
             continue  # until the images are known

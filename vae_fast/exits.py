@@ -1,0 +1,39 @@
+"""How a command ends: with one line for what its user can mend, and an exit code.
+
+0 done; 1 this machine, file or run; 2 the settings; 130 and 143 after SIGINT and SIGTERM. Of the processes of a run the
+first speaks for all.
+"""
+
+import sys
+from collections.abc import Callable
+
+import torch
+
+from vae_fast.distributed import speaks
+from vae_fast.errors import ConfigError, ContactLost, UserError
+from vae_fast.signals import Interrupted
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Of a call of `command`, after the line that says what went wrong."""
+    try:
+        command()
+    except Interrupted as interruption:
+        return _fail(str(interruption), 128 + interruption.number, known_to_all=True)
+    except KeyboardInterrupt:
+        return _fail("SIGINT: stopped at once, without another checkpoint", 130, known_to_all=True)
+    except ContactLost as error:
+        return _fail(f"error: {error}", 1)
+    except UserError as error:
+        return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1, known_to_all=True)
+    except torch.OutOfMemoryError as error:
+        return _fail(f"error: out of memory: {str(error).splitlines()[0]}", 1)
+    except OSError as error:
+        return _fail(f"error: {error.filename or 'the machine'}: {error.strerror or error}", 1)
+    return 0
+
+
+def _fail(line: str, code: int, known_to_all: bool = False) -> int:
+    if not known_to_all or speaks():
+        print(line, file=sys.stderr)
+    return code
