@@ -203,7 +203,7 @@ class World:
         count = torch.cuda.device_count()
         if device.index >= count:
             raise RunError(
-                f"device: process {self.rank} needs {device}, but its machine has {count} CUDA devices that torch sees; "
+                f"device: process {self.rank} needs {device}, but torch sees {count} CUDA devices on its machine; "
                 f"start as many processes on it"
             )
 
