@@ -61,8 +61,10 @@ def test_what_several_cannot_share_is_refused(settings: dict[str, Any], message:
 def one_joined() -> Iterator[World]:
     """A world of one process that communicates all the same, with itself."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield World(group=dist.group.WORLD)
-    dist.destroy_process_group()
+    world = World(group=dist.group.WORLD)
+    yield world
+    world.settle()
+    world.leave()
 
 
 def trained(world: World, device: str, capture: Capture | None) -> Engine:

@@ -51,6 +51,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, group: "dist.ProcessGroup | None" = None):
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._hosts = self._devices = group
+        self._settled = True
         self._launches_left = 0  # before the next agreement
         self._launches, self._since = 0, time.perf_counter()
 
@@ -78,10 +79,11 @@ class World:
         """The plan on this process's device, by which its tensors travel from now on; RunError without one."""
         if self._hosts is None or plan.torch_device.type != "cuda":
             return plan
-        self.together(self._require_gpu)
-        torch.cuda.set_device(self.local_rank)
-        self._devices = dist.new_group(backend="nccl", timeout=TIMEOUT)
-        return replace(plan, device=f"cuda:{self.local_rank}")
+        device = torch.device("cuda", self.local_rank) if self.size > 1 else plan.torch_device
+        self.together(self._require, device)
+        torch.cuda.set_device(device)
+        self._devices, self._settled = dist.new_group(backend="nccl", timeout=TIMEOUT), False
+        return replace(plan, device=str(device))
 
     def first(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` in the first process: what it returns there, or raises, all do."""
@@ -187,15 +189,22 @@ class World:
                 if self._devices is not self._hosts:
                     torch.cuda.synchronize()
                 dist.barrier(self._hosts)
+            self._settled = True
 
-    def _require_gpu(self) -> None:
+    def leave(self) -> None:
+        """Part from the others; not to be called before all graphs that were recorded are done with."""
+        gc.collect()  # NCCL waits for graphs with its kernels to be destroyed
+        if self._settled:  # else it would wait for others who may be gone; the process's end does not
+            dist.destroy_process_group()
+
+    def _require(self, device: torch.device) -> None:
         if not dist.is_nccl_available():
             raise RunError("device: this PyTorch has no NCCL, by which processes with GPUs communicate")
         count = torch.cuda.device_count()
-        if self.local_rank >= count:
+        if device.index >= count:
             raise RunError(
-                f"device: process {self.rank} needs GPU {self.local_rank} of its machine, which has {count}; "
-                f"start one process for each GPU"
+                f"device: process {self.rank} needs {device}, but torch sees {count} CUDA devices on its machine; "
+                f"start as many processes on it"
             )
 
     def _portable(self, error: BaseException | None) -> BaseException | None:
@@ -228,13 +237,9 @@ def join() -> World:
         return ALONE
     with _contact():
         dist.init_process_group("gloo", timeout=TIMEOUT)
-    atexit.register(_leave)
-    return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]), dist.group.WORLD)
-
-
-def _leave() -> None:
-    gc.collect()  # NCCL waits for the graphs that its kernels are recorded in
-    dist.destroy_process_group()
+    world = World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]), dist.group.WORLD)
+    atexit.register(world.leave)
+    return world
 
 
 @contextmanager
