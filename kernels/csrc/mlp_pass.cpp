@@ -17,15 +17,17 @@ Range part_of(int64_t count, int64_t unit, int64_t part, int64_t parts) {
   return {std::min(count, units * part / parts * unit), std::min(count, units * (part + 1) / parts * unit)};
 }
 
-// Outside of a parallel region there is nobody to wait for.
-void wait_for_all() {
+// A step that one thread takes alone may lie within a region of others, who would not come to its barrier.
+void wait_for_all([[maybe_unused]] const Place& place) {
 #ifdef _OPENMP
+  if (place.threads > 1) {
 #pragma omp barrier
+  }
 #endif
 }
 
 void wait_for_team(const Place& place) {
-  if (place.members > 1) wait_for_all();
+  if (place.members > 1) wait_for_all(place);
 }
 
 constexpr int64_t kTileRows = 6;  // by which threads divide gradients: what most tiles have
@@ -79,11 +81,11 @@ Losses Pass::run(const Place& place) const {
     if (!waits) decode(place, group(i));
   }
   if (waits) {
-    wait_for_all();
+    wait_for_all(place);
     set_kl_factors(place);
     for (int64_t i = 0; i < place.groups; ++i) decode(place, group(i));
   }
-  wait_for_all();
+  wait_for_all(place);
   return losses(place);
 }
 

@@ -26,10 +26,16 @@ VAE_FAST_INLINE void copy(const float* __restrict from, int64_t count, float* __
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
+// Memory that is about to be written.
+VAE_FAST_INLINE void fetch_square(const float* square) {
+  for (int64_t row = 0; row < kPanel; ++row) __builtin_prefetch(square + row * kPanel, 1);
+}
+
 // Runs [begin, end) of 16 features of one panel, [features][16], to squares `stride` apart.
 void by_image(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride) {
   for (int64_t run = begin; run < end; ++run) {
     const float* const square = from + run * kSquare;
+    if (run + 1 < end) fetch_square(to + (run + 1) * stride);
     const int64_t count = smaller(kPanel, features - run * kPanel);
     if (count == kPanel) {
       transpose_square(square, to + run * stride);
@@ -51,6 +57,7 @@ VAE_FAST_INLINE uint32_t gather_of(const Gather& by, float factor) {
     const Pixel* const next = images + by.rows[(lane + 1) % kPanel] * by.columns;
     for (int64_t run = by.begin; run < by.end; ++run) {
       __builtin_prefetch(next + run * kPanel);
+      __builtin_prefetch(by.by_image + run * by.stride + (lane + 1) % kPanel * kPanel, 1);
       const Pixel* const __restrict from = image + run * kPanel;
       float* const __restrict to = by.by_image + run * by.stride + lane * kPanel;
       const int64_t count = smaller(kPanel, by.columns - run * kPanel);
