@@ -109,11 +109,11 @@ def mlp_step_(
         free_bits: in nats, for each latent dimension (Kingma et al. 2016, appendix C.8).
         weight: a factor before the gradients, which are those of the mean over the batch.
 
-    `terms` becomes (loss B, sum of nll, sum of kl, B, 0), the loss being the batch's mean, or (0, 0, 0, 0, 1) for a step
-    that was skipped.
+    `terms` becomes (loss B, sum of nll, sum of kl, B, 0), the loss being the batch's mean, or (0, 0, 0, 0, 1) for a
+    step that was skipped.
 
-    Products and sums over a layer's inputs or the batch accumulate in float32, in the order of the inputs or images; the
-    losses in float32 over 48 pixels of an image, then in float64.
+    Products and sums over a layer's inputs or the batch accumulate in float32, in the order of the inputs or images;
+    the losses in float32 over 48 pixels of an image, then in float64.
 
     Raises TypeError, ValueError or IndexError for arguments that do not fit.
 

@@ -55,7 +55,8 @@ def test_every_instruction_set(capability: str) -> None:
     root = Path(__file__).parents[1]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     asked = "import vae_fast.kernels, torch; print(torch.ops.vae_fast.instruction_set())"
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "loops", "tests/test_cpp.py", "tests/test_adam.py"]
+    files = [f"tests/test_{name}.py" for name in ("cpp", "adam", "mlp")]
+    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "loops", *files]
     name, outcome = (
         subprocess.run([sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True)
         for arguments in (["-c", asked], tests)

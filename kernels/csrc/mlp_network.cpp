@@ -49,16 +49,16 @@ Layout::Layout(const Network& network, int64_t batch, int64_t threads, bool all_
     : panels(panels_for(batch)), slots(all_at_once ? panels : kGroup * std::min(threads, panels)) {
   for (size_t i = 0; i < network.layers.size(); ++i) {
     const Layer& layer = network.layers[i];
-    input_by_image.push_back(take(panels_for(layer.in) * panels * kPanel * kPanel));
-    by_output.push_back(take(panels * layer.out * kPanel));
-    input.push_back(take(slots * layer.in * kPanel));
-    slopes.push_back(take(network.is_hidden(i) ? slots * layer.out * kPanel : 0));
+    input_by_image.push_back(take(panels_for(layer.in) * image_stride(batch)));
+    by_output.push_back(take(panels * feature_stride(layer.out)));
+    input.push_back(take(slots * feature_stride(layer.in)));
+    slopes.push_back(take(network.is_hidden(i) ? slots * feature_stride(layer.out) : 0));
     gradients.push_back(take(layer.out * layer.in + layer.out));
   }
   const int64_t latent = network.latent();
-  stats = take(2 * slots * latent * kPanel);
-  noise = take(slots * latent * kPanel);
-  by_z = take(slots * latent * kPanel);
+  stats = take(slots * feature_stride(2 * latent));
+  noise = take(slots * feature_stride(latent));
+  by_z = take(slots * feature_stride(latent));
   kl = take(2 * panels * latent);
   nll = take(2 * panels * ((network.pixels() + kLossRows - 1) / kLossRows));
   by_kl = take(threads * panels_for(latent) * kPanel);

@@ -31,13 +31,13 @@ struct Network {
 Network network_of(const char* op, at::TensorList parameters);
 Activation activation_of(const char* op, std::string_view name);
 
-// Offsets in floats into the workspace, all multiples of 64 bytes.
+// Offsets in floats into the workspace, all multiples of 64 bytes. Panels of features lie feature_stride apart.
 struct Layout {
   Layout(const Network& network, int64_t batch, int64_t threads, bool all_at_once);
 
   int64_t panels;                        // of the batch
   int64_t slots;                         // panels for which there is room in what is needed for a group only
-  std::vector<int64_t> input_by_image;   // of every layer: [in/16][16 panels][16]
+  std::vector<int64_t> input_by_image;   // of every layer: [in/16] runs of `panels` squares, image_stride apart
   std::vector<int64_t> by_output;        // the loss's gradient: [panels][out][16]
   std::vector<int64_t> input;            // [slots][in][16]
   std::vector<int64_t> slopes;           // of hidden layers: [slots][out][16]

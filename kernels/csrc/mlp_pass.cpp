@@ -17,15 +17,17 @@ Range part_of(int64_t count, int64_t unit, int64_t part, int64_t parts) {
   return {std::min(count, units * part / parts * unit), std::min(count, units * (part + 1) / parts * unit)};
 }
 
-// Outside of a parallel region there is nobody to wait for.
-void wait_for_all() {
+// A step that one thread takes alone may lie within a region of others, who would not come to its barrier.
+void wait_for_all([[maybe_unused]] const Place& place) {
 #ifdef _OPENMP
+  if (place.threads > 1) {
 #pragma omp barrier
+  }
 #endif
 }
 
 void wait_for_team(const Place& place) {
-  if (place.members > 1) wait_for_all();
+  if (place.members > 1) wait_for_all(place);
 }
 
 constexpr int64_t kTileRows = 6;  // by which threads divide gradients: what most tiles have
@@ -79,11 +81,11 @@ Losses Pass::run(const Place& place) const {
     if (!waits) decode(place, group(i));
   }
   if (waits) {
-    wait_for_all();
+    wait_for_all(place);
     set_kl_factors(place);
     for (int64_t i = 0; i < place.groups; ++i) decode(place, group(i));
   }
-  wait_for_all();
+  wait_for_all(place);
   return losses(place);
 }
 
@@ -91,8 +93,7 @@ void Pass::encode(const Place& place, const Group& group) const {
   gather(place, group);
   wait_for_team(place);
   for (size_t layer = 0; layer < network_.stats; ++layer) hidden(place, group, layer);
-  forward(place, group, network_.stats, at(layout_.stats) + 2 * group.slot * network_.latent() * kPanel,
-          2 * network_.latent() * kPanel);
+  forward(place, group, network_.stats, panel(layout_.stats, 2 * network_.latent(), group.slot));
   wait_for_team(place);
   if (place.member == 0) sample(place, group);
   wait_for_team(place);
@@ -114,25 +115,24 @@ void Pass::gather(const Place& place, const Group& group) const {
                                     .rows = rows,
                                     .begin = runs.begin,
                                     .end = runs.end,
-                                    .by_image = at(layout_.input_by_image[0]) + (group.first + i) * kPanel * kPanel,
-                                    .stride = layout_.panels * kPanel * kPanel,
-                                    .by_feature = at(layout_.input[0]) +
-                                                  (group.slot + i) * network_.pixels() * kPanel}));
+                                    .by_image = square(0, group.first + i),
+                                    .stride = image_stride(images_.batch),
+                                    .by_feature = panel(layout_.input[0], network_.pixels(), group.slot + i)}));
   }
 }
 
-void Pass::forward(const Place& place, const Group& group, size_t layer, float* out, int64_t out_stride) const {
+void Pass::forward(const Place& place, const Group& group, size_t layer, float* out) const {
   const Layer& by = network_.layers[layer];
   const Range rows = part_of(by.out, kLossRows, place.member, place.members);
   loops_.multiply({.a = by.weight + rows.begin * by.in,
                    .a_row = by.in,
                    .a_k = 1,
                    .a_run = kPanel,
-                   .b = at(layout_.input[layer]) + group.slot * by.in * kPanel,
-                   .b_panel = by.in * kPanel,
+                   .b = panel(layout_.input[layer], by.in, group.slot),
+                   .b_panel = feature_stride(by.in),
                    .c = out + rows.begin * kPanel,
                    .c_row = kPanel,
-                   .c_panel = out_stride,
+                   .c_panel = feature_stride(by.out),
                    .bias = by.bias + rows.begin,
                    .rows = rows.end - rows.begin,
                    .depth = by.in,
@@ -140,39 +140,37 @@ void Pass::forward(const Place& place, const Group& group, size_t layer, float* 
 }
 
 void Pass::hidden(const Place& place, const Group& group, size_t layer) const {
-  const int64_t out = network_.layers[layer].out, size = out * kPanel;
-  float* const values = at(layout_.input[layer + 1]) + group.slot * size;
-  forward(place, group, layer, values, size);
+  const int64_t out = network_.layers[layer].out;
+  forward(place, group, layer, panel(layout_.input[layer + 1], out, group.slot));
   const Range rows = part_of(out, kLossRows, place.member, place.members);
   for (int64_t i = 0; i < group.count; ++i) {
-    float* const slopes = at(layout_.slopes[layer]) + (group.slot + i) * size;
-    saw_input(place, loops_.activate(objective_.activation, values + i * size + rows.begin * kPanel,
+    float* const values = panel(layout_.input[layer + 1], out, group.slot + i);
+    float* const slopes = panel(layout_.slopes[layer], out, group.slot + i);
+    saw_input(place, loops_.activate(objective_.activation, values + rows.begin * kPanel,
                                      slopes + rows.begin * kPanel, (rows.end - rows.begin) * kPanel));
-    loops_.by_image(values + i * size, out, rows.begin / kPanel, panels_for(rows.end),
-                    at(layout_.input_by_image[layer + 1]) + (group.first + i) * kPanel * kPanel,
-                    layout_.panels * kPanel * kPanel);
+    loops_.by_image(values, out, rows.begin / kPanel, panels_for(rows.end), square(layer + 1, group.first + i),
+                    image_stride(images_.batch));
   }
   wait_for_team(place);
 }
 
 void Pass::sample(const Place& place, const Group& group) const {
-  const int64_t latent = network_.latent(), size = latent * kPanel;
+  const int64_t latent = network_.latent();
   for (int64_t i = 0; i < group.count; ++i) {
     const int64_t begin = (group.first + i) * kPanel;
     uint32_t rows[kPanel];
     for (int64_t lane = 0; lane < kPanel; ++lane)
       rows[lane] = objective_.draw.row_offset + static_cast<uint32_t>(std::min(begin + lane, images_.batch - 1));
-    float* const z = at(layout_.input[network_.stats + 1]) + (group.slot + i) * size;
-    loops_.posterior({.draw = &objective_.draw,
-                      .rows = rows,
-                      .lanes = std::min(kPanel, images_.batch - begin),
-                      .stats = at(layout_.stats) + 2 * (group.slot + i) * size,
-                      .noise = at(layout_.noise) + (group.slot + i) * size,
-                      .z = z,
-                      .kl = doubles(layout_.kl) + (group.first + i) * latent});
-    for (int64_t j = 0; j < size; ++j) saw_input(place, std::bit_cast<uint32_t>(std::fabs(z[j])));
-    loops_.by_image(z, latent, 0, panels_for(latent), at(layout_.input_by_image[network_.stats + 1]) + begin * kPanel,
-                    layout_.panels * kPanel * kPanel);
+    float* const z = panel(layout_.input[network_.stats + 1], latent, group.slot + i);
+    saw_input(place, loops_.posterior({.draw = &objective_.draw,
+                                       .rows = rows,
+                                       .lanes = std::min(kPanel, images_.batch - begin),
+                                       .stats = panel(layout_.stats, 2 * latent, group.slot + i),
+                                       .noise = panel(layout_.noise, latent, group.slot + i),
+                                       .z = z,
+                                       .kl = doubles(layout_.kl) + (group.first + i) * latent}));
+    loops_.by_image(z, latent, 0, panels_for(latent), square(network_.stats + 1, group.first + i),
+                    image_stride(images_.batch));
   }
 }
 
@@ -184,16 +182,16 @@ void Pass::decode(const Place& place, const Group& group) const {
 }
 
 void Pass::lose(const Place& place, const Group& group) const {
-  const int64_t pixels = network_.pixels(), size = pixels * kPanel;
-  float* const logits = at(layout_.by_output.back()) + group.first * size;
-  forward(place, group, network_.layers.size() - 1, logits, size);
+  const int64_t pixels = network_.pixels();
+  forward(place, group, network_.layers.size() - 1, panel(layout_.by_output.back(), pixels, group.first));
   const Range rows = part_of(pixels, kLossRows, place.member, place.members);
   for (int64_t i = 0; i < group.count; ++i) {
-    const float* const images = at(layout_.input[0]) + (group.slot + i) * size;
+    const float* const images = panel(layout_.input[0], pixels, group.slot + i);
+    float* const logits = panel(layout_.by_output.back(), pixels, group.first + i);
     const int64_t lanes = std::min(kPanel, images_.batch - (group.first + i) * kPanel);
     for (int64_t row = rows.begin; row < rows.end; row += kLossRows) {
       doubles(layout_.nll)[row / kLossRows * layout_.panels + group.first + i] =
-          loops_.bernoulli_panel(images + row * kPanel, logits + i * size + row * kPanel,
+          loops_.bernoulli_panel(images + row * kPanel, logits + row * kPanel,
                                  std::min(kLossRows, rows.end - row), lanes, scale());
     }
   }
@@ -201,20 +199,19 @@ void Pass::lose(const Place& place, const Group& group) const {
 
 void Pass::backward(const Place& place, const Group& group) const {
   const size_t stats = network_.stats;
-  const int64_t size = network_.latent() * kPanel;
-  float* const by_z = at(layout_.by_z) + group.slot * size;
+  const int64_t latent = network_.latent();
   for (size_t layer = network_.layers.size() - 1; layer > stats + 1; --layer) backward(place, group, layer, nullptr);
-  backward(place, group, stats + 1, by_z);
+  backward(place, group, stats + 1, panel(layout_.by_z, latent, group.slot));
   if (place.member == 0) {
     for (int64_t i = 0; i < group.count; ++i) {
       saw_gradient(place, loops_.posterior_gradient(
-                              {.latent = network_.latent(),
+                              {.latent = latent,
                                .lanes = std::min(kPanel, images_.batch - (group.first + i) * kPanel),
-                               .stats = at(layout_.stats) + 2 * (group.slot + i) * size,
-                               .noise = at(layout_.noise) + (group.slot + i) * size,
-                               .by_z = by_z + i * size,
-                               .by_kl = at(layout_.by_kl) + place.thread * panels_for(network_.latent()) * kPanel,
-                               .by_stats = at(layout_.by_output[stats]) + 2 * (group.first + i) * size}));
+                               .stats = panel(layout_.stats, 2 * latent, group.slot + i),
+                               .noise = panel(layout_.noise, latent, group.slot + i),
+                               .by_z = panel(layout_.by_z, latent, group.slot + i),
+                               .by_kl = at(layout_.by_kl) + place.thread * panels_for(latent) * kPanel,
+                               .by_stats = panel(layout_.by_output[stats], 2 * latent, group.first + i)}));
     }
   }
   wait_for_team(place);
@@ -225,27 +222,26 @@ void Pass::backward(const Place& place, const Group& group) const {
 // before.
 void Pass::backward(const Place& place, const Group& group, size_t layer, float* out) const {
   const Layer& by = network_.layers[layer];
-  const int64_t size = by.in * kPanel;
-  float* const to = out != nullptr ? out : at(layout_.by_output[layer - 1]) + group.first * size;
+  float* const to = out != nullptr ? out : panel(layout_.by_output[layer - 1], by.in, group.first);
   const Range rows = part_of(by.in, kLossRows, place.member, place.members);
   const int64_t count = rows.end - rows.begin;
   loops_.multiply({.a = by.weight + rows.begin,
                    .a_row = 1,
                    .a_k = by.in,
                    .a_run = kPanel * by.in,
-                   .b = at(layout_.by_output[layer]) + group.first * by.out * kPanel,
-                   .b_panel = by.out * kPanel,
+                   .b = panel(layout_.by_output[layer], by.out, group.first),
+                   .b_panel = feature_stride(by.out),
                    .c = to + rows.begin * kPanel,
                    .c_row = kPanel,
-                   .c_panel = size,
+                   .c_panel = feature_stride(by.in),
                    .bias = nullptr,
                    .rows = count,
                    .depth = by.out,
                    .panels = group.count});
   for (int64_t i = 0; out == nullptr && i < group.count; ++i) {
     saw_gradient(place, loops_.times_slopes(
-                            at(layout_.slopes[layer - 1]) + (group.slot + i) * size + rows.begin * kPanel,
-                            to + i * size + rows.begin * kPanel, count * kPanel));
+                            panel(layout_.slopes[layer - 1], by.in, group.slot + i) + rows.begin * kPanel,
+                            to + i * feature_stride(by.in) + rows.begin * kPanel, count * kPanel));
   }
   wait_for_team(place);
 }

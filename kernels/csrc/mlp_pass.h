@@ -57,7 +57,7 @@ class Pass {
   void encode(const Place& place, const Group& group) const;
   void gather(const Place& place, const Group& group) const;
   void sample(const Place& place, const Group& group) const;
-  void forward(const Place& place, const Group& group, size_t layer, float* out, int64_t out_stride) const;
+  void forward(const Place& place, const Group& group, size_t layer, float* out) const;
   void hidden(const Place& place, const Group& group, size_t layer) const;
   void decode(const Place& place, const Group& group) const;
   void lose(const Place& place, const Group& group) const;
@@ -71,6 +71,11 @@ class Pass {
 
   float* at(int64_t offset) const { return workspace_ + offset; }
   double* doubles(int64_t offset) const { return reinterpret_cast<double*>(workspace_ + offset); }
+  float* panel(int64_t offset, int64_t features, int64_t index) const {
+    return at(offset) + index * feature_stride(features);
+  }
+  // A panel of a layer's input by image: its first square.
+  float* square(size_t layer, int64_t index) const { return at(layout_.input_by_image[layer]) + index * kPanel * kPanel; }
   float scale() const { return objective_.weight / static_cast<float>(images_.batch); }
 
   const Network& network_;

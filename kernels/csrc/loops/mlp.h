@@ -26,10 +26,16 @@ VAE_FAST_INLINE void copy(const float* __restrict from, int64_t count, float* __
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
-// Runs [begin, end) of 16 features of one panel, [features][16], to [runs][stride / 16][16].
+// Memory that is about to be written.
+VAE_FAST_INLINE void fetch_square(const float* square) {
+  for (int64_t row = 0; row < kPanel; ++row) __builtin_prefetch(square + row * kPanel, 1);
+}
+
+// Runs [begin, end) of 16 features of one panel, [features][16], to squares `stride` apart.
 void by_image(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride) {
   for (int64_t run = begin; run < end; ++run) {
     const float* const square = from + run * kSquare;
+    if (run + 1 < end) fetch_square(to + (run + 1) * stride);
     const int64_t count = smaller(kPanel, features - run * kPanel);
     if (count == kPanel) {
       transpose_square(square, to + run * stride);
@@ -51,6 +57,7 @@ VAE_FAST_INLINE uint32_t gather_of(const Gather& by, float factor) {
     const Pixel* const next = images + by.rows[(lane + 1) % kPanel] * by.columns;
     for (int64_t run = by.begin; run < by.end; ++run) {
       __builtin_prefetch(next + run * kPanel);
+      __builtin_prefetch(by.by_image + run * by.stride + (lane + 1) % kPanel * kPanel, 1);
       const Pixel* const __restrict from = image + run * kPanel;
       float* const __restrict to = by.by_image + run * by.stride + lane * kPanel;
       const int64_t count = smaller(kPanel, by.columns - run * kPanel);
@@ -91,7 +98,8 @@ double sum_of_lanes(const float* values, int64_t lanes) {
   return sum;
 }
 
-void posterior(const PosteriorPanel& by) {
+uint32_t posterior(const PosteriorPanel& by) {
+  uint32_t largest = 0;
   const int64_t latent = by.draw->columns;
   for (int64_t block = 0; block < by.draw->blocks; ++block) {
     alignas(64) float eps[kWords][kPanel];
@@ -120,8 +128,11 @@ void posterior(const PosteriorPanel& by) {
         kl[i] = -0.5F * (1.0F + logvar[i] - mu[i] * mu[i] - exp_f(logvar[i]));
       }
       by.kl[j] = sum_of_lanes(kl, by.lanes);
+#pragma omp simd reduction(max : largest)
+      for (int64_t i = 0; i < kPanel; ++i) largest = magnitude(z[i]) > largest ? magnitude(z[i]) : largest;
     }
   }
+  return largest;
 }
 
 VAE_FAST_INLINE void clear_lanes(float* row, int64_t lanes) {
@@ -186,7 +197,7 @@ void bias_gradient(const LayerGradient& by) {
   for (int64_t row = by.begin; row < by.end; ++row) {
     alignas(64) float sums[kPanel] = {};
     for (int64_t panel = 0; panel < panels_for(by.images); ++panel) {
-      const float* const __restrict from = by.by_output + (panel * by.out + row) * kPanel;
+      const float* const __restrict from = by.by_output + panel * feature_stride(by.out) + row * kPanel;
 #pragma omp simd
       for (int64_t i = 0; i < kPanel; ++i) sums[i] += from[i];
     }
@@ -199,30 +210,50 @@ void bias_gradient(const LayerGradient& by) {
   }
 }
 
+// Has what Adam will read come to the second cache meanwhile.
+VAE_FAST_INLINE void fetch(const LayerGradient& by, int64_t begin, int64_t rows, int64_t column, int64_t count) {
+  if (by.adam == nullptr) return;
+  constexpr int64_t line = 16;
+  for (int64_t row = begin; row < begin + rows; ++row) {
+    for (int64_t at = row * by.in + column; at < row * by.in + column + count; at += line) {
+      __builtin_prefetch(by.weight + at, 0, 2);
+      __builtin_prefetch(by.weight_mean + at, 0, 2);
+      __builtin_prefetch(by.weight_square + at, 0, 2);
+    }
+  }
+}
+
 void layer_gradient(const LayerGradient& by) {
   constexpr int64_t width = kGroup * kPanel;
   alignas(64) float block[kBlockRows * width];
-  const int64_t panel_stride = panels_for(by.images) * kSquare, in_panels = panels_for(by.in);
-  for (int64_t begin = by.begin; begin < by.end; begin += kBlockRows) {
-    const int64_t rows = smaller(kBlockRows, by.end - begin);
+  const int64_t in_panels = panels_for(by.in), in_stride = image_stride(by.images);
+  // A short sum is followed by Adam before its gradients leave the first cache; a long one passes in runs of kDepth
+  // over a block of rows.
+  const int64_t step = by.images > kDepth ? kBlockRows : 2 * rows_of_tile(kWidest);
+  for (int64_t first = by.begin; first < by.end; first += kBlockRows) {
+    const int64_t last = smaller(first + kBlockRows, by.end);
     for (int64_t panel = 0; panel < in_panels; panel += kGroup) {
       const int64_t panels = smaller(kGroup, in_panels - panel);
-      multiply({.a = by.by_output + begin * kPanel,
-                .a_row = kPanel,
-                .a_k = 1,
-                .a_run = by.out * kPanel,
-                .b = by.input + panel * panel_stride,
-                .b_panel = panel_stride,
-                .c = block,
-                .c_row = width,
-                .c_panel = kPanel,
-                .bias = nullptr,
-                .rows = rows,
-                .depth = by.images,
-                .panels = panels});
       const int64_t count = smaller(panels * kPanel, by.in - panel * kPanel);
-      for (int64_t row = 0; row < rows; ++row)
-        take(by, block + row * width, (begin + row) * by.in + panel * kPanel, count);
+      for (int64_t begin = first; begin < last; begin += step) {
+        const int64_t rows = smaller(step, last - begin);
+        fetch(by, begin, rows, panel * kPanel, count);
+        multiply({.a = by.by_output + begin * kPanel,
+                  .a_row = kPanel,
+                  .a_k = 1,
+                  .a_run = feature_stride(by.out),
+                  .b = by.input + panel * in_stride,
+                  .b_panel = in_stride,
+                  .c = block,
+                  .c_row = width,
+                  .c_panel = kPanel,
+                  .bias = nullptr,
+                  .rows = rows,
+                  .depth = by.images,
+                  .panels = panels});
+        for (int64_t row = 0; row < rows; ++row)
+          take(by, block + row * width, (begin + row) * by.in + panel * kPanel, count);
+      }
     }
   }
   bias_gradient(by);

@@ -16,6 +16,11 @@ constexpr int64_t kGroup = 4;  // panels that are worked on together: what one t
 
 constexpr int64_t panels_for(int64_t count) { return (count + kPanel - 1) / kPanel; }
 
+// How far panels lie apart, by feature and by image: an odd number of lines or of squares, because at powers of two all
+// would meet in the same few sets of a cache.
+constexpr int64_t feature_stride(int64_t features) { return (features | 1) * kPanel; }
+constexpr int64_t image_stride(int64_t images) { return (panels_for(images) | 1) * kPanel * kPanel; }
+
 // c [rows, 16 panels] = bias + a b, each sum in the order of k. a lies in runs of 16 k.
 struct Product {
   const float* a;
@@ -35,7 +40,7 @@ struct Gather {
   int64_t columns;       // of an image
   const int64_t* rows;   // of the panel's 16 images
   int64_t begin, end;    // which runs of 16 columns
-  float* by_image;       // of the panel: [runs][stride / 16][16]
+  float* by_image;       // of the panel: runs of [16][16], `stride` apart
   int64_t stride;
   float* by_feature;     // [columns][16]
 };
@@ -71,14 +76,14 @@ struct LayerGradient {
 };
 
 struct MlpLoops {
-  // These four return the bits of the largest magnitude among what they write, where NaN is larger than inf.
+  // The first five return the bits of the largest magnitude among what they write, where NaN is larger than inf.
   uint32_t (*gather)(const Gather&);
   uint32_t (*activate)(Activation, float* values, float* slopes, int64_t count);
   uint32_t (*times_slopes)(const float* slopes, float* gradients, int64_t count);
+  uint32_t (*posterior)(const PosteriorPanel&);
   uint32_t (*posterior_gradient)(const PosteriorGradient&);
-  void (*posterior)(const PosteriorPanel&);
   void (*multiply)(const Product&);
-  // Of one panel [features][16], runs [begin, end) of 16 features, to [runs][stride / 16][16].
+  // Of one panel [features][16], runs [begin, end) of 16 features, to squares [16][16], `stride` apart.
   void (*by_image)(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride);
   double (*bernoulli_panel)(const float* pixels, float* logits, int64_t rows, int64_t lanes, float scale);
   void (*layer_gradient)(const LayerGradient&);

@@ -30,6 +30,9 @@ constexpr int rows_of_tile(int panels) {
 VAE_FAST_INLINE Vector* vectors(float* values) { return reinterpret_cast<Vector*>(values); }
 VAE_FAST_INLINE const Vector* vectors(const float* values) { return reinterpret_cast<const Vector*>(values); }
 
+// x - 0 is x for every x, and costs nothing; x + 0 would not be.
+VAE_FAST_INLINE Vector broadcast(float x) { return x - Vector{}; }
+
 template <int Rows, int Panels>
 void multiply_tile(const Product& by, const float* a, const float* b, float* c, const float* bias, bool from_c,
                    int64_t depth) {
@@ -40,7 +43,7 @@ void multiply_tile(const Product& by, const float* a, const float* b, float* c, 
 #pragma GCC unroll 16
     for (int i = 0; i < width; ++i) {
       const Vector* const old = vectors(c + row * by.c_row + i / kVectors * by.c_panel) + i % kVectors;
-      sum[row][i] = from_c ? *old : Vector{} + (bias == nullptr ? 0.0F : bias[row]);
+      sum[row][i] = from_c ? *old : broadcast(bias == nullptr ? 0.0F : bias[row]);
     }
   }
   for (int64_t begin = 0; begin < depth; begin += kPanel) {
@@ -52,7 +55,7 @@ void multiply_tile(const Product& by, const float* a, const float* b, float* c, 
       for (int i = 0; i < width; ++i) right[i] = vectors(b + i / kVectors * by.b_panel)[i % kVectors];
 #pragma GCC unroll 16
       for (int row = 0; row < Rows; ++row) {
-        const Vector left = Vector{} + from[row * by.a_row];
+        const Vector left = broadcast(from[row * by.a_row]);
 #pragma GCC unroll 16
         for (int i = 0; i < width; ++i) sum[row][i] += left * right[i];
       }
