@@ -59,6 +59,7 @@ def devices() -> dict[str, str]:
 def fast_paths() -> dict[str, str]:
     """What a run with --amp and every other choice left to the machine gets, and why."""
     plan, reasons = make_plan(Config(amp=True))
+    plain, why_plain = make_plan(Config())
     name, _, outcome = library.status().partition(": ")
     return {
         name: outcome,
@@ -66,6 +67,7 @@ def fast_paths() -> dict[str, str]:
         "torch.compile": _compile(plan.torch_device),
         "Triton": _triton(plan.torch_device),
         "AMP": f"{plan.precision}: {reasons['precision']}",
+        "step": f"{plain.step}: {why_plain['step']}",
         "CUDA graphs": f"{'on' if plan.cuda_graphs else 'off'}: {reasons['cuda_graphs']}",
     }
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Plan:
     """fp32, bf16 or fp16 of the autocast region; parameters and the loss are fp32 always"""
     step: str
     """how a step is computed: autograd, or fused: forward, backward and Adam of the MLP as one C++ operator on a CPU"""
+    optimizer: str
+    """what computes Adam: the fused step itself, cpp (an operator of ours) or torch (PyTorch's fused kernel)"""
     compile: bool
     cuda_graphs: bool
     steps_per_graph: int
@@ -60,11 +62,13 @@ def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]
     if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(False)):
         raise RunError(f"--flush-denormals: cannot be had on {device}")
     feed = "device" if config.feed == "auto" else config.feed  # until the size of the images is known
-    plan = Plan(str(device), precision, step, config.compile, graphs, 0, feed, config.flush_denormals)
+    optimizer, why_optimizer = _optimizer(step, device)
+    plan = Plan(str(device), precision, step, optimizer, config.compile, graphs, 0, feed, config.flush_denormals)
     return plan, {
         "device": why_device,
         "precision": why_precision,
         "step": why_step,
+        "optimizer": why_optimizer,
         "compile": "--compile" if config.compile else "no --compile",
         "cuda_graphs": why_graphs,
         "steps_per_graph": "by the time a step takes, once it is recorded" if graphs else "no CUDA graphs",
@@ -103,7 +107,7 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 
 @contextmanager
 def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
-    """What a run asks of the whole process, and gives back: deterministic algorithms, and what denormals count as."""
+    """What a run asks of the whole process, and gives back: its GPU, deterministic algorithms, what denormals are."""
     before = torch.are_deterministic_algorithms_enabled()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
@@ -111,7 +115,8 @@ def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
     if plan.flush_denormals:
         _flush_denormals(True)
     try:
-        yield
+        with torch.cuda.device(plan.torch_device) if plan.torch_device.type == "cuda" else nullcontext():
+            yield
     finally:
         torch.use_deterministic_algorithms(before)
         if plan.flush_denormals:
@@ -225,6 +230,14 @@ def _no_fused_step(config: Config, device: torch.device, precision: str, process
     if processes > 1 and config.free_bits > 0:
         return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)
+
+
+def _optimizer(step: str, device: torch.device) -> tuple[str, str]:
+    if step == "fused":
+        return "fused", "part of the step"
+    if device.type == "cpu" and library.load():
+        return "cpp", "norm, clipping and update in two passes"
+    return "torch", "its fused kernel" if device.type != "cpu" else library.status()
 
 
 def _cuda_graphs(wish: str, device: torch.device) -> tuple[bool, str]:
