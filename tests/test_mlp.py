@@ -92,7 +92,7 @@ class Case:
             size = float(parameter.grad.abs().max())
             torch.testing.assert_close(gradient.double(), parameter.grad, rtol=0, atol=32 * EPS * size)
         sums = torch.stack((loss * len(x), nll.sum(), kl.sum(), torch.tensor(float(len(x))), torch.tensor(0.0)))
-# of every kl_bj terms of about 1 cancel
+        # of every kl_bj terms of about 1 cancel
         cancelled = 4 * EPS * kl.numel() * self.model.latent
         torch.testing.assert_close(self.terms, sums.detach(), rtol=16 * EPS, atol=cancelled)
 
