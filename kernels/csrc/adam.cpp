@@ -46,7 +46,8 @@ class Chunks {
  private:
   static const at::Tensor& checked(const char* op, const at::Tensor& tensor, const at::Tensor& like, const char* name) {
     check_float(tensor, op, name);
-    TORCH_CHECK_VALUE(tensor.sizes() == like.sizes() && tensor.is_contiguous(), op, ": ", name, ": expected contiguous ", like.sizes(), ", got ", tensor.sizes(), " with strides ",
+    TORCH_CHECK_VALUE(tensor.sizes() == like.sizes() && tensor.is_contiguous(), op, ": ", name,
+                      ": expected contiguous ", like.sizes(), ", got ", tensor.sizes(), " with strides ",
                       tensor.strides());
     return tensor;
   }

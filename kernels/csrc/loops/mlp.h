@@ -26,7 +26,7 @@ VAE_FAST_INLINE void copy(const float* __restrict from, int64_t count, float* __
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
-// Memory that is about to be written.
+// Memory that is about to be written. Inline, as whatever only asks for memory: of a call GCC sees no effect, and drops it.
 VAE_FAST_INLINE void fetch_square(const float* square) {
   for (int64_t row = 0; row < kPanel; ++row) __builtin_prefetch(square + row * kPanel, 1);
 }
