@@ -193,7 +193,7 @@ def report(batch: int, times: dict[str, list[float]], ours: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     parser.add_argument("--data", default="mnist", help="mnist, or digits where all of MNIST is not at hand")
-    parser.add_argument("--data-root", default=os.environ.get("VAE_FAST_DATA"), help="where mnist is")
+    parser.add_argument("--data-root", default=os.environ.get("VAE_FAST_DATA"), help="the folder that holds mnist")
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--images", type=int, default=64_000, help="that each contender trains on in a round")
@@ -201,7 +201,7 @@ def main() -> None:
     try:
         images = vf.load_images(arguments.data, root=arguments.data_root)
     except DataError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error}; or --data digits") from None
     print(", ".join(f"{k} {v}" for k, v in environment(torch.device("cpu")).items()))
     for batch in arguments.batch:
         blocks = dict(contenders(images.pixels.flatten(1), batch))

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from vae_fast.compiling import keep_compiled_code
+from vae_fast.compiling import compiled, keep_compiled_code
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -33,3 +34,19 @@ def test_without_a_cache_pytorch_chooses(home: Path) -> None:
     (home / "vae_fast").write_text("in the way")
     keep_compiled_code()
     assert VARIABLE not in os.environ
+
+
+class Adder:
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+    def add(self, x: torch.Tensor, *, times: int = 1) -> torch.Tensor:
+        return x + self.amount * times
+
+
+def test_a_method_is_compiled_for_any_number_of_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo compiles the same code eight times and no more."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: compile(function, backend="eager", fullgraph=True))
+    for amount in range(10):
+        assert compiled(Adder(amount).add)(torch.ones(2), times=2).tolist() == [1 + 2 * amount] * 2

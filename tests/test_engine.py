@@ -311,6 +311,21 @@ def test_replays_are_ordinary_steps(settings: dict[str, Any], together: int, rec
     assert len(losses.unique()) >= 18  # under fp16 the first ones are skipped
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_batches_that_are_handed_in_make_the_same_steps(step: str, record: Capture) -> None:
+    """Three a launch, one by one at the epoch's end, against images that the steps gather themselves."""
+    plan = replace(engine(step=step).plan, cuda_graphs=True, steps_per_graph=3)
+    gathered, handed = (engine(plan=replace(plan, feed=feed), capture=record, step=step) for feed in ("device", "host"))
+    order = torch.stack([torch.randperm(64)[:32] for _ in range(10)])
+    for e in (gathered, handed):
+        e.warm_up()
+        e.begin_epoch(order)
+        for done, count in zip((0, 3, 6, 9), e.launches(10), strict=True):
+            e.advance(count, images()[order[done : done + count]] if e is handed else None)
+    assert torch.equal(parameters(gathered), parameters(handed))
+    assert torch.equal(gathered.ledger.ring, handed.ledger.ring)
+
+
 def test_a_replay_skips_what_is_not_finite_and_recovers(record: Capture) -> None:
     data = images() / 255
     data[40] = float("nan")

@@ -5,6 +5,7 @@ import torch
 
 import vae_fast as vf
 from vae_fast.errors import ConfigError, RunError
+from vae_fast.kernels import library, set_flush_denormal
 from vae_fast.plan import (
     auto_precision,
     environment,
@@ -23,7 +24,7 @@ def test_every_part_has_a_reason_and_reads_back() -> None:
     assert not plan.compile
     assert not plan.cuda_graphs
     assert reasons.keys() == plan.recorded().keys()
-    assert recorded_plan(plan.recorded()) == plan
+    assert recorded_plan(plan.recorded(), vf.Config(device="cpu")) == plan
 
 
 @no_gpu
@@ -79,17 +80,22 @@ def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_of_another_version_is_refused() -> None:
-    plan = {
-        "device": "cpu",
-        "precision": "fp32",
-        "step": "autograd",
-        "compile": False,
-        "cuda_graphs": False,
-        "steps_per_graph": 0,
-    }
+    config = vf.Config(device="cpu")
+    plan = make_plan(config)[0].recorded()
+    assert recorded_plan(plan, config).recorded() == plan
     for change in ({"speed": "warp"}, {"precision": "fp8"}, {"step": "magic"}):
         with pytest.raises(RunError, match=r"config.toml: \[plan\] is not one of this version's"):
-            recorded_plan(plan | change)
+            recorded_plan(plan | change, config)
+
+
+@pytest.mark.skipif(not library.load(), reason=library.status())
+def test_free_bits_that_one_process_began_with_the_fused_step_are_not_for_several() -> None:
+    config = vf.Config(device="cpu", free_bits=0.5)
+    plan = make_plan(config)[0]
+    assert plan.step == "fused"
+    assert make_plan(config, processes=2)[0].step == "autograd"
+    with pytest.raises(RunError, match="the run began with the fused step, which cannot be had: free bits"):
+        recorded_plan(plan.recorded(), config, processes=2)
 
 
 def test_the_environment_names_what_numbers_depend_on() -> None:
@@ -97,11 +103,29 @@ def test_the_environment_names_what_numbers_depend_on() -> None:
     assert environment(CPU).keys() == keys
 
 
-def test_denormals_are_flushed_in_every_thread_and_only_while_the_run_lasts() -> None:
-    plan, reasons = make_plan(vf.Config(device="cpu", flush_denormals=True))
-    assert reasons["flush_denormals"] == "--flush-denormals"
+@pytest.mark.skipif(not library.load(), reason=library.status())
+@pytest.mark.parametrize("flushed", [False, True])
+def test_denormals_are_flushed_in_every_thread_and_only_while_the_run_lasts(flushed: bool) -> None:
+    config = vf.Config(device="cpu", flush_denormals=True)
     tiny = torch.full((1 << 20,), 1e-39)  # enough for all threads
-    assert (tiny * 0.5 > 0).all()
-    with process_settings(plan, deterministic=False):
-        assert (tiny * 0.5 == 0).all()
-    assert (tiny * 0.5 > 0).all()
+    set_flush_denormal(flushed)
+    try:
+        plan, reasons = make_plan(config)
+        assert reasons["flush_denormals"] == "--flush-denormals"
+        assert (tiny * 0.5 == 0).all() == flushed
+        with process_settings(plan, deterministic=False):
+            assert (tiny * 0.5 == 0).all()
+        assert (tiny * 0.5 == 0).all() == flushed
+    finally:
+        set_flush_denormal(False)
+
+
+def test_deterministic_algorithms_are_asked_for_and_what_was_set_before_comes_back() -> None:
+    plan, _ = make_plan(vf.Config(device="cpu"))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with process_settings(plan, deterministic=True):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +13,25 @@ import torch
 
 import vae_fast as vf
 from vae_fast.arrivals import Arrivals
+from vae_fast.data import DataSet
 from vae_fast.errors import DataError, RunError
 from vae_fast.feed import Feed
 from vae_fast.kernels import random_bits
 from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, TREATMENTS, bernoulli_sample, mean_entropy
 from vae_fast.readers import find_idx
-from vae_fast.splits import prepare
+from vae_fast.splits import Splits, prepare
 from vae_fast.stored import Stored
 
 Small = Callable[..., vf.Config]
 
 
+def prepared(config: vf.Config, said: list[str], feed: Any = "device") -> Splits:
+    return prepare(config, DataSet.open(config.data, config.data_root), feed, said.append)
+
+
 def test_validation_images_are_the_last_of_the_training_images(small: Small) -> None:
     said: list[str] = []
-    splits = prepare(small(valid=300), said.append)
+    splits = prepared(small(valid=300), said)
     pixels = vf.load_images("digits").pixels
     assert splits.valid is not None
     assert torch.equal(splits.train, pixels[:700])
@@ -33,12 +39,12 @@ def test_validation_images_are_the_last_of_the_training_images(small: Small) -> 
     assert said == ["data: digits, 1 x 28 x 28, 700 training, 300 validation, 1,000 test images; grey pixels, uint8"]
     assert splits.nbytes == 2000 * 784
     with pytest.raises(DataError, match="valid: expected fewer than the 1000 training images, got 1000"):
-        prepare(small(valid=1000), said.append)
+        prepared(small(valid=1000), said)
 
 
 @pytest.mark.parametrize("binarize", ["static", "dynamic"])
 def test_held_out_images_are_one_fixed_sample_apart_from_the_training_images(small: Small, binarize: str) -> None:
-    splits = prepare(small(binarize=binarize, seed=5), lambda line: None)
+    splits = prepared(small(binarize=binarize, seed=5), [])
     assert splits.test is not None
     grey = vf.load_images("digits").pixels.flatten(1)
     test = vf.load_images("digits", "test").pixels.flatten(1)
@@ -59,8 +65,7 @@ def saved(path: Path, dtype: str, count: int = 500) -> str:
 def test_images_left_in_their_file_are_those_in_memory(small: Small, tmp_path: Path, dtype: str, binarize: str) -> None:
     config = small(data=saved(tmp_path / "mine.npy", dtype), valid=60, binarize=binarize)
     said: list[str] = []
-    here, there = (prepare(config, said.append, feed=feed) for feed in ("device", "stream"))
-    assert (here.feed, there.feed, there.why_feed) == ("device", "stream", "--feed stream")
+    here, there = (prepared(config, said, feed) for feed in ("device", "stream"))
     for mine, stored in ((here.train, there.train), (here.valid, there.valid), (here.test, there.test)):
         assert isinstance(mine, torch.Tensor)
         assert isinstance(stored, Stored)
@@ -87,7 +92,7 @@ def test_a_folder_of_plain_idx_files_can_stay_where_it_is(small: Small, mnist_ro
         assert found is not None
         raw = found.read_bytes()
         (tmp_path / name).write_bytes(gzip.decompress(raw) if found.suffix == ".gz" else raw)
-    splits = prepare(small(data=str(tmp_path)), lambda line: None, feed="stream")
+    splits = prepared(small(data=str(tmp_path)), [], "stream")
     assert isinstance(splits.train, Stored)
     assert (len(splits.train), len(splits.test)) == (60_000, 10_000)
 
@@ -97,10 +102,9 @@ def test_a_stream_that_cannot_be_had(small: Small, tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"--feed stream: .*: --binarize static makes a copy of all of them; take none or"
     ):
-        prepare(small(data=path, binarize="static"), print, feed="stream")
+        vf.fit(small(data=path, binarize="static", feed="stream"))
     with pytest.raises(RunError, match=r"--feed stream: .*digits.npz \(train\): only a plain .npy or IDX file"):
-        prepare(small(), print, feed="stream")
-    assert prepare(small(data=path), lambda line: None, feed="auto").feed == "device"
+        vf.fit(small(feed="stream"))
 
 
 # Checked, fingerprinted, shuffled and read for an epoch, first a small set, then a large one: how much more memory?
@@ -108,6 +112,7 @@ PEAKS = """
 import sys, torch, vae_fast as vf
 from vae_fast.arrivals import Arrivals
 from vae_fast.feed import Feed
+from vae_fast.data import DataSet
 from vae_fast.splits import prepare
 
 def peak():
@@ -115,7 +120,7 @@ def peak():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 for data in sys.argv[1:]:
-    splits = prepare(vf.Config(data=data), lambda line: None, feed="stream")
+    splits = prepare(vf.Config(data=data), DataSet.open(data), "stream", lambda line: None)
     splits.fingerprint()
     feed = Feed(len(splits.train), 128, 0)
     with Arrivals(splits.train.flatten(1), torch.device("cpu")).chunks(feed.order(1), 8) as chunks:

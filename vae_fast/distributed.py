@@ -25,6 +25,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from vae_fast.config import Config
 from vae_fast.errors import ConfigError, ContactLost, RunError, UserError
@@ -77,6 +78,7 @@ class World:
 
     def placed(self, plan: Plan) -> Plan:
         """The plan on this process's device, by which its tensors travel from now on; RunError without one."""
+        self._devices = self._hosts
         if self._hosts is None or plan.torch_device.type != "cuda":
             return plan
         device = torch.device("cuda", self.local_rank) if self.size > 1 else plan.torch_device
@@ -236,7 +238,10 @@ def join() -> World:
     if not is_launched():
         return ALONE
     with _contact():
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+        # After a restart torchrun's store still holds the addresses of the processes before, who answer no more.
+        attempt = dist.PrefixStore(f"vae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("gloo", store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
     world = World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]), dist.group.WORLD)
     atexit.register(world.leave)
     return world

@@ -18,7 +18,7 @@ from vae_fast.adam import Adam
 from vae_fast.compiling import compile_errors
 from vae_fast.config import Config
 from vae_fast.distributed import ALONE, World
-from vae_fast.errors import RunError
+from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.ledger import Ledger
 from vae_fast.model import VAE
 from vae_fast.plan import Plan
@@ -73,7 +73,7 @@ class Engine:
             self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
         else:
             most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs else 1)
-            self._batches = torch.zeros(most, batch, images.shape[1], dtype=images.dtype, device=device)
+            self._slots = torch.zeros(most, batch, images.shape[1], dtype=images.dtype, device=device)
         self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
         self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
         step = FusedStep if plan.step == "fused" else AutogradStep
@@ -124,7 +124,7 @@ class Engine:
         batches: the images of this process's share, [count, B, D] on the device, if the plan's feed is not "device".
         """
         if batches is not None:
-            self._batches[:count].copy_(batches)
+            self._slots[:count].copy_(batches)
         if count in self._graphs:
             self._graphs[count].replay()
         else:
@@ -177,8 +177,11 @@ class Engine:
         try:
             with graphs.preserved(self._state()):
                 self._graphs = self._recorded()
+        except ContactLost:
+            raise
         except RuntimeError as error:
-            cause = str(error).strip().splitlines()[0]
+            self._train.break_off()
+            cause = first_line(error)
             if self.config.cuda_graphs == "on":
                 raise RunError(f"--cuda-graphs on: recording a step failed: {cause}") from error
             self.plan = replace(self.plan, cuda_graphs=False, steps_per_graph=0)
@@ -211,7 +214,7 @@ class Engine:
             position = (self._step % self.steps_per_epoch).view(1)
             rate, beta = self._schedule.index_select(0, position).view(2).unbind()
             if self._images is None:
-                terms = self._train(self._batches[slot], None, rate, beta)
+                terms = self._train(self._slots[slot], None, rate, beta)
             else:
                 rows = self._order.index_select(0, position).view(-1)  # [B]
                 terms = self._train(self._images, rows, rate, beta)

@@ -22,3 +22,8 @@ class ContactLost(RunError):
 
 class ConfigError(UserError, ValueError):
     """A setting that no machine or file could make valid; commands exit with 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, without the pages that may follow."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

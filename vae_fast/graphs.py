@@ -6,9 +6,10 @@ replay to the next has to live in tensors that the program itself updates, or th
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
+import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import torch
@@ -38,10 +39,20 @@ def capture(program: Program) -> Graph:
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_RUNS):
             program()
-    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing is to be freed while recording
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        program()
+    with torch.cuda.stream(stream):
+        graph.capture_begin()
+        try:
+            program()
+        except BaseException:
+            with suppress(RuntimeError):  # what it would say hides what went wrong
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
     return graph
 
 

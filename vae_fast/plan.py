@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]
         require_compiler(device)
     graphs, why_graphs = _cuda_graphs(config.cuda_graphs, device)
     step, why_step = _step(config, device, precision, processes)
-    if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(False)):
+    if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(_are_denormals_flushed())):
         raise RunError(f"--flush-denormals: cannot be had on {device}")
     feed = "device" if config.feed == "auto" else config.feed  # until the size of the images is known
     optimizer, why_optimizer = _optimizer(step, device)
@@ -77,8 +77,8 @@ def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]
     }
 
 
-def recorded_plan(table: dict[str, Any]) -> Plan:
-    """The plan a run began with, from its config.toml; this machine must be able to carry it on."""
+def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> Plan:
+    """The plan a run began with, from its config.toml; this machine and these processes must be able to carry it on."""
     try:
         plan = Plan(**table)
         DTYPES[plan.precision]
@@ -88,8 +88,12 @@ def recorded_plan(table: dict[str, Any]) -> Plan:
     _device(plan.device)
     if plan.compile:
         require_compiler(plan.torch_device)
-    if plan.step == "fused" and not library.load():
-        raise RunError(f"config.toml: the run began with the fused step, but here {library.status()}")
+    if plan.step == "fused":
+        hindrance = _no_fused_step(config, plan.torch_device, plan.precision, processes)
+        if hindrance is not None:
+            raise RunError(f"config.toml: the run began with the fused step, which cannot be had: {hindrance}")
+    if plan.optimizer == "cpp" and not library.load():
+        plan = replace(plan, optimizer="torch")
     return plan
 
 
@@ -108,7 +112,8 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 @contextmanager
 def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
     """What a run asks of the whole process, and gives back: its GPU, deterministic algorithms, what denormals are."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flushed = _are_denormals_flushed()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
         torch.use_deterministic_algorithms(True)
@@ -118,9 +123,9 @@ def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
         with torch.cuda.device(plan.torch_device) if plan.torch_device.type == "cuda" else nullcontext():
             yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         if plan.flush_denormals:
-            _flush_denormals(False)
+            _flush_denormals(flushed)
 
 
 def require_compiler(device: torch.device) -> None:
@@ -206,6 +211,11 @@ def _flush_denormals(on: bool) -> bool:
     return set_flush_denormal(on) if library.load() else torch.set_flush_denormal(on)
 
 
+def _are_denormals_flushed() -> bool:
+    """In this thread."""
+    return not (torch.tensor(1e-39) * 0.5).is_nonzero()
+
+
 def _step(config: Config, device: torch.device, precision: str, processes: int) -> tuple[str, str]:
     if config.step == "autograd":
         return "autograd", "--step autograd"
@@ -224,7 +234,7 @@ def _no_fused_step(config: Config, device: torch.device, precision: str, process
     if device.type != "cpu":
         return "the fused step is for CPUs"
     if config.compile:
-        return "--compile"
+        return "torch.compile compiles autograd's"
     if precision != "fp32":
         return f"the fused step is float32, not {precision}"
     if processes > 1 and config.free_bits > 0:

@@ -18,7 +18,7 @@ from vae_fast.config import Config, read_toml, resumed_directory
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.model import VAE
 
-MAY_CHANGE = {"epochs", "data_root", "device", "keep", "nvtx"}  # on a resume; all else is what the run is
+MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "nvtx"}  # on a resume; all else is what the run is
 
 
 class RunDirectory:

@@ -10,14 +10,14 @@ import torch
 from vae_fast.config import Config
 from vae_fast.data import DataSet
 from vae_fast.errors import DataError
-from vae_fast.memory import FeedName, FeedWish, choose_feed, network_memory
+from vae_fast.memory import FeedName
 from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, TREATMENTS, VALID_SAMPLE, treat
 from vae_fast.stored import Pixels, Stored, pieces
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Images [N, C, H, W] on the host, uint8 or float32; None where there are none. `feed` and the reason for it.
+    """Images [N, C, H, W] on the host, uint8 or float32; None where there are none.
 
     With the feed "stream" they are not tensors but `Stored`, left in their file.
     """
@@ -25,8 +25,6 @@ class Splits:
     train: Pixels
     valid: Pixels | None
     test: Pixels | None
-    feed: FeedName = "device"
-    why_feed: str = ""
 
     @property
     def image_shape(self) -> torch.Size:
@@ -47,29 +45,15 @@ class Splits:
         return sum(part.nbytes for part in (self.train, self.valid, self.test) if part is not None)
 
 
-def prepare(
-    config: Config,
-    say: Callable[[str], None],
-    *,
-    feed: FeedWish = "device",
-    device: torch.device | None = None,
-) -> Splits:
+def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str], None]) -> Splits:
     """What `config` trains and is evaluated on. With dynamic binarization the held-out parts are one static sample.
 
     Args:
         config: the run's.
-        say: gets a line on the images.
+        found: the data set that it names.
         feed: from where the images are to come, see `choose_feed`.
-        device: where the steps run; the CPU by default.
+        say: gets a line on the images.
     """
-    found = DataSet.open(config.data, config.data_root)
-    feed, why = choose_feed(
-        feed,
-        found.nbytes,
-        device or torch.device("cpu"),
-        beside=network_memory(config, found.pixels),
-        obstacle=_obstacle(config) or found.obstacle,
-    )
     train_images, test_images = found.splits(config.test_fraction, in_file=feed == "stream")
     train, valid = train_images.pixels, None
     if config.valid:
@@ -81,8 +65,6 @@ def prepare(
         train if config.binarize == "dynamic" else _treated(train, config.binarize, TRAIN_SAMPLE),
         None if valid is None else _treated(valid, held_out, VALID_SAMPLE),
         None if test_images is None else _treated(test_images.pixels, held_out, TEST_SAMPLE),
-        feed,
-        why,
     )
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
@@ -92,7 +74,8 @@ def prepare(
     return splits
 
 
-def _obstacle(config: Config) -> str | None:
+def copies_all(config: Config) -> str | None:
+    """Why the settings need all images in memory, and what to do about it; None if they do not."""
     if config.binarize in ("none", "dynamic"):
         return None
     return f"--binarize {config.binarize} makes a copy of all of them; take none or dynamic"

@@ -45,13 +45,17 @@ class AutogradStep:
         self._none_skipped = torch.zeros((), device=device)
         self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
         self._forward = compiled(self._losses) if plan.compile else self._losses
-        self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
-        self._scaler.scale(self._none_skipped)  # which makes its tensors
+        self.break_off()
 
     def __call__(self, images: Tensor, rows: Tensor | None, rate: Tensor, beta: Tensor) -> Tensor:
         loss, terms = self._forward(images, rows, beta)
         finite, terms = self._update(loss, rate, terms)
         return torch.where(finite, terms, self._one_skip)
+
+    def break_off(self) -> None:
+        """Begin with a new scaler: one that was left in the middle of a step refuses the next."""
+        self._scaler = torch.amp.GradScaler(self._none_skipped.device.type, enabled=self._plan.precision == "fp16")
+        self._scaler.scale(self._none_skipped)  # which makes its tensors
 
     def scaler_state(self) -> dict[str, Any]:
         """Of the loss's scale under fp16; empty otherwise. Waits."""
@@ -139,6 +143,9 @@ class FusedStep:
         gradients, terms = self._world.summed(tuple(self._gradients), self._terms)
         norm = adam_(parameters, adam.means, adam.squares, adam.count, gradients, lr=rate, **self._decay)
         return torch.where(norm.isfinite(), terms, self._one_skip)
+
+    def break_off(self) -> None:
+        """Nothing is kept from step to step."""
 
     def scaler_state(self) -> dict[str, Any]:
         """Of no scaler."""

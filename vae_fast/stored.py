@@ -133,7 +133,7 @@ class Stored:
 def obstacle(array: NDArray[Any]) -> str | None:
     """Why images cannot stay in their file, and what to do about it; None if they can."""
     if not isinstance(array, np.memmap):
-        return "only a plain .npy or IDX file can be read piece by piece; write one with numpy.save"
+        return "only a plain .npy or IDX file can be read piece by piece; unpack it, or write one with numpy.save"
     if array.dtype not in _DTYPES:
         return f"its dtype is {array.dtype.str}, expected uint8 or float32 of this machine's byte order; convert it"
     if not array.flags.c_contiguous:

@@ -19,16 +19,18 @@ from torch import Tensor
 from vae_fast import checkpoint, graphs, pictures
 from vae_fast.arrivals import Arrivals
 from vae_fast.config import Config, parse
+from vae_fast.data import DataSet
 from vae_fast.distributed import ALONE, World, join
 from vae_fast.engine import Engine
-from vae_fast.errors import RunError
+from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.evaluation import Evaluation
 from vae_fast.exits import exit_code
 from vae_fast.feed import Feed
 from vae_fast.memory import require_memory
 from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS
-from vae_fast.plan import Plan, environment, make_plan, process_settings, recorded_plan
+from vae_fast.plan import Plan, environment, process_settings
+from vae_fast.planning import choose_images_feed, choose_plan
 from vae_fast.profiling import ranges
 from vae_fast.progress import Printer, epoch_line
 from vae_fast.run_directory import RunDirectory
@@ -58,12 +60,12 @@ def fit(config: Config) -> Run:
     world.check(config)
     printer = Printer(quiet=not world.is_first)
     directory = world.first(RunDirectory.open, config)
-    plan = world.placed(world.first(_choose_plan, config, directory, printer, world.size))
+    plan = world.placed(world.first(choose_plan, config, directory, printer, world.size))
     with process_settings(plan, config.deterministic):
-        wish = directory.recorded["plan"]["feed"] if "plan" in directory.recorded else config.feed
-        splits = world.first_on_each_machine(prepare, config, printer.line, feed=wish, device=plan.torch_device)
-        printer.line(f"feed: {splits.feed} ({splits.why_feed})")
-        plan = replace(plan, feed=splits.feed)
+        found = world.first_on_each_machine(DataSet.open, config.data, config.data_root)
+        feed = world.first(choose_images_feed, config, plan, found, directory, printer)
+        splits = world.together(prepare, config, found, feed, printer.line)
+        plan = replace(plan, feed=feed)
         training = world.together(Training, config, plan, splits, directory, printer, world)
         if config.dry_run:
             training.rehearse()
@@ -90,8 +92,9 @@ class Training:
         self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
         self.world = world
         device = plan.torch_device
-        resident = splits.feed == "device"
-        require_memory(splits.nbytes if resident else 0, config, splits.image_shape.numel(), device)
+        resident = plan.feed == "device"
+        to_come = splits.nbytes if resident and device.type == "cuda" else 0  # a CPU's images are there
+        require_memory(to_come, config, splits.image_shape.numel(), device)
         self.feed = Feed(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
         self.model = _new_model(config, splits.image_shape).to(device)
         images = _placed(splits.train, device if resident else None)
@@ -166,11 +169,7 @@ class Training:
             self.printer.line("compiling the step: half a minute the first time")
         began = time.perf_counter()
         self.engine.warm_up()
-        recorded = graphs.capture if self.engine.plan.cuda_graphs and self.arrivals is None else None
-        self.evaluations = {
-            name: Evaluation(self.model, images, self.config.seed, recorded, self.world)
-            for name, images in self.held_out.items()
-        }
+        self._record_evaluations()
         done = ["compiled"] if self.plan.compile else []
         if self.engine.graphs_failed is not None:
             self.printer.line(f"cuda graphs: off (recording a step failed: {self.engine.graphs_failed})")
@@ -178,6 +177,25 @@ class Training:
             done.append(f"recorded {self.engine.plan.steps_per_graph} steps a graph")
         if done:
             self.printer.line(f"{', '.join(done)} in {time.perf_counter() - began:.1f} s")
+
+    def _record_evaluations(self) -> None:
+        """Evaluations as graphs, if the steps are; as they come where that fails, unless it was asked for."""
+        wanted = graphs.capture if self.engine.plan.cuda_graphs and self.arrivals is None else None
+        try:
+            self.evaluations = self.world.together(self._new_evaluations, wanted)
+        except RuntimeError as error:
+            if wanted is None or isinstance(error, ContactLost):
+                raise
+            if self.config.cuda_graphs == "on":
+                raise RunError(f"--cuda-graphs on: recording the evaluation failed: {first_line(error)}") from error
+            self.printer.line(f"evaluation is not recorded: {first_line(error)}")
+            self.evaluations = self._new_evaluations(None)
+
+    def _new_evaluations(self, capture: graphs.Capture | None) -> dict[str, Evaluation]:
+        seed = self.config.seed
+        return {
+            name: Evaluation(self.model, images, seed, capture, self.world) for name, images in self.held_out.items()
+        }
 
     def _train_epoch(self, epoch: int, received: list[int]) -> dict[str, Any]:
         """The steps of an epoch from where the run stands: its record, the evaluation's part still missing."""
@@ -303,22 +321,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; its exit code is that of `exits`."""
     given = sys.argv[1:] if arguments is None else arguments
     return exit_code(lambda: fit(join().first(parse, given)))
-
-
-def _choose_plan(config: Config, directory: RunDirectory, printer: Printer, processes: int) -> Plan:
-    """The plan, printed part by part with its reason; on a resume the one that the run began with."""
-    before = directory.recorded
-    if "plan" in before and before.get("device") == config.device:
-        plan = recorded_plan(before["plan"])
-        reasons = dict.fromkeys(plan.recorded(), "as the run began")
-    else:
-        plan, reasons = make_plan(config, processes)
-    for name, value in plan.recorded().items():
-        if name == "feed":
-            continue  # until the images are known
-        shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-        printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
-    return plan
 
 
 def _new_model(config: Config, input_shape: Sequence[int]) -> VAE:

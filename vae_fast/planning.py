@@ -1,0 +1,45 @@
+"""How this run executes and from where its images come: chosen when it begins, kept when it is resumed, and printed."""
+
+from vae_fast.config import Config
+from vae_fast.data import DataSet
+from vae_fast.memory import FeedName, choose_feed, network_memory
+from vae_fast.plan import Plan, make_plan, recorded_plan
+from vae_fast.progress import Printer
+from vae_fast.run_directory import RunDirectory
+from vae_fast.splits import copies_all
+
+
+def choose_plan(config: Config, directory: RunDirectory, printer: Printer, processes: int) -> Plan:
+    """The plan, printed part by part with its reason; on a resume the one that the run began with."""
+    before = directory.recorded
+    if "plan" in before and before.get("device") == config.device:
+        plan = recorded_plan(before["plan"], config, processes)
+        reasons = dict.fromkeys(plan.recorded(), "as the run began")
+    else:
+        plan, reasons = make_plan(config, processes)
+    for name, value in plan.recorded().items():
+        if name == "feed":
+            continue  # until the images are known
+        shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
+    return plan
+
+
+def choose_images_feed(
+    config: Config, plan: Plan, found: DataSet, directory: RunDirectory, printer: Printer
+) -> FeedName:
+    """From where the images come, printed with its reason: as when the run began, unless the settings have changed."""
+    before = directory.recorded
+    if "plan" in before and before.get("feed") == config.feed:
+        feed: FeedName = before["plan"]["feed"]
+        why = "as the run began"
+    else:
+        feed, why = choose_feed(
+            config.feed,
+            found.nbytes,
+            plan.torch_device,
+            beside=network_memory(config, found.pixels),
+            obstacle=copies_all(config) or found.obstacle,
+        )
+    printer.line(f"feed: {feed} ({why})")
+    return feed
