@@ -326,20 +326,6 @@ def test_batches_that_are_handed_in_make_the_same_steps(step: str, record: Captu
     assert torch.equal(gathered.ledger.ring, handed.ledger.ring)
 
 
-def test_a_replay_skips_what_is_not_finite_and_recovers(record: Capture) -> None:
-    data = images() / 255
-    data[40] = float("nan")
-    plan = replace(engine().plan, cuda_graphs=True, steps_per_graph=1)
-    e = engine(data, plan=plan, capture=record)
-    e.warm_up()
-    before = parameters(e)
-    train(e, ROWS + 20)  # holds image 40
-    assert torch.equal(parameters(e), before)
-    train(e)
-    assert not torch.equal(parameters(e), before)
-    assert e.finish_epoch()["skipped_steps"] == 1
-
-
 def test_a_recording_that_fails_raises_if_it_was_asked_for_and_else_says_why() -> None:
     def fail(program: Program) -> Graph:
         program()

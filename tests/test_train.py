@@ -1,7 +1,6 @@
 """The run: what it leaves, how it resumes bit for bit after real signals and kills, and how it fails."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -252,21 +251,6 @@ def test_images_from_anywhere_make_the_same_run(small: Small, tmp_path: Path, bi
         assert records(runs[feed].directory)[:2] == records(runs["device"].directory)
     for feed in ("host",):
         assert model_bytes(runs[feed].directory) == model_bytes(runs["device"].directory)
-
-
-@pytest.mark.sweep
-def test_a_set_of_two_gigabytes_trains_in_bounded_memory(tmp_path: Path) -> None:
-    """Peak resident memory, pages of files included, against the same run on 1,000 images."""
-    code = "import sys, vae_fast.train as t; t.main(sys.argv[1:]); print(open('/proc/self/status').read())"
-    peaks = []
-    for count in (1_000, 2_700_000):
-        np.lib.format.open_memmap(
-            tmp_path / "x.npy", "w+", np.uint8, (count, 28, 28)
-        )  # zeros, of which none is written
-        flags = ["--feed", "stream", "--hidden", "16", "--epochs", "1", "--out", str(tmp_path / str(count))]
-        done = command("-c", code, "--data", str(tmp_path / "x.npy"), *flags)
-        peaks.append(int(re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)[0]) / 1024)
-    assert peaks[1] - peaks[0] < 512
 
 
 def test_keep_bounds_the_checkpoints(small: Small) -> None:

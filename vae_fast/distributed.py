@@ -25,7 +25,6 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from vae_fast.config import Config
 from vae_fast.errors import ConfigError, ContactLost, RunError, UserError
@@ -237,10 +236,13 @@ def join() -> World:
     """
     if not is_launched():
         return ALONE
+    from torch._C._distributed_c10d import PrefixStore  # not every PyTorch has them
+    from torch.distributed.rendezvous import rendezvous
+
     with _contact():
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
         # After a restart torchrun's store still holds the addresses of the processes before, who answer no more.
-        attempt = dist.PrefixStore(f"vae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        attempt = PrefixStore(f"vae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group("gloo", store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
     world = World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]), dist.group.WORLD)
     atexit.register(world.leave)
