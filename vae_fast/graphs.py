@@ -19,7 +19,7 @@ Program = Callable[[], None]
 
 WARM_UP_RUNS = 3  # cuBLAS, Triton and the allocator have settled by then
 TIMED_REPLAYS = 50
-LAUNCH_SECONDS = 10e-6  # what the host takes for one, at most, on the machines that were seen
+LAUNCH_SECONDS = 10e-6  # of the host's, for one: 5 to 10 us are what others report
 MOST_STEPS = 32
 
 
