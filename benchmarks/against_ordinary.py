@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import vae_fast as vf
+from benchmarks.step import engine_block
 from vae_fast.data import Images
-from vae_fast.engine import Engine
 from vae_fast.errors import DataError
-from vae_fast.feed import Feed
-from vae_fast.plan import environment, make_plan
+from vae_fast.plan import environment
 
 BATCH = 128
 LOSS_TOLERANCE = 0.05  # relative, over a block: the two draw different batches and noise
@@ -82,26 +81,6 @@ def ordinary_block(steps: Iterator[float]) -> Callable[[int], float]:
     return lambda count: statistics.fmean(next(steps) for _ in range(count))
 
 
-def engine_block(pixels: Tensor) -> Callable[[int], float]:
-    """Train `count` steps of the plain run (no AMP, not compiled); their mean loss."""
-    config = vf.Config(batch_size=BATCH, device="cpu")
-    torch.manual_seed(0)
-    feed = Feed(len(pixels), BATCH, config.seed)
-    engine = Engine(vf.VAE(), pixels.flatten(1), config, make_plan(config)[0], feed.steps_per_epoch)
-
-    def block(count: int) -> float:
-        for _ in range(count):
-            epoch, position = divmod(engine.step_number, feed.steps_per_epoch)
-            if position == 0:
-                engine.begin_epoch(feed.order(epoch + 1))
-            engine.advance(1)
-        loss = engine.finish_epoch()["train_loss"]
-        assert loss is not None
-        return loss
-
-    return block
-
-
 def measure(contenders: dict[str, Callable[[int], float]], rounds: int, steps: int) -> dict[str, list[float]]:
     """Milliseconds a step of each contender in each round, after one round that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -129,7 +108,10 @@ def main() -> None:
         images = vf.load_images(arguments.data, root=arguments.data_root)
     except DataError as error:
         raise SystemExit(f"error: {error}") from None
-    contenders = {"ordinary": ordinary_block(ordinary_steps(images)), "vae_fast": engine_block(images.pixels)}
+    contenders = {
+        "ordinary": ordinary_block(ordinary_steps(images)),
+        "vae_fast": engine_block(images.pixels.flatten(1), BATCH),
+    }
     times = measure(contenders, arguments.rounds, arguments.steps)
     print(", ".join(f"{k} {v}" for k, v in environment(torch.device("cpu")).items()))
     print(f"{arguments.data}, 784-400-20, batch {BATCH}, {arguments.rounds} rounds of {arguments.steps} steps a side")

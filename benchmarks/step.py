@@ -70,8 +70,8 @@ def compiled_block(pixels: Tensor, batch: int) -> Block:
     return block
 
 
-def engine_block(pixels: Tensor, batch: int, **settings: Any) -> Block:
-    """This engine."""
+def engine_block(pixels: Tensor, batch: int, **settings: Any) -> Callable[[int], float]:
+    """This engine, as it comes but for `settings`."""
     config = vf.Config(batch_size=batch, device="cpu", **settings)
     torch.manual_seed(0)
     feed = Feed(len(pixels), batch, config.seed)

@@ -64,7 +64,7 @@ def test_a_wish_is_served_or_refused(
 
 def test_an_unknown_wish() -> None:
     with pytest.raises(ValueError, match="feed: expected one of auto, device, host, stream, got 'disk'"):
-        choose_feed("disk", 1, CPU)  # type: ignore[arg-type]
+        choose_feed("disk", 1, CPU)
 
 
 def test_what_is_counted(small: Callable[..., vf.Config]) -> None:

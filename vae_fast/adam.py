@@ -45,8 +45,11 @@ class Adam(torch.optim.Optimizer):
         self.count = torch.zeros((), device=self._parameters[0].device)
         self.norm = torch.zeros_like(self.count)  # of the latest step's gradients, before clipping
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure, so no loss to return
-        """Update every parameter in place. RuntimeError if a GradScaler's `unscale_` was left out."""
+    def step(self, closure: Any = None) -> Any:
+        """Update every parameter in place; no closure is called, so no loss is returned.
+
+        RuntimeError if a GradScaler's `unscale_` was left out.
+        """
         if getattr(self, "grad_scale", None) is not None:
             raise RuntimeError("call scaler.unscale_(optimizer) before scaler.step(optimizer)")
         gradients = [p.grad for p in self._parameters if p.grad is not None]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from vae_fast.distributed import speaks
-from vae_fast.errors import ConfigError, ContactLost, UserError
+from vae_fast.errors import ConfigError, ContactLost, UserError, first_line
 from vae_fast.signals import Interrupted
 
 
@@ -27,7 +27,7 @@ def exit_code(command: Callable[[], object]) -> int:
     except UserError as error:
         return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1, known_to_all=True)
     except torch.OutOfMemoryError as error:
-        return _fail(f"error: out of memory: {str(error).splitlines()[0]}", 1)
+        return _fail(f"error: out of memory: {first_line(error)}", 1)
     except OSError as error:
         return _fail(f"error: {error.filename or 'the machine'}: {error.strerror or error}", 1)
     return 0
