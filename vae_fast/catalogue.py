@@ -70,26 +70,43 @@ def read_known(
 
     Raises `DataError` for a `root` that is no folder, for damaged or strange files, and when no mirror helps.
     """
-    if name == "digits":
-        return readers.read(_DIGITS)
-    from platformdirs import user_cache_path
-
-    if root is not None and not Path(root).expanduser().is_dir():
-        raise DataError(f"data root {root}: no such folder")
-    known, cache = _KNOWN[name], user_cache_path("vae_fast")
-    places = [Path(place).expanduser() for place in (root, os.environ.get("VAE_FAST_DATA"), cache) if place]
-    folders = [folder for place in places for folder in (place / name, place)] + [*known.folders]
-    for folder in folders:
-        if found := _read_if_known(name, folder, shared=folder in places):
-            return found
+    found = find_known(name, root)
+    if found is not None:
+        return found
+    known, folder = _KNOWN[name], _cache() / name
     files = [Remote(f"{IDX_NAMES[part]}.gz", sha256, _SIZES[part]) for part, sha256 in known.sha256.items()]
     try:
-        download(files, known.mirrors if mirrors is None else mirrors, cache / name)
+        download(files, known.mirrors if mirrors is None else mirrors, folder)
     except DataError as error:
-        raise DataError(f"{name}: not in any of {', '.join(map(str, folders))}; {error}") from error
-    found = _read_if_known(name, cache / name, shared=False)
+        raise DataError(f"{name}: not in any of {', '.join(map(str, _folders(name, root)))}; {error}") from error
+    found = _read_if_known(name, folder, shared=False)
     assert found is not None, "download() returns only when the folder holds all four files"
     return found
+
+
+def find_known(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, Source] | None:
+    """What `read_known` finds on this machine; None where it would have to download it."""
+    if name == "digits":
+        return readers.read(_DIGITS)
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise DataError(f"data root {root}: no such folder")
+    for folder, shared in _folders(name, root).items():
+        if found := _read_if_known(name, folder, shared=shared):
+            return found
+    return None
+
+
+def _folders(name: str, root: str | os.PathLike[str] | None) -> dict[Path, bool]:
+    """Where the set may be, in order, and whether other sets may be there too."""
+    places = [Path(place).expanduser() for place in (root, os.environ.get("VAE_FAST_DATA"), _cache()) if place]
+    named = {folder: shared for place in places for folder, shared in ((place / name, False), (place, True))}
+    return named | dict.fromkeys(_KNOWN[name].folders, False)
+
+
+def _cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("vae_fast")
 
 
 def _read_if_known(name: str, folder: Path, *, shared: bool) -> dict[str, Source] | None:

@@ -1,0 +1,89 @@
+"""A step of Adam on all 652,824 parameters. Ours also finds the gradients' norm, for clipping and skipping."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import floors
+from benchmarks.calls import CACHES, time_calls
+from benchmarks.facts import Case
+from benchmarks.ordinary import initial_model
+from benchmarks.timing import Turn
+from vae_fast.adam import Adam
+
+BATCHES, PRECISIONS = [1], ["fp32"]
+LABELS = {
+    "eager": "torch.optim.Adam",
+    "eager-tuned": "torch.optim.Adam(fused=True)",
+    "fused": "vae_fast, with the gradients' norm",
+}
+MOVED = 7 * 4  # bytes a parameter: it and two moments read and written, its gradient read
+
+
+class Optimizers:
+    """As many networks, each with its optimizer and random gradients, as fill the caches."""
+
+    def __init__(self, name: str, device: str) -> None:
+        self.models: list[nn.Module] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
+        size = 4 * floors.tensor_bytes(*initial_model().parameters())
+        for _ in range(max(2, CACHES * floors.cache_bytes(device) // size)):
+            model = initial_model().to(device)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            self.models.append(model)
+            self.optimizers.append(_optimizer(name, model, device))
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def check(self) -> None:
+        """Two steps of the first network against Adam's equations in float64 (Kingma & Ba 2015, algorithm 1)."""
+        parameters = list(self.models[0].parameters())
+        exact = [p.detach().double() for p in parameters]
+        gradients = [p.grad.double() for p in parameters if p.grad is not None]
+        for _ in range(2):
+            self.optimizers[0].step()
+            exact = [_adam(p, g) for p, g in zip(exact, gradients, strict=True)]
+        for ours, theirs in zip(parameters, exact, strict=True):
+            torch.testing.assert_close(ours.detach().double(), theirs, rtol=1e-6, atol=1e-8)
+
+
+def _adam(p: Tensor, g: Tensor) -> Tensor:
+    """An update under the gradient of all updates before: the moments are then g and g^2, once corrected."""
+    return p - 1e-3 * g / (g.square().sqrt() + 1e-8)
+
+
+def _optimizer(name: str, model: Any, device: str) -> torch.optim.Optimizer:
+    if name == "fused":
+        return Adam(model.named_parameters(), 1e-3)
+    return torch.optim.Adam(
+        model.parameters(), lr=1e-3, fused=True if name == "eager-tuned" else None, capturable=device == "cuda"
+    )
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_adam(name: str, case: Case, rounds: int, benchmark: Any) -> None:
+    contender, baseline = (Optimizers(one, case.device) for one in (name, "eager"))
+    contender.check()
+    baseline.check()
+    turns = [Turn(floors.replayed(o.step) if case.device == "cuda" else o.step) for o in (contender, baseline)]
+    parameters = sum(p.numel() for p in contender.models[0].parameters())
+    time_calls(
+        benchmark,
+        case,
+        turns,
+        len(contender.models),
+        MOVED * parameters,
+        rounds,
+        suite="adam",
+        what="step",
+        contender=name,
+        label=LABELS[name],
+        ours=name == "fused",
+        batch=None,
+        shape=[parameters],
+    )

@@ -1,0 +1,38 @@
+"""An epoch from images to the last loss. The baseline's images come through a DataLoader, as people write it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from benchmarks.contenders import EPOCH, PEERS
+from benchmarks.facts import Case
+from benchmarks.training import Work, measure
+
+EPOCH_IMAGES = 60_000  # what `ms` is of, however many of them a round trains on
+ROUND_IMAGES = {"cpu": 12_800, "cuda": 60_000}
+# Another library's threads and PyTorch's disturb each other for a while after a change: blocks of a second or more.
+LONG_ROUND_IMAGES = {"cpu": 76_800, "cuda": 600_000}
+TABLE = EPOCH | PEERS
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_epoch(
+    name: str,
+    case: Case,
+    pixels: Tensor,
+    rounds: int,
+    long: bool,
+    require: Callable[..., None],
+    skip: Callable[..., None],
+    benchmark: Any,
+) -> None:
+    contender = TABLE[name]
+    if not long and (name in PEERS or (case.precision != "fp32" and case.device == "cpu")):
+        skip("--long", suite="epoch", contender=name, label=contender.label, **vars(case))
+    require("epoch", name, contender.label, case)
+    images = (LONG_ROUND_IMAGES if contender.own_threads else ROUND_IMAGES)[case.device]
+    steps = images // case.batch
+    work = Work("epoch", "epoch", case, pixels, steps, steps * case.batch / EPOCH_IMAGES)
+    measure(benchmark, work, name, TABLE, (rounds + 1) // 2)

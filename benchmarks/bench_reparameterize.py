@@ -1,0 +1,52 @@
+"""z = mu + exp(logvar / 2) eps: `vae_fast.reparameterize`, and as people write it with torch.randn_like."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vae_fast as vf
+from benchmarks.calls import DIRECTIONS, Operator, Tensors, measure
+from benchmarks.facts import Case
+from benchmarks.ordinary import Z
+from vae_fast.compiling import compiled
+from vae_fast.plan import DTYPES
+
+EPS = {"fp32": 2.0**-23, "bf16": 2.0**-7, "fp16": 2.0**-10}
+
+
+def eager(mu: Tensor, logvar: Tensor) -> Tensors:
+    return (mu + torch.exp(0.5 * logvar) * torch.randn_like(mu),)
+
+
+def reparameterize(case: Case) -> Operator:
+    dtype, device = DTYPES[case.precision], case.device
+    seed, step = (torch.tensor(n, device=device) for n in (0, 1))
+
+    def inputs() -> Tensors:
+        return [torch.randn(case.batch, Z, dtype=dtype, device=device).requires_grad_() for _ in range(2)]
+
+    def check(inputs: Tensors, results: Tensors, gradients: Tensors, found: Tensors) -> None:
+        (mu, logvar), (z,), (grad_z,) = inputs, results, gradients
+        noise = (z - mu) / torch.exp(0.5 * logvar)
+        five = 5 / noise.numel() ** 0.5  # standard errors of the mean; of the variance, sqrt(2) more
+        assert abs(noise.mean()) < five
+        assert abs(noise.var() - 1) < five * 2**0.5 + 4 * EPS[case.precision]
+        assert torch.equal(found[0], grad_z)
+        rounding = 4 * EPS[case.precision] * grad_z.abs() * (z.abs() + mu.abs())
+        assert ((found[1] - 0.5 * grad_z * (z - mu)).abs() <= rounding).all()
+
+    ways = {
+        "eager": ("eager", eager),
+        "compile": ("torch.compile", compiled(eager)),
+        "fused": ("vae_fast", lambda mu, logvar: (vf.reparameterize(mu, logvar, seed, step),)),
+    }
+    element = case.batch * Z * dtype.itemsize
+    return Operator("reparameterize", inputs, ways, check, [case.batch, Z], (3 * element, 4 * element))
+
+
+@pytest.mark.parametrize("name", ["eager", "compile", "fused"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_reparameterize(name: str, direction: str, case: Case, rounds: int, benchmark: Any) -> None:
+    measure(benchmark, reparameterize(case), name, direction, case, rounds)

@@ -1,0 +1,23 @@
+"""A training step, images resident: gather, forward, loss, backward, optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from benchmarks.contenders import STEP
+from benchmarks.facts import Case
+from benchmarks.training import Work, measure
+
+IMAGES = {"cpu": 6_400, "cuda": 64_000}  # that a round trains on
+FEWEST_STEPS = 5
+
+
+@pytest.mark.parametrize("name", STEP)
+def test_train_step(
+    name: str, case: Case, pixels: Tensor, rounds: int, require: Callable[..., None], benchmark: Any
+) -> None:
+    require("train_step", name, STEP[name].label, case)
+    steps = max(FEWEST_STEPS, IMAGES[case.device] // case.batch)
+    measure(benchmark, Work("train_step", "step", case, pixels, steps, steps), name, STEP, rounds)

@@ -1,0 +1,125 @@
+"""What the suites share: options, the images, which cases there are on this machine, and what goes into the JSON."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vae_fast as vf
+from benchmarks import contenders, floors
+from benchmarks.facts import Case, machine
+from vae_fast.catalogue import find_known
+from vae_fast.plan import auto_precision
+
+BATCHES = {"cpu": [128, 1024], "cuda": [128, 1024, 4096, 8192]}
+_NOT_MEASURED = pytest.StashKey[list[dict[str, Any]]]()
+_FLOORS = pytest.StashKey[dict[str, Any]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vae_fast")
+    group.addoption("--long", action="store_true", help="the peers and time_to_elbo too: a quarter of an hour more")
+    group.addoption("--batch", type=int, nargs="+", help="batch sizes in the place of the device's usual ones")
+    group.addoption("--rounds", type=int, default=9, help="of a contender and its baseline (half as many of epochs)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_NOT_MEASURED] = []
+    config.stash[_FLOORS] = {}
+
+
+def the_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cases(config: pytest.Config, module: object = None) -> list[Case]:
+    """float32, and mixed precision where the device is fast at it; a module may name its own BATCHES and PRECISIONS."""
+    device = the_device()
+    batches = getattr(module, "BATCHES", None) or config.getoption("--batch") or BATCHES[device]
+    usual = dict.fromkeys(("fp32", auto_precision(torch.device(device))[0]))
+    return [Case(device, precision, n) for precision in getattr(module, "PRECISIONS", usual) for n in batches]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", cases(metafunc.config, metafunc.module), ids=str)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Every test begins with the same random numbers, and leaves no compiled code behind."""
+    torch.manual_seed(0)
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def rounds(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--rounds"))
+
+
+@pytest.fixture(scope="session")
+def mnist() -> dict[str, Tensor] | None:
+    """Both splits, [N, 784] uint8 on the device, where this machine has them: a benchmark downloads nothing."""
+    if find_known("mnist") is None:
+        return None
+    return {split: vf.load_images("mnist", split).pixels.flatten(1).to(the_device()) for split in ("train", "test")}
+
+
+@pytest.fixture(scope="session")
+def pixels(mnist: dict[str, Tensor] | None, measured_floors: None) -> Tensor:
+    """[N, 784] uint8 on the device: MNIST, or the thousand embedded digits in its place."""
+    return vf.load_images("digits").pixels.flatten(1).to(the_device()) if mnist is None else mnist["train"]
+
+
+@pytest.fixture(scope="session")
+def measured_floors(pytestconfig: pytest.Config) -> None:
+    batches = sorted({case.batch for case in cases(pytestconfig)})
+    pytestconfig.stash[_FLOORS] |= floors.measure(the_device(), batches)
+
+
+@pytest.fixture
+def skip(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """skip(reason, suite=..., contender=..., ...): the JSON names what was not measured, and why."""
+
+    def skipped(reason: str, **what: Any) -> None:
+        request.config.stash[_NOT_MEASURED].append({**what, "reason": reason})
+        pytest.skip(reason)
+
+    return skipped
+
+
+@pytest.fixture
+def require(skip: Callable[..., None]) -> Callable[..., None]:
+    """require(suite, name, label, case): skip a contender that cannot be had here."""
+
+    def required(suite: str, name: str, label: str, case: Case) -> None:
+        reason = contenders.missing(name, case.device, case.precision)
+        if reason is not None:
+            skip(
+                reason,
+                suite=suite,
+                contender=name,
+                label=label,
+                batch=case.batch,
+                precision=case.precision,
+                device=case.device,
+            )
+
+    return required
+
+
+def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
+    return machine()
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    output_json["floors"] = config.stash[_FLOORS]
+    output_json["not_measured"] = config.stash[_NOT_MEASURED]

@@ -1,0 +1,83 @@
+"""Who takes part: every way to train the same network, by name, and why one cannot be had on this machine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks import engines, ordinary, peers
+from benchmarks.ordinary import CarefulVAE, CommonVAE, Trainer, initial_model
+from vae_fast.errors import ConfigError, RunError
+from vae_fast.plan import make_plan, require_compiler
+
+BASELINE = "eager"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to train."""
+
+    label: str
+    build: Callable[..., Trainer]
+    """of (network on the device, pixels there, batch, precision, steps a call) its trainer"""
+    network: Callable[[], nn.Module] | None
+    """None for a peer, which brings its own and is not given one"""
+    ours: bool = False
+    compiles: bool = False
+    only_on: str | None = None
+    """the kind of device, where it is not for all"""
+    own_threads: bool = False
+    """whether it computes on a CPU with other threads than PyTorch's, which have to come to rest first"""
+
+
+_COMMON = partial(Contender, network=CommonVAE)
+_CAREFUL = partial(Contender, network=CarefulVAE)
+_COMPILED = partial(_CAREFUL, compiles=True)
+_ENGINE = partial(Contender, network=initial_model, ours=True)
+STEP: dict[str, Contender] = {
+    BASELINE: _COMMON("eager, as people write it; images resident", ordinary.build_common),
+    "eager-tuned": _CAREFUL("eager, good habits: logits, fused Adam, no .item()", ordinary.build_careful),
+    "compile": _COMPILED("torch.compile, fused Adam", ordinary.build_compiled),
+    "reduce-overhead": _COMPILED(
+        'torch.compile(mode="reduce-overhead")', ordinary.build_reduce_overhead, only_on="cuda"
+    ),
+    "graph": _COMPILED("torch.compile, captured graph", ordinary.build_captured, only_on="cuda"),
+    "ops": _ENGINE("vae_fast, fused operators", partial(engines.build, step="autograd", cuda_graphs="off")),
+    "compile-ops": _ENGINE(
+        "vae_fast --compile", partial(engines.build, compile=True, cuda_graphs="off"), compiles=True
+    ),
+    "graph-ops": _ENGINE(
+        "vae_fast --compile, captured graph",
+        partial(engines.build, compile=True, cuda_graphs="on"),
+        compiles=True,
+        only_on="cuda",
+    ),
+    "fused-step": _ENGINE("vae_fast, a step as one operator", partial(engines.build, step="fused"), only_on="cpu"),
+}
+EPOCH: dict[str, Contender] = {
+    BASELINE: _COMMON("eager, as people write it; DataLoader", ordinary.build_loaded),
+    "eager-resident": STEP[BASELINE],
+    **{name: contender for name, contender in STEP.items() if name != BASELINE},
+}
+PEERS: dict[str, Contender] = {
+    name: Contender(peer.label, peer.build, None, own_threads=peer.own_threads) for name, peer in peers.PEERS.items()
+}
+
+
+def missing(name: str, device: str, precision: str) -> str | None:
+    """Why this contender cannot be had here, or None."""
+    if name in PEERS:
+        return peers.reason(name, device, precision)
+    contender = EPOCH[name]
+    if contender.only_on not in (None, device):
+        return "it is for CPUs" if device == "cuda" else "no CUDA device"
+    try:
+        if contender.compiles:
+            require_compiler(torch.device(device))
+        if name == "fused-step":
+            make_plan(engines.config_of(device, 1, precision, step="fused"))
+    except (ConfigError, RunError) as error:
+        return str(error)
+    return None

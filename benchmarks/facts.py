@@ -1,0 +1,108 @@
+"""What a number belongs to: its case, the machine, the versions, the state of the repository."""
+
+import platform
+import statistics
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.timing import Rounds
+from vae_fast.plan import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a benchmark is about besides its contender."""
+
+    device: str
+    precision: str
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.device}-{self.precision}-{self.batch}"
+
+
+def describe(
+    benchmark: Any,
+    case: Case,
+    times: Rounds,
+    *,
+    unit: str,
+    units: float = 1,
+    floor: str | None = None,
+    images: float | None = None,
+    flops: float | None = None,
+    moved: float | None = None,
+    **names: Any,
+) -> None:
+    """Put all that is known of a contender's rounds into the JSON.
+
+    Args:
+        unit, units: what `ms` is of, and how many a round has.
+        floor: the name of what was timed as such.
+        images, flops, moved: of a round: images learned from, floating-point operations, bytes moved.
+        names: suite, what, contender, label, ours, shape, and whatever else there is to say.
+    """
+    if not times.contender:  # --benchmark-disable
+        return
+    seconds = statistics.median(times.contender)
+    benchmark.extra_info |= {
+        **_facts(case.device),
+        **vars(case),
+        "rounds": len(times.contender),
+        "unit": unit,
+        "ms": seconds / units * 1e3,
+        "ratio": times.ratio,
+        "floor": floor,
+        "of_floor": times.of_floor,
+        "flops": flops and flops / units,
+        "bytes": moved and moved / units,
+        "images_per_second": images and images / seconds,
+        "gflop_per_second": flops and flops / seconds / 1e9,
+        "gb_per_second": moved and moved / seconds / 1e9,
+        **names,
+    }
+
+
+@cache
+def _facts(device: str) -> dict[str, Any]:
+    known = environment(torch.device(device))
+    versions = {name: known[name] for name in ("vae_fast", "python", "torch")}
+    if device == "cuda":
+        import triton
+
+        versions |= {"triton": triton.__version__, "cuda": torch.version.cuda}
+    return {
+        "machine": known["device"],
+        "versions": versions,
+        "threads": known["threads"],
+        "flush_denormals": not bool(torch.tensor(1e-39) * 0.5 > 0),
+        "revision": revision(),
+    }
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Of pytest-benchmark's JSON, in the place of its own, which names the host."""
+    known = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return {"machine": known.pop("device"), **known, "system": f"{platform.system()} {platform.machine()}"}
+
+
+@cache
+def revision() -> str:
+    """Of git, with a + where files differ from it; "unknown" outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

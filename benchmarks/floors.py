@@ -1,0 +1,134 @@
+"""What no contender can go below: the matrix products of a step, a copy of as many bytes, a launch, a graph's node."""
+
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.ordinary import D, H, Z
+from benchmarks.timing import Call, seconds
+from vae_fast import graphs
+from vae_fast.kernels import products
+from vae_fast.plan import DTYPES
+
+LAYERS = ((D, H), (H, 2 * Z), (Z, H), (H, D))
+COPIED = 2**28  # bytes, more than any cache
+NODES = 1000
+
+
+def step_flops(batch: int) -> int:
+    """Of a step's eleven matrix products: forward, the weights' gradients, and the inputs' of all but the first."""
+    return sum(2 * batch * n * m * (2 if n == D else 3) for n, m in LAYERS)
+
+
+def step_bytes(batch: int) -> int:
+    """What a step cannot do without: parameters and moments read and written in float32, and its uint8 images."""
+    return sum(24 * (n * m + m) for n, m in LAYERS) + batch * D
+
+
+def products_of_a_step(batch: int, device: str, precision: str) -> tuple[str, Call]:
+    """Their name, and the eleven products alone on tensors that are there, by the fastest library at hand."""
+    dtype = DTYPES[precision]
+    pairs = []
+    for n, m in LAYERS:
+        shapes = ((batch, n), (m, n), (batch, m))
+        x, w, dy = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
+        pairs += [(x, w), (dy.t(), x.t())]  # a b^T: forward, and the weight's gradient
+        if n != D:
+            pairs.append((dy, w.t()))
+    if device == "cpu" and precision == "fp32" and products.USE_ONEDNN:
+        product = torch.ops.vae_fast.product
+        return "matrix products by oneDNN", lambda: [product(a, b, None) for a, b in pairs]
+    outputs = [torch.empty(len(a), len(b), device=device, dtype=dtype) for a, b in pairs]
+
+    def run() -> None:
+        for (a, b), out in zip(pairs, outputs, strict=True):
+            torch.mm(a, b.t(), out=out)
+
+    return "matrix products by torch.mm", replayed(run) if device == "cuda" else run
+
+
+def copy_of(size: int, device: str, times: int) -> Call:
+    """`times` copies that read and write `size` bytes in all each, going round more memory than the caches hold."""
+    half = max(1, size // 2)
+    count = min(times, max(2, -(-2 * cache_bytes(device) // size)))
+    sources, targets = (torch.randint(256, (count, half), dtype=torch.uint8, device=device) for _ in "st")
+    pairs = list(zip(sources.unbind(), targets.unbind(), strict=True))
+
+    def run() -> None:
+        for n in range(times):
+            source, target = pairs[n % count]
+            target.copy_(source)
+
+    return replayed(run) if device == "cuda" else run
+
+
+def replayed(run: Call) -> Call:
+    """On a GPU: the same, recorded, so that the host's launches do not count."""
+
+    def program() -> None:
+        run()
+
+    return graphs.capture(program).replay
+
+
+@cache
+def cache_bytes(device: str) -> int:
+    """Of the last cache before memory."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    for level in (3, 2):
+        file = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size")
+        if file.is_file():
+            return int(file.read_text().strip().removesuffix("K")) * 1024
+    return 2**25
+
+
+def measure(device: str, batches: list[int]) -> dict[str, Any]:
+    """The machine's ceilings, for the report's roofline; medians are not needed for a best."""
+    copied = min(seconds(copy_of(COPIED, device, 2), device) / 2 for _ in range(5))
+    rates = {}
+    for batch in batches:
+        run = products_of_a_step(batch, device, "fp32")[1]
+        rates[str(batch)] = step_flops(batch) / min(seconds(run, device) for _ in range(20)) / 1e9
+    on_gpu = device == "cuda"
+    return {
+        "device": device,
+        "copy_gb_per_second": COPIED / copied / 1e9,
+        "products_gflop_per_second": rates,
+        "empty_launch_us": _empty_launch() if on_gpu else None,
+        "empty_graph_node_us": _empty_node() if on_gpu else None,
+    }
+
+
+def _empty_launch() -> float:
+    """Microseconds of the host for a launch of PyTorch's that does next to nothing."""
+    cell = torch.zeros((), device="cuda")
+    best = float("inf")
+    for _ in range(5):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(NODES):
+            cell.add_(1)
+        best = min(best, (time.perf_counter() - began) / NODES)
+        torch.cuda.synchronize()
+    return best * 1e6
+
+
+def _empty_node() -> float:
+    """Microseconds of the device for such a kernel as one of many in a graph."""
+    cell = torch.zeros((), device="cuda")
+
+    def nodes() -> None:
+        for _ in range(NODES):
+            cell.add_(1)
+
+    graph = graphs.capture(nodes)
+    return min(seconds(graph.replay, "cuda") for _ in range(5)) / NODES * 1e6
+
+
+def tensor_bytes(*tensors: Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,96 @@
+"""Rounds in which a contender, the eager baseline and a floor take turns, so that a drift of the machine hits all.
+
+A ratio belongs to a round: the baseline's time over the contender's, in that round. What is quoted is the median of
+the rounds' ratios, with the quartiles as its spread; it repeats where times of different minutes do not.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Call = Callable[[], object]
+
+
+def seconds(call: Call, device: str) -> float:
+    """How long `call` takes, until the device has done all of it.
+
+    On a GPU between two events around the call, whose first the idle device passes at once: launches count.
+    """
+    if device == "cpu":
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+    torch.cuda.synchronize()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Someone's part of a round: `prepare` is not timed."""
+
+    run: Call
+    prepare: Call = lambda: None
+
+
+@dataclass
+class Rounds:
+    """Seconds of each in each round."""
+
+    contender: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> list[float]:
+        return quartiles([b / c for b, c in zip(self.baseline, self.contender, strict=True)])
+
+    @property
+    def of_floor(self) -> list[float] | None:
+        if not self.floor:
+            return None
+        return quartiles([f / c for f, c in zip(self.floor, self.contender, strict=True)])
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """[first quartile, median, third quartile]; of a single value that value."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+
+
+def alternate(
+    benchmark: Any,
+    contender: Turn,
+    baseline: Turn,
+    floor: Turn | None,
+    rounds: int,
+    device: str = "cpu",
+    warm_up: int = 1,
+) -> Rounds:
+    """Time `rounds` rounds, after others to warm up, with pytest-benchmark's fixture, which sees the contender alone.
+
+    Without rounds, which is what --benchmark-disable leaves, where the contender runs once and nothing is timed.
+    """
+    times = Rounds()
+
+    def others() -> None:
+        for turn, into in ((baseline, times.baseline), (floor, times.floor)):
+            if turn is not None:
+                turn.prepare()
+                into.append(seconds(turn.run, device))
+        contender.prepare()
+
+    def timed() -> None:
+        times.contender.append(seconds(contender.run, device))
+
+    benchmark.pedantic(timed, setup=others, rounds=rounds, warmup_rounds=warm_up)
+    for values in (times.contender, times.baseline, times.floor):
+        del values[:-rounds]  # the warm-up
+    return times
