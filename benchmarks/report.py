@@ -14,8 +14,8 @@ from benchmarks import tables
 from benchmarks.results import Benchmark, Key, NotMeasured, Run, read
 from vae_fast.exits import exit_code
 
-ENGINE = """The fastest of the engine's own over each rival: the two ratios to eager, one over the other. In brackets the
-lower quartile of ours over the upper one of theirs, and the reverse."""
+ENGINE = """The fastest of the engine's own over each rival: the two ratios to eager, one over the other. In brackets
+the lower quartile of ours over the upper one of theirs, and the reverse."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def report(runs: Sequence[Run]) -> list[str]:
     lines: list[str] = []
     for index, (run, benchmarks) in enumerate(first_seen(runs), 1):
-        lines += [f"## {'Results' if len(runs) == 1 else f'Run {index}'}", "", *header(run), *tables.results(benchmarks)]
+        lines += [
+            f"## {'Results' if len(runs) == 1 else f'Run {index}'}",
+            "",
+            *header(run),
+            *tables.results(benchmarks),
+        ]
         if against := tables.engine_against_others(benchmarks):
             lines += ["", "### The engine against the others", "", ENGINE, "", *against]
         if run.not_measured and run.not_measured not in [earlier.not_measured for earlier in runs[: index - 1]]:

@@ -46,7 +46,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """One benchmark's `extra_info`. Times in ms a `unit`; ratio: eager's time / this one's; of_floor: floor's / this."""
+    """A benchmark's `extra_info`: ms a `unit`; ratio: eager's time over this one's; of_floor: the floor's over it."""
 
     suite: str
     contender: str
@@ -165,11 +165,8 @@ QUARTILES: Check = (
     "[low, median, high], positive numbers in this order",
 )
 TABLE: Check = (lambda value: isinstance(value, dict), "an object")
-CHECKS: dict[Any, Check] = {
-    **{str: TEXT, bool: FLAG, int: COUNT, float: AMOUNT},
-    **{str | None: TEXT, bool | None: FLAG, int | None: COUNT, float | None: AMOUNT},
-    **{Spread | None: QUARTILES, dict[str, Any]: TABLE},
-}
+KINDS: dict[Any, Check] = {str: TEXT, bool: FLAG, int: COUNT, float: AMOUNT, Spread: QUARTILES, dict[str, Any]: TABLE}
+CHECKS = KINDS | {kind | None: check for kind, check in KINDS.items()}
 
 
 def _record(kind: Any, values: object, where: str) -> Any:

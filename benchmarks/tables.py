@@ -95,9 +95,7 @@ def _table(group: Sequence[Benchmark]) -> list[str]:
         ("times eager", lambda b: spread(b.ratio)),
         ("of the floor", lambda b: percent(b.of_floor)),
     ]
-    columns += [
-        (head, cell) for head, cell in MEASURED.items() if any(cell(b) != NOTHING for b in group)
-    ]
+    columns += [(head, cell) for head, cell in MEASURED.items() if any(cell(b) != NOTHING for b in group)]
     texts = len(_texts(group))
     lines = markdown([head for head, _ in columns], [[cell(b) for _, cell in columns] for b in group], texts)
     return lines + (["", f"The floor: {', or '.join(floors)}."] if floors else [])
