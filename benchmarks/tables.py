@@ -23,11 +23,11 @@ def spread(value: Spread | None) -> str:
     return median if low == high else f"{median} ({low}-{high})"
 
 
-def percent(value: Spread | None) -> str:
+def percent(value: Spread | None, quartiles: bool = True) -> str:
     if value is None:
         return NOTHING
     low, median, high = (f"{100 * part:.{_decimals(max(1, 100 * value.median)) // 2}f}" for part in value)
-    return f"{median} %" if low == high else f"{median} % ({low}-{high})"
+    return f"{median} % ({low}-{high})" if quartiles and low != high else f"{median} %"
 
 
 def _decimals(value: float) -> int:
@@ -55,6 +55,10 @@ def grouped(values: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
 def title(benchmark: Benchmark) -> str:
     """The table that a benchmark stands in."""
     return f"{benchmark.suite}, {benchmark.device}, {benchmark.precision}"
+
+
+def place(benchmark: Benchmark) -> str:
+    return title(benchmark) + (f", {benchmark.what}" if benchmark.what else "")
 
 
 def name(benchmark: Benchmark) -> str:
@@ -135,12 +139,8 @@ def _against(group: Sequence[Benchmark]) -> list[list[str]]:
     if not ours:
         return []
     _, ratio, best = max(ours, key=lambda candidate: candidate[0])
-    place = [_place(best), str(best.batch or NOTHING), name(best), percent(best.of_floor)]
-    return [[*place, b.label, spread(ratio.over(b.ratio))] for b in group if b.ratio and not b.ours]
-
-
-def _place(benchmark: Benchmark) -> str:
-    return title(benchmark) + (f", {benchmark.what}" if benchmark.what else "")
+    texts = [place(best), str(best.batch or NOTHING), name(best), percent(best.of_floor)]
+    return [[*texts, b.label, spread(ratio.over(b.ratio))] for b in group if b.ratio and not b.ours]
 
 
 def repeated(runs: Sequence[Run]) -> list[str]:
@@ -154,10 +154,10 @@ def repeated(runs: Sequence[Run]) -> list[str]:
         agreeing += overlap
         both = [run.get(key) for run in everywhere]
         cells = [spread(b.ratio) if b else NOTHING for b in both]
-        floors = [percent(b.of_floor).split(" (")[0] if b else NOTHING for b in both]
+        floors = [percent(b.of_floor, quartiles=False) if b else NOTHING for b in both]
         floor = " / ".join(floors) if set(floors) != {NOTHING} else NOTHING
-        place = [_place(found[0]), str(key.batch or NOTHING), name(found[0])]
-        rows.append([*place, *cells, "yes" if overlap else "**no**", floor])
+        texts = [place(found[0]), str(key.batch or NOTHING), name(found[0])]
+        rows.append([*texts, *cells, "yes" if overlap else "**no**", floor])
     if not rows:
         return []
     head = ["suite", "batch", "contender", *(f"run {i + 1}" for i in range(len(runs))), "overlap", "of the floor"]
