@@ -79,19 +79,15 @@ def _table(pairs: Sequence[tuple[Measured, Measured]]) -> list[str]:
     for pair in pairs:
         (old, a), (new, b) = pair
         floors = " / ".join(percent(x.of_floor, quartiles=False) for x in (a, b))
-        overlap = "yes" if old.overlaps(new) else "no"
-        rows.append(
-            [place, str(b.batch or "-"), name(b), spread(old), spread(new), f"{_change(pair):+.0%}", overlap, floors]
-        )
+        changed = [spread(old), spread(new), f"{_change(pair):+.1%}", "yes" if old.overlaps(new) else "no"]
+        rows.append([place(b), str(b.batch or "-"), name(b), *changed, floors])
     return markdown(["suite", "batch", "contender", "old", "new", "change", "overlap", "of the floor"], rows, 3)
 
 
 def _warn(old: Run, new: Run) -> None:
     machines = [str(run.machine.get("machine", "a machine without a name")) for run in (old, new)]
     if machines[0] != machines[1]:
-        print(
-            f"warning: {machines[0]} before, {machines[1]} now: ratios still compare, but may differ", file=sys.stderr
-        )
+        print(f"warning: {machines[0]} before, {machines[1]} now; ratios still compare", file=sys.stderr)
 
 
 if __name__ == "__main__":

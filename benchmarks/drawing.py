@@ -22,7 +22,7 @@ BLUE, LIGHT_BLUE, ORANGE, RED = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
 PYTORCH = ("eager", "eager-tuned", "compile", "reduce-overhead")
 KEYS = [("vae_fast", BLUE), ("other PyTorch", GREY), ("other libraries", ORANGE)]
 WIDTH = 8.0  # inches; with 9 points of type it can still be read at the width of a README
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib brings it, so that the files are the same everywhere
     "font.size": 9,
     "axes.edgecolor": GREY,
