@@ -18,6 +18,7 @@ from benchmarks.drawing import (
     RED,
     STYLE,
     Label,
+    called,
     canvas,
     colour,
     label_right,
@@ -30,7 +31,14 @@ from benchmarks.roofline import roofline
 from benchmarks.tables import grouped, number, spread, title
 
 # What was put on top of what. A place may be taken by either of two contenders: the first that was measured.
-STAGES = (("eager-tuned",), ("compile",), ("compile-ops", "ops"), ("graph-ops", "graph"), ("fused-step",))
+STAGES = (
+    ("eager-resident",),
+    ("eager-tuned",),
+    ("compile",),
+    ("compile-ops", "ops"),
+    ("graph-ops", "graph"),
+    ("fused-step",),
+)
 MARKERS = "os^Dv"
 
 
@@ -53,7 +61,7 @@ def _charts(run: Run, benchmarks: Sequence[Benchmark]) -> Iterable[tuple[str, Ax
         name = title(group[0]).replace(", ", "-")
         if axes := throughput(group):
             yield f"throughput-{name}", axes
-        if group[0].suite == "train_step" and (axes := waterfall(group)):
+        if group[0].suite in ("train_step", "epoch") and (axes := waterfall(group)):
             yield f"waterfall-{name}", axes
     for group in grouped(benchmarks, lambda b: f"{b.device}-{b.precision}").values():
         if axes := roofline(run, group):
@@ -61,15 +69,16 @@ def _charts(run: Run, benchmarks: Sequence[Benchmark]) -> Iterable[tuple[str, Ax
 
 
 def throughput(group: Sequence[Benchmark]) -> Axes | None:
-    """Images a second by batch, a line a contender, with that of the floor; none for a single batch."""
-    lines = grouped((b for b in in_order(group) if b.images_per_second and b.batch), lambda b: b.contender)
+    """Images a second by batch, a line a contender, with that of the floor; none for operators or a single batch."""
+    steps = [b for b in in_order(group) if b.images_per_second and b.batch and not b.what]
+    lines = grouped(steps, lambda b: b.contender)
     batches = sorted({b.batch for line in lines.values() for b in line if b.batch})
     if len(batches) < 2:
         return None
     rates = [b.images_per_second or 1 for line in lines.values() for b in line]
     floor = _floor(group)
     name = " or ".join(sorted({b.floor for b in group if b.floor}))
-    texts = [_said(line[-1].label, 1e5) for line in lines.values()] + [_said(name, 1e5)]
+    texts = [_said(called(line[-1]), 1e5) for line in lines.values()] + [_said(name, 1e5)]
     axes = canvas(f"Images a second by batch: {title(group[0])}", KEYS, 4.6, ["1000 k"], texts)
     log_scale(axes, "y", min(rates) / 1.3, max([*rates, *floor.values()]) * 1.3)
     axes.set(xscale="log", xlim=(batches[0] / 1.15, batches[-1] * 1.12), xlabel="batch, images")
@@ -88,7 +97,7 @@ def throughput(group: Sequence[Benchmark]) -> Axes | None:
             "linewidth": 2.6 if best else 1.4,
         }
         axes.plot(xs, ys, color=shade, zorder=3 if best else 2, **style)
-        labels.append(Label(xs[-1], ys[-1], _said(last.label, ys[-1]), _text(shade), best))
+        labels.append(Label(xs[-1], ys[-1], _said(called(last), ys[-1]), _text(shade), best))
     if floor:
         axes.plot(list(floor), list(floor.values()), color=INK, linewidth=1, linestyle=(0, (4, 3)))
         labels.append(Label(max(floor), floor[max(floor)], _said(name, floor[max(floor)]), INK))
@@ -130,7 +139,7 @@ def waterfall(group: Sequence[Benchmark]) -> Axes | None:
     if BASELINE not in found or len(bars) < 2 or batch is None:
         return None
     eager = found[BASELINE]
-    names = [eager.label, *(b.label for b, _ in bars), "in all"]
+    names = [called(eager), *(called(b) for b, _ in bars), "in all"]
     heading = f"What each optimisation gained: {title(eager)}, batch {batch}"
     keys = [("faster than the line above", BLUE), ("slower", RED), ("thin lines: quartiles over the rounds", GREY)]
     axes = canvas(heading, keys, 1.6 + 0.34 * len(names), names, [])
@@ -155,7 +164,7 @@ def waterfall(group: Sequence[Benchmark]) -> Axes | None:
     axes.barh(len(bars) + 1, last.median - 1, 0.6, 1, color=PALE)
     axes.plot(last[::2], [len(bars) + 1] * 2, color=INK, linewidth=1)
     _beside(axes, last.high, len(bars) + 1, f"× {spread(last)}", "")  # noqa: RUF001
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=f"times as fast as {eager.label}")
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=f"times as fast as {called(eager)}")
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -4,6 +4,7 @@ Blue is this project's own, grey other ways to write PyTorch, orange other libra
 which the colour-blind tell apart too.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from benchmarks.results import Benchmark
 
 INK, GREY, PALE = "#222222", "#8c8c8c", "#dddddd"
 BLUE, LIGHT_BLUE, ORANGE, RED = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
-PYTORCH = ("eager", "eager-tuned", "compile", "reduce-overhead")
+LIBRARIES = ("jax", "numpyro", "pythae", "lightning")
 KEYS = [("vae_fast", BLUE), ("other PyTorch", GREY), ("other libraries", ORANGE)]
 WIDTH = 8.0  # inches; with 9 points of type it can still be read at the width of a README
 STYLE: dict[Any, Any] = {
@@ -54,7 +55,12 @@ class Label(NamedTuple):
 def colour(benchmark: Benchmark) -> str:
     if benchmark.ours:
         return BLUE
-    return GREY if benchmark.contender in PYTORCH else ORANGE
+    return ORANGE if benchmark.contender in LIBRARIES else GREY
+
+
+def called(benchmark: Benchmark) -> str:
+    """A contender's label without what follows a colon or semicolon: its explanations are for the tables."""
+    return re.split("[:;]", benchmark.label)[0]
 
 
 def width(text: str, bold: bool = False) -> float:

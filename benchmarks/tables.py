@@ -72,7 +72,7 @@ MEASURED: dict[str, Callable[[Benchmark], str]] = {
     "GFLOP/s": lambda b: number(b.gflop_per_second),
     "peak MB": lambda b: number(b.peak_memory_mb),
     "loss": lambda b: _nats(b.loss),
-    "training s": lambda b: number(b.seconds),
+    "training s": lambda b: number(b.seconds if b.unit == "run" else None),
     "epochs": lambda b: NOTHING if b.epochs is None else f"{b.epochs:g}",
     "test loss": lambda b: _nats(b.test_loss),
     "compile s": lambda b: number(b.compile_seconds),
