@@ -159,6 +159,10 @@ Check = tuple[Callable[[object], bool], str]
 TEXT: Check = (lambda value: isinstance(value, str) and bool(value), "a text")
 COUNT: Check = (lambda value: positive(value) and isinstance(value, int), "a positive integer")
 AMOUNT: Check = (positive, "a positive number")
+PERHAPS_NONE: Check = (
+    lambda value: (value is not False and value == 0) or positive(value),
+    "a number that is not negative",
+)  # of memory, say
 FLAG: Check = (lambda value: isinstance(value, bool), "true or false")
 QUARTILES: Check = (
     lambda value: isinstance(value, list) and len(value) == 3 and all(map(positive, value)) and sorted(value) == value,
@@ -166,7 +170,7 @@ QUARTILES: Check = (
 )
 TABLE: Check = (lambda value: isinstance(value, dict), "an object")
 KINDS: dict[Any, Check] = {str: TEXT, bool: FLAG, int: COUNT, float: AMOUNT, Spread: QUARTILES, dict[str, Any]: TABLE}
-CHECKS = KINDS | {kind | None: check for kind, check in KINDS.items()}
+CHECKS = KINDS | {kind | None: check for kind, check in KINDS.items()} | {float | None: PERHAPS_NONE}
 
 
 def _record(kind: Any, values: object, where: str) -> Any:

@@ -13,7 +13,9 @@ Column = tuple[str, Callable[[Benchmark], str]]
 
 def number(value: float | None) -> str:
     """Three significant digits, never an exponent, all digits of what is larger."""
-    return NOTHING if value is None else f"{value:,.{_decimals(value)}f}"
+    if value is None:
+        return NOTHING
+    return "0" if value < 5e-5 else f"{value:,.{_decimals(value)}f}"
 
 
 def spread(value: Spread | None) -> str:

@@ -46,9 +46,9 @@ def test_a_row_says_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixt
     content = sample()
     (row,) = (b["extra_info"] for b in content["benchmarks"] if b["name"] == "test_train_step-graph-ops-4096-bf16-cuda")
     row |= {"ms": 0.12345, "ratio": [9.96, 12.34, 15.0], "of_floor": [0.4, 0.456, 0.5], "label": "a | b"}
-    row |= {"images_per_second": 33_179_424, "gflop_per_second": 109_000, "peak_memory_mb": 111.9, "loss": 112.344}
+    row |= {"images_per_second": 33_179_424, "gflop_per_second": 109_000, "peak_memory_mb": 0.0, "loss": 112.344}
     text = printed(capsys, write(tmp_path / "a.json", content), "--no-charts")
-    said = "**a \\| b** | 0.123 | 12.3 (10.0-15.0) | 46 % (40-50) | 33,179,424 | 109,000 | 112 | 112.34 |"
+    said = "**a \\| b** | 0.123 | 12.3 (10.0-15.0) | 46 % (40-50) | 33,179,424 | 109,000 | 0 | 112.34 |"
     assert said in text
 
 
@@ -162,6 +162,7 @@ def edited(**changes: Any) -> dict[str, Any]:
             "benchmark test_theirs: expected suite, a text",
         ),
         (edited(ms=-1), "expected ms to be a positive number, found -1"),
+        (edited(loss=-0.5), "expected loss to be a number that is not negative, found -0.5"),
         (edited(ratio=[2, 1, 3]), "expected ratio to be [low, median, high]"),
         (edited(of_floor=[0.1, float("nan"), 1]), "expected of_floor to be"),
         (edited(batch=True), "expected batch to be a positive integer, found True"),
