@@ -1,0 +1,94 @@
+"""Whether anything got slower between two runs of the benchmarks. `python -m benchmarks.compare OLD.json NEW.json`
+
+What is compared is each contender's median ratio to the eager baseline of its own run, because machines differ. Exits
+with 1 if one dropped by more than --limit, or is not there any more and NEW does not say why.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.results import BASELINE, Benchmark, Key, Run, Spread, read
+from benchmarks.tables import markdown, name, percent, place, spread
+from vae_fast.errors import RunError
+from vae_fast.exits import exit_code
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Raises RunError where something got slower or disappeared."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("old", type=Path, metavar="OLD", help="of `--benchmark-json OLD`, before")
+    parser.add_argument("new", type=Path, metavar="NEW", help="the same, after")
+    parser.add_argument("--limit", type=fraction, default=0.10, help="the drop that is let pass (default: 0.10)")
+    chosen = parser.parse_args(arguments)
+    compare(read(chosen.old), read(chosen.new), chosen.limit)
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction between 0 and 1, such as 0.10, got {text}")
+    return value
+
+
+def compare(old: Run, new: Run, limit: float) -> None:
+    """Prints what changed by more than `limit`, what is new and what is gone; raises RunError if that is a loss."""
+    _warn(old, new)
+    before, after = _ratios(old), _ratios(new)
+    pairs = [(before[key], after[key]) for key in before if key in after]
+    if not pairs:
+        raise RunError(f"{new.path}: expected benchmarks that {old.path} has too, with their ratio, and found none")
+    slower = [pair for pair in pairs if _change(pair) < -limit]
+    faster = [pair for pair in pairs if _change(pair) > limit]
+    if slower or faster:
+        print("\n".join([*_table(sorted(slower + faster, key=_change)), ""]))
+    lost = [key for key in before if key not in after and not _reason(key, new)]
+    for key in before.keys() - after.keys() - set(lost):
+        print(f"not measured any more: {key}: {_reason(key, new)}")
+    for key in sorted(after.keys() - before.keys(), key=str):
+        print(f"new: {key}: {spread(after[key][0])}")
+    for key in lost:
+        print(f"gone: {key}: it was {spread(before[key][0])}, and {new.path.name} does not say why")
+    print(f"{len(pairs)} compared: {len(slower)} slower and {len(faster)} faster by more than {limit:.0%}")
+    if slower or lost:
+        raise RunError(
+            f"against {BASELINE}, {len(slower)} got slower by more than {limit:.0%}, and {len(lost)} are gone"
+        )
+
+
+Measured = tuple[Spread, Benchmark]
+
+
+def _ratios(run: Run) -> dict[Key, Measured]:
+    """The baseline's ratio to itself says nothing."""
+    return {b.key: (b.ratio, b) for b in run.benchmarks if b.ratio and b.contender != BASELINE}
+
+
+def _change(pair: tuple[Measured, Measured]) -> float:
+    (old, _), (new, _) = pair
+    return round(new.median / old.median - 1, 9)  # a drop of just the limit is let pass, whatever its last bit
+
+
+def _reason(key: Key, run: Run) -> str | None:
+    return next((missing.reason for missing in run.not_measured if missing.covers(key)), None)
+
+
+def _table(pairs: Sequence[tuple[Measured, Measured]]) -> list[str]:
+    rows = []
+    for pair in pairs:
+        (old, a), (new, b) = pair
+        floors = " / ".join(percent(x.of_floor, quartiles=False) for x in (a, b))
+        changed = [spread(old), spread(new), f"{_change(pair):+.1%}", "yes" if old.overlaps(new) else "no"]
+        rows.append([place(b), str(b.batch or "-"), name(b), *changed, floors])
+    return markdown(["suite", "batch", "contender", "old", "new", "change", "overlap", "of the floor"], rows, 3)
+
+
+def _warn(old: Run, new: Run) -> None:
+    machines = [str(run.machine.get("machine", "a machine without a name")) for run in (old, new)]
+    if machines[0] != machines[1]:
+        print(f"warning: {machines[0]} before, {machines[1]} now; ratios still compare", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,199 @@
+"""What one run of `pytest benchmarks --benchmark-json FILE` measured, read and checked."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vae_fast.errors import DataError
+
+BASELINE = "eager"
+LEVELS = ("forward", "backward", "both")
+MADE_BY = "a file that `pytest benchmarks --benchmark-only --benchmark-json FILE` wrote"
+
+
+class Key(NamedTuple):
+    """What is the same benchmark in another run."""
+
+    suite: str
+    what: str | None
+    contender: str
+    batch: int | None
+    precision: str
+    device: str
+
+    def __str__(self) -> str:
+        batch = None if self.batch is None else f"batch {self.batch}"
+        return ", ".join(part for part in (*self[:3], batch, *self[4:]) if isinstance(part, str))
+
+
+class Spread(NamedTuple):
+    """Quartiles over the rounds."""
+
+    low: float
+    median: float
+    high: float
+
+    def over(self, other: "Spread") -> "Spread":
+        """self / other, as wide as both allow: the quotient's own quartiles cannot be had from quartiles."""
+        return Spread(self.low / other.high, self.median / other.median, self.high / other.low)
+
+    def overlaps(self, other: "Spread") -> bool:
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A benchmark's `extra_info`: ms a `unit`; ratio: eager's time over this one's; of_floor: the floor's over it."""
+
+    suite: str
+    contender: str
+    label: str
+    ours: bool
+    precision: str
+    device: str
+    unit: str
+    ms: float
+    rounds: int
+    what: str | None = None
+    batch: int | None = None
+    floor: str | None = None
+    ratio: Spread | None = None
+    of_floor: Spread | None = None
+    images_per_second: float | None = None
+    gb_per_second: float | None = None
+    gflop_per_second: float | None = None
+    bytes: float | None = None
+    flops: float | None = None
+    peak_memory_mb: float | None = None
+    loss: float | None = None
+    seconds: float | None = None
+    epochs: float | None = None
+    test_loss: float | None = None
+    compile_seconds: float | None = None
+    threads: int | None = None
+    flush_denormals: bool | None = None
+    revision: str | None = None
+    versions: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> Key:
+        return Key(self.suite, self.what, self.contender, self.batch, self.precision, self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotMeasured:
+    suite: str
+    contender: str
+    label: str
+    reason: str
+    batch: int | None = None
+    precision: str | None = None
+    device: str | None = None
+
+    def covers(self, key: Key) -> bool:
+        """Whether this says why `key` is missing; what is left open here holds for all."""
+        mine = (self.suite, self.contender, self.batch, self.precision, self.device)
+        theirs = (key.suite, key.contender, key.batch, key.precision, key.device)
+        return all(a is None or a == b for a, b in zip(mine, theirs, strict=True))
+
+
+@dataclass(frozen=True)
+class Run:
+    path: Path
+    benchmarks: tuple[Benchmark, ...]
+    not_measured: tuple[NotMeasured, ...]
+    floors: dict[str, Any]
+    machine: dict[str, Any]
+    date: str
+
+    def by_key(self) -> dict[Key, Benchmark]:
+        return {benchmark.key: benchmark for benchmark in self.benchmarks}
+
+
+def read(path: Path) -> Run:
+    """Raises DataError, in one line, for what is missing, no JSON or not made by these benchmarks."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: expected {MADE_BY}, but {error.strerror or error}") from None
+    except ValueError as error:  # of JSON or of UTF-8
+        raise DataError(f"{path}: expected {MADE_BY}, but it is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
+        raise DataError(f'{path}: expected {MADE_BY}, with a list "benchmarks"')
+    entries = [
+        _record(Benchmark, _part(entry, "extra_info"), f"{path}: extra_info of benchmark {_name(entry, i)}")
+        for i, entry in enumerate(content["benchmarks"])
+    ]
+    keys = [entry.key for entry in entries]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise DataError(f"{path}: expected each benchmark once, but there are {keys.count(key)} of {key}")
+    missing = content.get("not_measured") or []
+    if not isinstance(missing, list):
+        raise DataError(f'{path}: expected a list "not_measured", but it is {missing!r}')
+    reasons = [_record(NotMeasured, entry, f"{path}: not_measured[{i}]") for i, entry in enumerate(missing)]
+    date = str(content.get("datetime") or "no date")[:10]
+    floors, machine = _part(content, "floors"), _part(content, "machine_info")
+    return Run(path, tuple(entries), tuple(reasons), floors, machine, date)
+
+
+def positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def in_order(benchmarks: Iterable[Benchmark]) -> list[Benchmark]:
+    """By what and batch; the baseline first, then from the slowest to the fastest."""
+
+    def place(benchmark: Benchmark) -> tuple[object, ...]:
+        baseline, ratio = benchmark.contender == BASELINE, benchmark.ratio
+        what = LEVELS.index(benchmark.what) if benchmark.what in LEVELS else -1
+        return (what, benchmark.what or "", benchmark.batch or 0, not baseline, ratio.median if ratio else 0.0)
+
+    return sorted(benchmarks, key=place)
+
+
+Check = tuple[Callable[[object], bool], str]
+TEXT: Check = (lambda value: isinstance(value, str) and bool(value), "a text")
+COUNT: Check = (lambda value: positive(value) and isinstance(value, int), "a positive integer")
+AMOUNT: Check = (positive, "a positive number")
+PERHAPS_NONE: Check = (
+    lambda value: (value is not False and value == 0) or positive(value),
+    "a number that is not negative",
+)  # of memory, say
+FLAG: Check = (lambda value: isinstance(value, bool), "true or false")
+QUARTILES: Check = (
+    lambda value: isinstance(value, list) and len(value) == 3 and all(map(positive, value)) and sorted(value) == value,
+    "[low, median, high], positive numbers in this order",
+)
+TABLE: Check = (lambda value: isinstance(value, dict), "an object")
+KINDS: dict[Any, Check] = {str: TEXT, bool: FLAG, int: COUNT, float: AMOUNT, Spread: QUARTILES, dict[str, Any]: TABLE}
+CHECKS = KINDS | {kind | None: check for kind, check in KINDS.items()} | {float | None: PERHAPS_NONE}
+
+
+def _record(kind: Any, values: object, where: str) -> Any:
+    """A Benchmark or NotMeasured of the values that its fields name; others are passed over, null is left out."""
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: expected an object, found {values!r}")
+    taken = {}
+    for name, spec in kind.__dataclass_fields__.items():
+        value, (fits, expected) = values.get(name), CHECKS[spec.type]
+        if value is None:
+            if "None" not in str(spec.type) and not spec.type == dict[str, Any]:
+                raise DataError(f"{where}: expected {name}, {expected}; is this {MADE_BY}?")
+            continue
+        if not fits(value):
+            raise DataError(f"{where}: expected {name} to be {expected}, found {value!r}")
+        taken[name] = Spread(*value) if spec.type == Spread | None else value
+    return kind(**taken)
+
+
+def _part(content: object, name: str) -> dict[str, Any]:
+    part = content.get(name) if isinstance(content, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _name(entry: object, index: int) -> str:
+    return str(entry.get("name", index)) if isinstance(entry, dict) else str(index)

@@ -1,0 +1,111 @@
+"""Two runs of the benchmarks, compared."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import compare
+from tests.sample_results import entry, sample, write
+from vae_fast.exits import exit_code
+
+JAX = ("train_step", "jax", "cpu", 1024)
+
+
+@pytest.fixture
+def compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The exit code, stdout and stderr of comparing the sample to `new`."""
+
+    def run(new: dict[str, Any], *flags: str) -> tuple[int, str, str]:
+        files = write(tmp_path / "old.json", sample()), write(tmp_path / "new.json", new)
+        code = exit_code(lambda: compare.main([*files, *flags]))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def is_jax(benchmark: dict[str, Any]) -> bool:
+    info = benchmark["extra_info"]
+    return (info["suite"], info["contender"], info["device"], info["batch"]) == JAX
+
+
+def with_jax(factor: float) -> dict[str, Any]:
+    """The sample with one ratio times `factor`."""
+    content = sample()
+    (info,) = (b["extra_info"] for b in content["benchmarks"] if is_jax(b))
+    info["ratio"] = [value * factor for value in info["ratio"]]
+    return content
+
+
+def without_jax() -> dict[str, Any]:
+    content = sample()
+    content["benchmarks"] = [b for b in content["benchmarks"] if not is_jax(b)]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("factor", "flags", "code", "rows"),
+    [
+        (1, (), 0, 0),
+        (0.9, (), 0, 0),
+        (0.89, (), 1, 1),
+        (1.2, (), 0, 1),
+        (0.89, ("--limit", "0.2"), 0, 0),
+        (0.97, ("--limit", "0.02"), 1, 1),
+    ],
+)
+def test_only_a_drop_beyond_the_limit_fails(
+    compared: Callable[..., tuple[int, str, str]], factor: float, flags: tuple[str, ...], code: int, rows: int
+) -> None:
+    found, out, err = compared(with_jax(factor), *flags)
+    table = [line for line in out.splitlines() if line.startswith("| train_step")]
+    assert (found, len(table)) == (code, rows)
+    assert err.count("\n") == code
+    if rows:
+        assert "| 1024 | JAX, jit of lax.scan | 1.72 (1.58-1.85) |" in table[0]
+        assert f"{factor - 1:+.1%}" in table[0]
+
+
+def test_the_baseline_is_not_compared(compared: Callable[..., tuple[int, str, str]]) -> None:
+    content = sample()
+    content["benchmarks"] = [b for b in content["benchmarks"] if b["extra_info"]["contender"] != "eager"]
+    assert compared(content)[0] == 0
+
+
+def test_what_is_gone_fails_unless_the_new_run_says_why(compared: Callable[..., tuple[int, str, str]]) -> None:
+    content = without_jax()
+    code, out, err = compared(content)
+    assert code == 1
+    assert "gone: train_step, jax, batch 1024, fp32, cpu: it was 1.72" in out
+    assert "1 are gone" in err
+    why = {"suite": "train_step", "contender": "jax", "label": "JAX", "reason": "no wheel", "device": "cpu"}
+    content["not_measured"].append({**why, "batch": 128, "precision": "fp32"})
+    assert compared(content)[0] == 1  # that is about another batch
+    content["not_measured"].append({**why, "batch": 1024, "precision": "fp32"})
+    code, out, _ = compared(content)
+    assert code == 0
+    assert "not measured any more: train_step, jax, batch 1024, fp32, cpu: no wheel" in out
+
+
+def test_new_ones_are_listed_and_another_machine_is_a_warning(compared: Callable[..., tuple[int, str, str]]) -> None:
+    content = sample()
+    content["benchmarks"].append(entry("epoch", "ops", "cpu", 128, 1500.0, 3.0, unit="epoch"))
+    content["machine_info"]["machine"] = "another CPU"
+    code, out, err = compared(content)
+    assert code == 0
+    assert "new: epoch, ops, batch 128, fp32, cpu: 3.00 (2.76-3.24)" in out
+    assert err == "warning: AMD EPYC before, another CPU now; ratios still compare\n"
+
+
+def test_runs_with_nothing_in_common_are_no_pass(compared: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = compared({**sample(), "benchmarks": []})
+    assert code == 1
+    assert "expected benchmarks that" in err
+
+
+@pytest.mark.parametrize("flags", [("--limit", "10"), ("--limit", "a tenth"), ("third.json",)])
+def test_wrong_usage_exits_with_2(compared: Callable[..., tuple[int, str, str]], flags: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        compared(sample(), *flags)
+    assert stopped.value.code == 2
