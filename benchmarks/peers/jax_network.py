@@ -1,7 +1,7 @@
 """The network in JAX, for the peers that are built on it.
 
-XLA's own threads: as many as PyTorch has, unless the environment says otherwise (PJRT_NPROC). XLA flushes denormals on
-a CPU, whatever PyTorch does. Float32 products are told to be float32: on a GPU, JAX's default is TF32, PyTorch's is not.
+XLA's own threads: as many as PyTorch has, unless the environment says otherwise (PJRT_NPROC). On a CPU it flushes
+denormals, whatever PyTorch does. Float32 products are told to be so, as PyTorch's are: on a GPU JAX would take TF32.
 With bf16, products take and give bfloat16 as under PyTorch's autocast; parameters, noise, loss and Adam stay float32.
 """
 

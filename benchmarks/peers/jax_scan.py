@@ -33,17 +33,17 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[T
 
     def train(state: Any, images: Any, order: Any) -> Any:
         def step(state: Any, rows: Any) -> Any:
-            *adam_state, key = state
+            parameters, moments, key = state
             key, noise = jax.random.split(key)
-            loss, gradients = jax.value_and_grad(loss_of)(adam_state[0], batch_of(images, rows), noise)
-            return (*adam(*adam_state, gradients), key), loss
+            loss, gradients = jax.value_and_grad(loss_of)(parameters, batch_of(images, rows), noise)
+            return (*adam(parameters, moments, gradients), key), loss
 
         state, losses = jax.lax.scan(step, state, order)
         return state, losses.mean()
 
     parameters = initial_parameters(device)
     means, squares = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
-    state = jax.device_put((parameters, means, squares, jnp.float32(0), jax.random.key(0)), device)
+    state = jax.device_put((parameters, (means, squares, jnp.float32(0)), jax.random.key(0)), device)
     order = jax.device_put(jnp.zeros((steps, batch), jnp.int32), device)
     compiled = jax.jit(train, donate_argnums=0).lower(state, images, order).compile()
 
@@ -56,8 +56,9 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[T
     return trainer
 
 
-def adam(parameters: Any, means: Any, squares: Any, t: Any, gradients: Any) -> tuple[Any, Any, Any, Any]:
-    """One update, as torch.optim.Adam does it: Kingma and Ba (2015), algorithm 1."""
+def adam(parameters: Any, moments: Any, gradients: Any) -> tuple[Any, Any]:
+    """One update, as torch.optim.Adam does it: Kingma and Ba (2015), algorithm 1. `moments`: both, and the step."""
+    means, squares, t = moments
     t = t + 1
     means = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, means, gradients)
     squares = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, squares, gradients)
@@ -66,4 +67,4 @@ def adam(parameters: Any, means: Any, squares: Any, t: Any, gradients: Any) -> t
     def update(p: Any, m: Any, v: Any) -> Any:
         return p - rate * m / (jnp.sqrt(v / correction) + EPSILON)
 
-    return jax.tree.map(update, parameters, means, squares), means, squares, t
+    return jax.tree.map(update, parameters, means, squares), (means, squares, t)

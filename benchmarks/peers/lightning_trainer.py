@@ -8,12 +8,15 @@ epochs does once.
 """
 
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -51,6 +54,16 @@ class Module(LightningModule):
         return loss
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's advice (more workers, a GPU), and PyTorch's to Lightning, which 2.6 does not heed yet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        yield
+
+
+@quiet()
 def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[Tensor], float]:
     """A trainer on the pixels' device: see `benchmarks.peers`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -67,6 +80,7 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[T
         use_distributed_sampler=False,  # would put a sampler of its own in the order's place
     )
 
+    @quiet()
     def train(order: Tensor) -> float:
         trainer.fit_loop.max_epochs += 1
         trainer.fit(module, DataLoader(dataset, batch_sampler=order.tolist()))

@@ -19,8 +19,10 @@ class Network(nn.Module):
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(D, H), nn.ReLU(), nn.Linear(H, 2 * Z))
         self.decoder = nn.Sequential(nn.Linear(Z, H), nn.ReLU(), nn.Linear(H, D))
-        torch.manual_seed(0)
-        self.load_state_dict(dict(zip(self.state_dict(), vf.VAE().state_dict().values(), strict=True)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            weights = vf.VAE().state_dict().values()
+        self.load_state_dict(dict(zip(self.state_dict(), weights, strict=True)))
 
 
 def floats(pixels: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """NumPyro as its VAE example writes it: SVI, and `lax.fori_loop` over the epoch within one `jit`.
 
-The same: weights, order of the images, the Bernoulli on grey values (`BernoulliLogits.log_prob` is minus the binary
-cross entropy with logits, for any value in [0, 1]), Adam, the mean over the batch (model and guide are scaled by 1/B;
-the example sums). The example's `Trace_ELBO` draws the KL too; here it is `TraceMeanField_ELBO`, which has it in closed
-form as all others do. Not the same: the noise is NumPyro's own, and its Adam comes from jax.example_libraries. Compiled
-when it is built. Threads, denormals and precision: `jax_network`.
+The same: weights, order of the images, the Bernoulli on grey values (its `log_prob` is minus the binary cross entropy
+with logits, once it is told not to make values between 0 and 1 impossible), Adam, the mean over the batch (model and
+guide are scaled by 1/B; the example sums). The example's `Trace_ELBO` samples the KL; `TraceMeanField_ELBO` has it in
+closed form, as all others here do. Not the same: the noise is NumPyro's own, and Adam that of jax.example_libraries.
+Compiled when it is built. Threads, denormals and precision: `jax_network`.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,8 @@ def make_svi(encoder: Any, decoder: Any, batch: int, dtype: Any) -> SVI:
         decode = numpyro.module("decoder", module(decoder), (batch, Z))
         with numpyro.plate("batch", batch):
             z = numpyro.sample("z", dist.Normal(0, 1).expand([Z]).to_event(1))
-            numpyro.sample("x", dist.Bernoulli(logits=decode(z)).to_event(1), obs=x)
+            pixels = dist.Bernoulli(logits=decode(z), validate_args=False)
+            numpyro.sample("x", pixels.to_event(1), obs=x)
 
     def guide(x: Any) -> None:
         encode = numpyro.module("encoder", module(encoder), x.shape)
