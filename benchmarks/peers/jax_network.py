@@ -1,0 +1,61 @@
+"""The network in JAX, for the peers that are built on it.
+
+XLA's own threads: as many as PyTorch has, unless the environment says otherwise (PJRT_NPROC). On a CPU it flushes
+denormals, whatever PyTorch does. Float32 products are told to be so, as PyTorch's are: on a GPU JAX would take TF32.
+With bf16, products take and give bfloat16 as under PyTorch's autocast; parameters, noise, loss and Adam stay float32.
+"""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+
+from benchmarks.peers.network import Network
+
+DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def unavailable(device: str, precision: str) -> str | None:
+    """Why JAX cannot train there, or so."""
+    if precision not in DTYPES:
+        return f"{precision} is not measured: JAX scales no losses, the scaler would be ours"
+    try:
+        jax_device(torch.device(device))
+    except RuntimeError as error:
+        return f"this JAX has no {device}: {str(error).splitlines()[0]}"
+    return None
+
+
+def jax_device(device: torch.device) -> Any:
+    """JAX's name for a device of PyTorch. RuntimeError where it has none."""
+    os.environ.setdefault("PJRT_NPROC", str(torch.get_num_threads()))  # both are read when JAX first looks for devices
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes 3/4 of a GPU that others share
+    return jax.devices(device.type)[device.index or 0]
+
+
+def initial_parameters(device: Any) -> tuple[list[Any], list[Any]]:
+    """The encoder's and the decoder's layers: pairs of weight [n, m] and bias [m], float32."""
+    network = Network()
+
+    def layers(module: torch.nn.Sequential) -> list[Any]:
+        linears = (layer for layer in module if isinstance(layer, torch.nn.Linear))
+        return [jax.device_put((w.weight.detach().t().numpy(), w.bias.detach().numpy()), device) for w in linears]
+
+    return layers(network.encoder), layers(network.decoder)
+
+
+def mlp(layers: Any, x: Any, dtype: Any) -> Any:
+    """Linear, ReLU, linear: [B, n] -> [B, m], float32; products in `dtype`."""
+    (w1, b1), (w2, b2) = layers
+    return linear(jax.nn.relu(linear(x, w1, b1, dtype)), w2, b2, dtype).astype(jnp.float32)
+
+
+def linear(x: Any, w: Any, b: Any, dtype: Any) -> Any:
+    return jnp.dot(x.astype(dtype), w.astype(dtype), precision=jax.lax.Precision.HIGHEST) + b.astype(dtype)
+
+
+def batch_of(images: Any, rows: Any) -> Any:
+    """uint8 images [N, D] and rows [B] -> [B, D], float32 in [0, 1]."""
+    return images[rows].astype(jnp.float32) / 255
