@@ -1,0 +1,139 @@
+"""The benchmarks' own rules: turns and ratios, and no time for whoever trains otherwise than the reference."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vae_fast as vf
+from benchmarks import calls, engines, floors, timing
+from benchmarks.bench_elbo import elbo, objective
+from benchmarks.bench_reparameterize import reparameterize
+from benchmarks.contenders import STEP, Contender
+from benchmarks.facts import Case
+from benchmarks.memory import peak_megabytes
+from benchmarks.ordinary import initial_model
+from benchmarks.training import Work, measure
+
+ROOT = Path(__file__).parents[1]
+CASE = Case("cpu", "fp32", 16)
+
+
+class Pedantic:
+    """pytest-benchmark's fixture as far as `alternate` uses it: setup, then target, for every round."""
+
+    def __init__(self) -> None:
+        self.extra_info: dict[str, Any] = {}
+
+    def pedantic(self, target: Any, setup: Any, rounds: int, warmup_rounds: int) -> None:
+        for _ in range(rounds + warmup_rounds):
+            setup()
+            target()
+
+
+def test_turns_alternate_and_a_ratio_belongs_to_its_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    lasts = {"ours": count(1), "baseline": count(10, 10), "floor": count(1)}  # ratio 10, drifting together
+
+    def took(run: Any, device: str) -> float:
+        run()
+        return next(lasts[said[-1]])
+
+    monkeypatch.setattr(timing, "seconds", took)
+    turns = [timing.Turn(partial(said.append, n), partial(said.append, f"prepare {n}")) for n in lasts]
+    times = timing.alternate(Pedantic(), *turns, rounds=3)
+    assert said == 4 * ["prepare baseline", "baseline", "prepare floor", "floor", "prepare ours", "ours"]
+    assert times.contender == [2, 3, 4]  # the first round warms up
+    assert times.ratio == [10, 10, 10]
+    assert times.of_floor == [1, 1, 1]
+
+
+def test_the_middle_and_the_quartiles() -> None:
+    assert timing.quartiles([5, 1, 4, 2, 3]) == [2, 3, 4]
+    assert timing.quartiles([7.0]) == [7, 7, 7]
+
+
+def lazy(model: vf.VAE, pixels: Tensor, batch: int, precision: str, steps: int, **settings: Any) -> Any:
+    """Leaves out every other step."""
+    train = engines.build(model, pixels, batch, precision, steps // 2, step="autograd")
+    return lambda order: train(order[::2])
+
+
+def with_less_beta(*arguments: Any) -> Any:
+    return engines.build(*arguments, beta=0.5)
+
+
+@pytest.mark.parametrize("build", [lazy, with_less_beta])
+def test_who_does_less_gets_no_time(build: Any) -> None:
+    pixels = vf.load_images("digits").pixels.flatten(1)
+    table = {**STEP, "cheat": Contender("a cheat", build, initial_model, ours=True)}
+    benchmark = Pedantic()
+    with pytest.raises(AssertionError, match=r"a cheat: its first losses: \S+ nats, \S+% from \S+; 0.1% is allowed"):
+        measure(benchmark, Work("train_step", "step", CASE, pixels, 8, 8), "cheat", table, 1)
+    assert benchmark.extra_info == {}
+
+
+@pytest.mark.parametrize("operator", [reparameterize, elbo, objective])
+@pytest.mark.parametrize("wrong", ["result", "gradient"])
+def test_an_operator_whose_numbers_are_wrong_gets_no_time(operator: Any, wrong: str) -> None:
+    right = operator(CASE)
+    way = right.ways["fused"][1]
+
+    def worse(*inputs: Tensor) -> Any:
+        results = way(*inputs)
+        if wrong == "result":
+            return [result * 1.1 + 0.1 for result in results]
+        return [result.detach() + 1.01 * (result - result.detach()) for result in results]
+
+    sets = [right.inputs()]
+    calls.Calls(way, sets, "cpu").check(right.check)
+    with pytest.raises(AssertionError):
+        calls.Calls(worse, sets, "cpu").check(right.check)
+
+
+def test_floors_count_what_is_done() -> None:
+    assert floors.step_flops(1) == 2 * (2 * 784 * 400 + 3 * (400 * 40 + 20 * 400 + 400 * 784))
+    assert floors.step_bytes(0) == 24 * 652_824
+    assert len(floors.products_of_a_step(4, "cpu", "bf16")[1]() or [0] * 11) == 11
+
+
+def test_memory_held_at_once() -> None:
+    def run() -> None:
+        for _ in range(3):
+            torch.ones(1000, 1000)  # 4 MB, freed at once
+        kept = [torch.ones(1000, 1000) for _ in range(2)]
+        del kept
+
+    assert peak_megabytes(run, "cpu") == pytest.approx(8, abs=0.1)
+
+
+def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    test = "benchmarks/bench_train_step.py::test_train_step"
+    ids = [f"{test}[cpu-fp32-1024-{name}]" for name in ("fused-step", "graph-ops")]
+    options = ["--benchmark-only", "--batch=1024", "--rounds=2", f"--benchmark-json={file}", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", *ids, *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text())
+    assert [(m["contender"], m["reason"]) for m in found["not_measured"]] == [("graph-ops", "no CUDA device")]
+    (fused,) = (benchmark["extra_info"] for benchmark in found["benchmarks"])
+    low, middle, high = fused["ratio"]
+    assert 0 < low <= middle <= high
+    assert fused["gflop_per_second"] == pytest.approx(floors.step_flops(1024) / fused["ms"] / 1e6)
+    assert fused["images_per_second"] == pytest.approx(1024e3 / fused["ms"])
+    assert fused["floor"].startswith("matrix products")
+    assert "node" not in found["machine_info"]  # no name of the host
+
+
+def test_pytest_alone_runs_no_benchmark(pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.getini("testpaths") == ["tests"]
