@@ -28,7 +28,7 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[T
         mu, logvar = jnp.split(mlp(encoder, x, dtype), 2, axis=1)
         z = mu + jnp.exp(0.5 * logvar) * jax.random.normal(key, mu.shape)
         logits = mlp(decoder, z, dtype)
-        nll = jnp.sum(jax.nn.softplus(logits) - logits * x)
+        nll = jnp.sum(jnp.maximum(logits, 0) - logits * x + jnp.log1p(jnp.exp(-jnp.abs(logits))))
         return (nll - 0.5 * jnp.sum(1 + logvar - mu**2 - jnp.exp(logvar))) / len(x)
 
     def train(state: Any, images: Any, order: Any) -> Any:
