@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from benchmarks import floors
 from benchmarks.calls import CACHES, time_calls
 from benchmarks.facts import Case
-from benchmarks.ordinary import initial_model
+from benchmarks.network import initial_model
 from benchmarks.timing import Turn
 from vae_fast.adam import Adam
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import vae_fast as vf
 from benchmarks.calls import DIRECTIONS, Operator, Tensors, Way, measure
 from benchmarks.facts import Case
-from benchmarks.ordinary import D, Z
+from benchmarks.network import D, Z
 from vae_fast.compiling import compiled
 from vae_fast.kernels import nll, sample_posterior
 from vae_fast.plan import DTYPES

@@ -9,7 +9,7 @@ from torch import Tensor
 import vae_fast as vf
 from benchmarks.calls import DIRECTIONS, Operator, Tensors, measure
 from benchmarks.facts import Case
-from benchmarks.ordinary import Z
+from benchmarks.network import Z
 from vae_fast.compiling import compiled
 from vae_fast.plan import DTYPES
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from benchmarks import engines, ordinary, peers
-from benchmarks.ordinary import CarefulVAE, CommonVAE, Trainer, initial_model
+from benchmarks.network import Trainer, initial_model
+from benchmarks.ordinary import CarefulVAE, CommonVAE
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.plan import make_plan, require_compiler
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.ordinary import Trainer
+from benchmarks.network import Trainer
 from vae_fast.engine import Engine
 from vae_fast.plan import make_plan
 

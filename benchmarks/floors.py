@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ordinary import D, H, Z
+from benchmarks.network import D, H, Z
 from benchmarks.timing import Call, seconds
 from vae_fast import graphs
 from vae_fast.kernels import products

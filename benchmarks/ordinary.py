@@ -1,8 +1,6 @@
 """The VAE as people write it in PyTorch, from the common script to what a careful user makes of it.
 
-Each `build` takes a network and gives its trainer: a function of the images that its steps take, int64 [S, B] on the
-CPU, that trains on them in this order and returns the mean loss, nats per image, once all is done. All networks begin
-with the weights of `vf.VAE()` under seed 0, and these draw their noise from torch's generator.
+Each `build` takes a network and gives its trainer, which returns once all is done. The noise is of torch's generator.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,20 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import vae_fast as vf
+from benchmarks.network import D, H, Network, Trainer, Z, initial_model
 from vae_fast import graphs
 from vae_fast.compiling import compiled, keep_compiled_code
 from vae_fast.plan import DTYPES
-
-D, H, Z = 784, 400, 20
-Trainer = Callable[[Tensor], float]
-
-
-def initial_model() -> vf.VAE:
-    """The weights that every contender begins with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return vf.VAE()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -44,14 +32,10 @@ class CommonVAE(nn.Module):
         super().__init__()
         self.fc1, self.fc21, self.fc22 = nn.Linear(D, H), nn.Linear(H, Z), nn.Linear(H, Z)
         self.fc3, self.fc4 = nn.Linear(Z, H), nn.Linear(H, D)
-        ours = initial_model()
-        stats = ours.encoder.stats
-        heads = zip(stats.weight.chunk(2), stats.bias.chunk(2), strict=True)
-        _take(self.fc1, ours.encoder.hidden[0].weight, ours.encoder.hidden[0].bias)
-        for layer, (weight, bias) in zip((self.fc21, self.fc22), heads, strict=True):
-            _take(layer, weight, bias)
-        _take(self.fc3, ours.decoder.hidden[0].weight, ours.decoder.hidden[0].bias)
-        _take(self.fc4, ours.decoder.logits.weight, ours.decoder.logits.bias)
+        first, first_bias, stats, stats_bias, *rest = initial_model().state_dict().values()
+        heads = (t for pair in zip(stats.chunk(2), stats_bias.chunk(2), strict=True) for t in pair)
+        weights = (first, first_bias, *heads, *rest)
+        self.load_state_dict(dict(zip(self.state_dict(), weights, strict=True)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = F.relu(self.fc1(x))
@@ -69,26 +53,8 @@ class CommonVAE(nn.Module):
         return torch.cat((self.fc21(h), self.fc22(h)), dim=1)
 
 
-class CarefulVAE(nn.Module):
-    """The same network with good habits: logits, and one product for both halves of the posterior."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        ours = initial_model()
-        self.encoder = nn.Sequential(nn.Linear(D, H), nn.ReLU(), nn.Linear(H, 2 * Z))
-        self.decoder = nn.Sequential(nn.Linear(Z, H), nn.ReLU(), nn.Linear(H, D))
-        for layer, source in (
-            (self.encoder[0], ours.encoder.hidden[0]),
-            (self.encoder[2], ours.encoder.stats),
-            (self.decoder[0], ours.decoder.hidden[0]),
-            (self.decoder[2], ours.decoder.logits),
-        ):
-            _take(layer, source.weight, source.bias)
-
-    def stats(self, x: Tensor) -> Tensor:
-        """With `decoder` what `vae_fast.evaluation` asks of a model; x uint8."""
-        stats: Tensor = self.encoder(x / 255)
-        return stats
+class CarefulVAE(Network):
+    """With good habits: logits, and one product for both halves of the posterior."""
 
     def loss(self, x: Tensor, precision: str) -> Tensor:
         with autocast(x.device, precision):
@@ -233,9 +199,3 @@ def build_captured(model: CarefulVAE, pixels: Tensor, batch: int, precision: str
 
 def _scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
-@torch.no_grad()
-def _take(layer: Any, weight: Any, bias: Any) -> None:
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)

@@ -17,7 +17,8 @@ from benchmarks import floors
 from benchmarks.contenders import BASELINE, Contender
 from benchmarks.facts import Case, describe
 from benchmarks.memory import peak_megabytes
-from benchmarks.ordinary import CarefulVAE, D, Trainer
+from benchmarks.network import D, Trainer
+from benchmarks.ordinary import CarefulVAE
 from benchmarks.timing import Turn, alternate
 from vae_fast.kernels import elbo_loss, reparameterize
 

@@ -20,7 +20,7 @@ from benchmarks.bench_reparameterize import reparameterize
 from benchmarks.contenders import STEP, Contender
 from benchmarks.facts import Case
 from benchmarks.memory import peak_megabytes
-from benchmarks.ordinary import initial_model
+from benchmarks.network import initial_model
 from benchmarks.training import Work, measure
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vae_fast as vf
+from benchmarks.network import Network, Z
 from benchmarks.peers import PEERS, reason
-from benchmarks.peers.network import Network, Z
 
 BATCH, STEPS, CALLS = 50, 10, 2
 NOISE_SEEDS = 8

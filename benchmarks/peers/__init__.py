@@ -1,20 +1,17 @@
 """What else trains this VAE: other frameworks, each the way its own users write it.
 
 Every module has `build(pixels, batch, precision, steps)`, a trainer on the device of the pixels (uint8 [N, 784]), and
-`unavailable(device, precision)`, why there can be none. A trainer takes an order, int64 [steps, batch] on the CPU,
-trains on the batches whose images are order[s], one optimizer step each, and returns the mean loss of these steps in
-nats per image; it goes on from call to call. All train 784-400-20-400-784 from the same weights (`network`), with Adam
-at 1e-3 on grey pixels. Each module's docstring says what could not be made the same.
+`unavailable(device, precision)`, why there can be none. All begin with the weights of `benchmarks.network` and train
+with Adam at 1e-3 on grey pixels. Each module's docstring says what could not be made the same.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
 from torch import Tensor
 
-Trainer = Callable[[Tensor], float]
+from benchmarks.network import Trainer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import torch
 
-from benchmarks.peers.network import Network
+from benchmarks.network import Network
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 

@@ -17,8 +17,8 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
 
+from benchmarks.network import Z
 from benchmarks.peers.jax_network import DTYPES, batch_of, initial_parameters, jax_device, mlp, unavailable
-from benchmarks.peers.network import Z
 
 __all__ = ["build", "unavailable"]
 

@@ -22,7 +22,7 @@ from pythae.trainers.training_callbacks import CallbackHandler
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from benchmarks.peers.network import D, Network, Z, floats
+from benchmarks.network import D, Network, Z, floats
 
 
 def unavailable(device: str, precision: str) -> str | None:
