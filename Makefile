@@ -2,9 +2,11 @@
 
 PYTHON ?= python3
 ARGS ?=
+OLD ?= benchmarks/results/cpu.json
+RESULTS := build/bench/results.json
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint types bench clean
+.PHONY: install demo test test-all lint types bench bench-compare clean
 
 install: .venv/installed
 	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
@@ -38,9 +40,15 @@ types: .venv/installed
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p vae_fast -p benchmarks
 
+# On a CPU under ten minutes. ARGS=--long adds the peers (pip install -c constraints.txt -e '.[peers]') and time_to_elbo.
 bench: .venv/installed
-	$(BIN)/python -m benchmarks.operators
-	$(BIN)/python -m benchmarks.against_ordinary $(ARGS)
+	mkdir -p build/bench
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --benchmark-json $(RESULTS) $(ARGS)
+	$(BIN)/python -m benchmarks.report $(RESULTS) --out build/bench/charts
+
+# Fails where a median ratio to the eager baseline of the same run has dropped by more than a tenth.
+bench-compare: bench
+	$(BIN)/python -m benchmarks.compare $(OLD) $(RESULTS)
 
 # Keeps .venv and runs/.
 clean:

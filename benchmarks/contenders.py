@@ -29,6 +29,8 @@ class Contender:
     compiles: bool = False
     only_on: str | None = None
     """the kind of device, where it is not for all"""
+    package: str | None = None
+    """a peer's distribution, whose version is to be stated"""
     own_threads: bool = False
     """whether it computes on a CPU with other threads than PyTorch's, which have to come to rest first"""
 
@@ -63,7 +65,7 @@ EPOCH: dict[str, Contender] = {
     **{name: contender for name, contender in STEP.items() if name != BASELINE},
 }
 PEERS: dict[str, Contender] = {
-    name: Contender(peer.label, peer.build, None, own_threads=peer.own_threads) for name, peer in peers.PEERS.items()
+    name: Contender(peer.label, peer.build, None, package=peer.package, own_threads=peer.own_threads) for name, peer in peers.PEERS.items()
 }
 
 

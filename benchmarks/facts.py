@@ -5,6 +5,7 @@ import statistics
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def describe(
     *,
     unit: str,
     units: float = 1,
+    package: str | None = None,
     floor: str | None = None,
     images: float | None = None,
     flops: float | None = None,
@@ -45,6 +47,7 @@ def describe(
 
     Args:
         unit, units: what `ms` is of, and how many a round has.
+        package: whose version is to be stated besides.
         floor: the name of what was timed as such.
         images, flops, moved: of a round: images learned from, floating-point operations, bytes moved.
         names: suite, what, contender, label, ours, shape, and whatever else there is to say.
@@ -52,8 +55,11 @@ def describe(
     if not times.contender:  # --benchmark-disable
         return
     seconds = statistics.median(times.contender)
+    known = _facts(case.device)
+    if package is not None:
+        known = {**known, "versions": {**known["versions"], package: version(package)}}
     benchmark.extra_info |= {
-        **_facts(case.device),
+        **known,
         **vars(case),
         "rounds": len(times.contender),
         "unit": unit,

@@ -102,6 +102,7 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
         benchmark,
         case,
         times,
+        package=contender.package,
         unit=work.unit,
         units=work.units,
         floor=floor_name,
@@ -116,6 +117,7 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
         shape=[case.batch, D],
         peak_memory_mb=peak,
         loss=ours.loss,
+        **({"flush_denormals": True} if contender.own_threads and case.device == "cpu" else {}),  # XLA does always
     )
 
 
