@@ -137,6 +137,8 @@ def draw(traces: dict[str, list[Call]], path: Path) -> None:
                     axes.text(
                         part.start - step.start + width / 2, 1.35, part.name, ha="center", va="center", fontsize=9
                     )
+        if not any(part.name in PARTS for part in step.inside):
+            axes.text(0, 1.35, "no ranges inside", va="center", fontsize=9, color="#777777")
         for kind, colour in [(BETWEEN, BETWEEN_COLOUR), *((kind, colour) for kind, (_, colour) in KINDS.items())]:
             bars = [(start - step.start, end - start) for of, start, end in spans(step) if of == kind]
             axes.broken_barh(bars, (0, 1), color=colour, linewidth=0)

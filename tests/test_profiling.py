@@ -19,6 +19,7 @@ from vae_fast import profiling
 from vae_fast.config import profile_window
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.profiling import Profile
+from vae_fast.signals import Interrupted
 from vae_fast.train import main
 
 Small = Callable[..., vf.Config]
@@ -108,19 +109,28 @@ def test_the_window_is_the_fewest_launches_with_all_steps_asked_for(
         assert lines[1:] == [f"profiled steps {opened} to {closed}"]
 
 
-def test_an_error_in_the_window_leaves_what_was_seen(tmp_path: Path) -> None:
-    def run(error: BaseException) -> None:
-        with profiled(vf.Config(profile="torch", profile_steps="0:9"), Counter(), tmp_path, []) as profile:
+@pytest.mark.parametrize(
+    ("begun", "error", "left"),
+    [
+        (True, RunError("diverged"), ["seen.txt"]),
+        (True, Interrupted(15, Path("run")), ["seen.txt"]),
+        (True, KeyboardInterrupt(), []),  # a second one: at once
+        (False, RunError("other images"), []),  # no run, no files
+        (False, torch.OutOfMemoryError(), ["seen.txt"]),
+    ],
+)
+def test_what_was_seen_outlives_an_error(tmp_path: Path, begun: bool, error: BaseException, left: list[str]) -> None:
+    recorder = Counter()
+    with (
+        pytest.raises(type(error)),
+        profiled(vf.Config(profile="torch", profile_steps="0:9"), recorder, tmp_path, []) as profile,
+    ):
+        if begun:
             profile.begin(0, 10, 1)
-            for _ in profile.launches([1, 1], 0):
-                raise error
-
-    with pytest.raises(KeyboardInterrupt):  # a second one: at once
-        run(KeyboardInterrupt())
-    assert not [*tmp_path.iterdir()]
-    with pytest.raises(torch.OutOfMemoryError):
-        run(torch.OutOfMemoryError())
-    assert [path.name for path in tmp_path.iterdir()] == ["seen.txt"]
+        for _ in profile.launches([1, 1], 0):
+            raise error
+    assert [path.name for path in tmp_path.iterdir()] == left
+    assert len(recorder.seen) == 2, "a recorder was left running"
 
 
 def test_what_profiling_takes_is_not_in_the_metrics(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +166,8 @@ def trace(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["torch", "memory"])
 def test_a_profiled_run_learns_the_same_and_leaves_its_trace(plain: vf.Config, tmp_path: Path, kind: str) -> None:
+    from benchmarks import timeline
+
     config = vf.Config(**plain.recorded(), profile=kind, profile_steps="3:7", out=str(tmp_path / "run"))
     assert config.recorded() == plain.recorded()  # the profile is not part of what the run is
     run = vf.fit(config)
@@ -171,6 +183,11 @@ def test_a_profiled_run_learns_the_same_and_leaves_its_trace(plain: vf.Config, t
     for name in ("vae_fast::nll", "vae_fast::sample_posterior"):
         assert names.count(name) >= 4
         assert name in table
+    for step in timeline.steps(folder / "trace.json.gz"):  # as docs/profiling.md draws it: no moment twice, none lost
+        spans = [*timeline.spans(step)]
+        assert (spans[0][1], spans[-1][2]) == (step.start, step.end)
+        assert all(one[2] == two[1] for one, two in itertools.pairwise(spans))
+        assert {"our other operators", "matrix products", timeline.BETWEEN} < set(timeline.totals(step))
     assert ("[memory]" in names) == (kind == "memory")
     assert ("Self CPU Mem" in table or "CPU Mem" in table) == (kind == "memory")
 

@@ -48,9 +48,9 @@ class Profile:
     Attributes:
         seconds: spent so far on starting, stopping and writing.
 
-    Used as `with profile:` around the run, `begin` before its first step and `launches` in each epoch. An error that
-    leaves the context inside the window has what was seen until then written. Raises RunError for a profile that this
-    machine cannot give.
+    Used as `with profile:` around the run, `begin` before its first step and `launches` in each epoch. An error or a
+    signal that ends the run inside the window has what was seen until then written, running out of memory before the
+    first step too. Raises RunError for a profile that this machine cannot give.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Profile:
         profiles = config.profile != "off" and world.is_first and not config.dry_run
         self._recorder = _recorder(config.profile, device) if profiles else None
         self._first, self._last = (0, 0) if self._asked is None else profile_window(self._asked)
-        self._is_open, self._opened, self._step = False, 0, 0
+        self._is_open = self._begun = False
+        self._opened = self._step = 0
         if isinstance(self._recorder, CudaMemory) and self._first == 0:
             self._open()  # before the model is built: who made the memory that steps only use is then known
 
@@ -72,9 +73,14 @@ class Profile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._is_open and isinstance(error, Exception | Interrupted):
-            with suppress(Exception):  # it would hide the one that ended the run
+        if self._recorder is None or not self._is_open:
+            return
+        seen = self._begun and isinstance(error, Exception | Interrupted)
+        with suppress(Exception):  # it would hide the one that ended the run
+            if seen or isinstance(error, torch.OutOfMemoryError):
                 self._close()
+            else:
+                self._recorder.stop()
 
     def begin(self, step: int, total: int, together: int) -> None:
         """Settle the window, and say what it is.
@@ -87,7 +93,7 @@ class Profile:
         """
         if self._recorder is None:
             return
-        self._opened = self._step = step
+        self._begun, self._opened, self._step = True, step, step
         if self._asked is None:
             left = total - step
             self._first = step + (0 if self._kind == "memory" else min(SETTLING * together, left // 2))
