@@ -12,7 +12,7 @@ import gzip
 import json
 import re
 import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,9 +93,9 @@ def spans(call: Call) -> Iterator[tuple[str, float, float]]:
     yield kind, now, call.end
 
 
-def totals(step: Call) -> Counter[str]:
+def totals(step: Call) -> dict[str, float]:
     """ms by kind."""
-    counted: Counter[str] = Counter()
+    counted: dict[str, float] = defaultdict(float)
     for kind, start, end in spans(step):
         counted[kind] += end - start
     return counted
@@ -113,7 +113,7 @@ def table(traces: dict[str, list[Call]]) -> Iterator[str]:
     for kind in (*KINDS, BETWEEN):
         if any(total[kind] for total in counted):
             yield f"| {kind} | " + " | ".join(f"{total[kind]:.2f}" if total[kind] else "" for total in counted) + " |"
-    yield "| the step | " + " | ".join(f"{total.total():.2f}" for total in counted) + " |"
+    yield "| the step | " + " | ".join(f"{sum(total.values()):.2f}" for total in counted) + " |"
     medians = [statistics.median(step.end - step.start for step in found) for found in traces.values()]
     yield "| the median step | " + " | ".join(f"{median:.2f}" for median in medians) + " |"
 

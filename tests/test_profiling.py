@@ -121,14 +121,17 @@ def test_the_window_is_the_fewest_launches_with_all_steps_asked_for(
 )
 def test_what_was_seen_outlives_an_error(tmp_path: Path, begun: bool, error: BaseException, left: list[str]) -> None:
     recorder = Counter()
-    with (
-        pytest.raises(type(error)),
-        profiled(vf.Config(profile="torch", profile_steps="0:9"), recorder, tmp_path, []) as profile,
-    ):
-        if begun:
-            profile.begin(0, 10, 1)
-        for _ in profile.launches([1, 1], 0):
-            raise error
+    profile = profiled(vf.Config(profile="torch", profile_steps="0:9"), recorder, tmp_path, [])
+
+    def run() -> None:
+        with profile:
+            if begun:
+                profile.begin(0, 10, 1)
+            for _ in profile.launches([1, 1], 0):
+                raise error
+
+    with pytest.raises(type(error)):
+        run()
     assert [path.name for path in tmp_path.iterdir()] == left
     assert len(recorder.seen) == 2, "a recorder was left running"
 
