@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_fast.ranges import Mark, unmarked
 from vae_fast.stored import Pixels, Stored
 
 BUFFERS = 3  # one in use, one ready, one being filled
@@ -30,12 +31,13 @@ class Arrivals:
     Args:
         images: a contiguous tensor on the CPU, or `Stored`; uint8 or float32.
         device: where the batches go.
+        mark: puts the range data around the wait for them, and in their thread around each read.
     """
 
-    def __init__(self, images: Pixels, device: torch.device) -> None:
+    def __init__(self, images: Pixels, device: torch.device, mark: Mark = unmarked) -> None:
         if len(images.shape) != 2:
             raise ValueError(f"images: expected [N, D], got {list(images.shape)}")
-        self.images, self.device = images, device
+        self.images, self.device, self._mark = images, device, mark
 
     @contextmanager
     def chunks(self, order: Tensor, sizes: int | Iterable[int]) -> Iterator[Iterator[Tensor]]:
@@ -63,7 +65,7 @@ class Arrivals:
             copies.wait_stream(torch.cuda.current_stream(self.device))
         reader = ThreadPoolExecutor(1, THREAD)
         try:
-            yield _arrive(reader, self.images, buffers, order, reads)
+            yield _arrive(reader, self.images, buffers, order, reads, self._mark)
         finally:
             reader.shutdown(cancel_futures=True)
             if copies is not None:  # memory that is freed now may be given to the consumer's stream
@@ -93,7 +95,12 @@ def _reads(sizes: list[int], batch: int) -> list[list[int]]:
 
 
 def _arrive(
-    reader: ThreadPoolExecutor, images: Pixels, buffers: list["_Buffer"], order: Tensor, reads: list[list[int]]
+    reader: ThreadPoolExecutor,
+    images: Pixels,
+    buffers: list["_Buffer"],
+    order: Tensor,
+    reads: list[list[int]],
+    mark: Mark,
 ) -> Iterator[Tensor]:
     free, left = deque(buffers), zip(reads, order.split([sum(sizes) for sizes in reads]), strict=True)
     coming: deque[tuple[_Buffer, list[int], Future[Tensor]]] = deque()
@@ -101,12 +108,12 @@ def _arrive(
     def read_on() -> None:
         while free and (read := next(left, None)) is not None:
             buffer, (sizes, rows) = free.popleft(), read
-            coming.append((buffer, sizes, reader.submit(buffer.fill, images, rows)))
+            coming.append((buffer, sizes, reader.submit(mark("data", buffer.fill), images, rows)))
 
     read_on()
     while coming:
         buffer, sizes, filled = coming.popleft()
-        batches = filled.result()
+        batches = mark("data", filled.result)()
         buffer.lend()
         yield from batches.split(sizes)
         buffer.take_back()

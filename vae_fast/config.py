@@ -7,6 +7,7 @@ the recipe of pytorch/examples.
 import inspect
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +24,13 @@ RECORDED_TABLES = (
     "environment",
 )  # what a run adds to its config.toml; read past when that file is a config
 CATALOGUE = ("digits", "mnist", "fashion-mnist")  # the data sets that have a name
-NOT_RECORDED = ("resume", "out", "dry_run")  # about one invocation, not about what the run is
+NOT_RECORDED = (
+    "resume",
+    "out",
+    "dry_run",
+    "profile",
+    "profile_steps",
+)  # about one invocation, not about what the run is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +113,11 @@ class Config:
     keep: int = 3
     """checkpoints kept besides the best one"""
     nvtx: bool = False
-    """mark steps, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
+    """mark data, steps and their parts, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
+    profile: Literal["off", "nsys", "torch", "memory"] = "off"
+    """profile some steps: begin and end a capture of Nsight's, or write RUN/profile/ by torch.profiler, or of memory"""
+    profile_steps: str | None = None
+    """A:B, from A steps done until B (default: 20 launches after the first 20; of memory, the first 20)"""
     dry_run: bool = False
     """check settings, data, memory and the output folder, run one step, write nothing"""
 
@@ -214,6 +225,15 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     return settings
 
 
+def profile_window(steps: str) -> tuple[int, int]:
+    """(A, B) of --profile-steps A:B; ConfigError unless 0 <= A < B."""
+    match = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", steps)
+    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    if first >= last:
+        raise ConfigError(f"profile_steps: expected A:B with 0 <= A < B, such as 20:40, got {steps!r}")
+    return first, last
+
+
 def _starting_values(look: _FirstLook) -> dict[str, Any]:
     directory = resumed_directory(look.resume, look.out) if look.resume is not None else None
     if directory is not None:
@@ -269,6 +289,10 @@ def _check_together(c: Config) -> None:
         raise ConfigError(f"weight_decay: expected 0 with optimizer 'adam' (use 'adamw'), got {c.weight_decay!r}")
     if c.lr_warmup > c.epochs:
         raise ConfigError(f"lr_warmup: expected at most the {c.epochs} epochs of the run, got {c.lr_warmup!r}")
+    if c.profile_steps is not None:
+        profile_window(c.profile_steps)
+        if c.profile == "off":
+            raise ConfigError(f"profile_steps: expected --profile with it, got {c.profile_steps!r} alone")
 
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (

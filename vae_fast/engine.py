@@ -22,6 +22,7 @@ from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.ledger import Ledger
 from vae_fast.model import VAE
 from vae_fast.plan import Plan
+from vae_fast.ranges import Mark, unmarked
 from vae_fast.schedules import beta_at, epoch_schedule, learning_rate_at
 from vae_fast.steps import AutogradStep, FusedStep
 from vae_fast.stored import Pixels
@@ -42,6 +43,7 @@ class Engine:
         steps_per_epoch: of batches of config.batch_size.
         capture: how a program is recorded where the plan has CUDA graphs.
         world: the processes that share each batch; this one takes its part of it.
+        mark: puts the ranges of a step's parts around them.
 
     An epoch is `begin_epoch`, then `advance` for each of `launches`, then `finish_epoch`.
     """
@@ -56,6 +58,7 @@ class Engine:
         *,
         capture: graphs.Capture = graphs.capture,
         world: World = ALONE,
+        mark: Mark = unmarked,
     ) -> None:
         self.model, self.config, self.plan = model, config, plan
         self.steps_per_epoch = steps_per_epoch
@@ -77,7 +80,7 @@ class Engine:
         self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
         self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
         step = FusedStep if plan.step == "fused" else AutogradStep
-        self._train = step(model, config, plan, self.optimizer, self._seed, self._step, world)
+        self._train = step(model, config, plan, self.optimizer, self._seed, self._step, world, mark)
         self._capture = capture
         self._graphs: dict[int, graphs.Graph] = {}  # by the number of their steps
         self.graphs_failed: str | None = None  # why there are none although the plan wanted them

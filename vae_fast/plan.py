@@ -168,6 +168,11 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     }
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two of `environment`, of what the first has."""
+    return [f"{key} was {value}, is {now.get(key)}" for key, value in before.items() if now.get(key) != value]
+
+
 def cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

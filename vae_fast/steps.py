@@ -21,6 +21,7 @@ from vae_fast.model import VAE
 from vae_fast.objective import objective
 from vae_fast.pixels import bernoulli_sample
 from vae_fast.plan import DTYPES, Plan
+from vae_fast.ranges import Mark, unmarked
 
 
 class AutogradStep:
@@ -31,10 +32,19 @@ class AutogradStep:
         optimizer: of the model.
         seed, step: 0-d int64, of the noise; the step's number changes between calls.
         world: the processes whose batches together are the run's.
+        mark: puts the ranges forward, backward and optimizer around what they say.
     """
 
     def __init__(
-        self, model: VAE, config: Config, plan: Plan, optimizer: Adam, seed: Tensor, step: Tensor, world: World
+        self,
+        model: VAE,
+        config: Config,
+        plan: Plan,
+        optimizer: Adam,
+        seed: Tensor,
+        step: Tensor,
+        world: World,
+        mark: Mark = unmarked,
     ) -> None:
         self._model, self._config, self._plan = model, config, plan
         self._optimizer, self._seed, self._step = optimizer, seed, step
@@ -44,12 +54,14 @@ class AutogradStep:
         self._parameters = list(model.parameters())
         self._none_skipped = torch.zeros((), device=device)
         self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
-        self._forward = compiled(self._losses) if plan.compile else self._losses
+        self._forward = mark("forward", compiled(self._losses) if plan.compile else self._losses)
+        self._backward, self._update = mark("backward", self._gradients), mark("optimizer", self._updated)
         self.break_off()
 
     def __call__(self, images: Tensor, rows: Tensor | None, rate: Tensor, beta: Tensor) -> Tensor:
         loss, terms = self._forward(images, rows, beta)
-        finite, terms = self._update(loss, rate, terms)
+        gradients, terms = self._world.summed(self._backward(loss), terms)
+        finite = self._update(gradients, rate)
         return torch.where(finite, terms, self._one_skip)
 
     def break_off(self) -> None:
@@ -84,29 +96,39 @@ class AutogradStep:
         terms = (nll.detach().sum(dtype=torch.float64), kl.detach().sum(dtype=torch.float64))
         return loss, torch.stack((loss.detach() * count, *terms, count, self._none_skipped))
 
-    def _update(self, loss: Tensor, rate: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
-        """Backward and optimizer: whether loss and gradients were finite, 0-d bool, and the terms of all processes."""
+    def _gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        """Of the loss, scaled, for each parameter."""
         # 0 * inf is NaN: a loss that is not finite makes every gradient NaN, so that one test serves for both.
         start = self._weight + 0 * loss.detach()
-        gradients = torch.autograd.grad(self._scaler.scale(loss), self._parameters, start)
-        gradients, terms = self._world.summed(gradients, terms)
+        return torch.autograd.grad(self._scaler.scale(loss), self._parameters, start)
+
+    def _updated(self, gradients: tuple[Tensor, ...], rate: Tensor) -> Tensor:
+        """Change the model by gradients of all processes: whether these, and the loss, were finite, 0-d bool."""
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.param_groups[0]["lr"] = rate
         self._scaler.unscale_(self._optimizer)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        return self._optimizer.norm.isfinite(), terms
+        return self._optimizer.norm.isfinite()
 
 
 class FusedStep:
     """The MLP's forward and backward written out, with Adam, in one C++ operator: float32 on a CPU.
 
-    Arguments as for `AutogradStep`.
+    Arguments as for `AutogradStep`; there is nothing to mark inside an operator.
     """
 
     def __init__(
-        self, model: VAE, config: Config, plan: Plan, optimizer: Adam, seed: Tensor, step: Tensor, world: World
+        self,
+        model: VAE,
+        config: Config,
+        plan: Plan,
+        optimizer: Adam,
+        seed: Tensor,
+        step: Tensor,
+        world: World,
+        mark: Mark = unmarked,
     ) -> None:
         self._seed, self._step, self._world = seed, step, world
         self._binarize = config.binarize == "dynamic"

@@ -29,10 +29,11 @@ from vae_fast.feed import Feed
 from vae_fast.memory import require_memory
 from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS
-from vae_fast.plan import Plan, environment, process_settings
+from vae_fast.plan import Plan, changes, environment, process_settings
 from vae_fast.planning import choose_images_feed, choose_plan
-from vae_fast.profiling import ranges
+from vae_fast.profiling import Profile
 from vae_fast.progress import Printer, epoch_line
+from vae_fast.ranges import marks
 from vae_fast.run_directory import RunDirectory
 from vae_fast.signals import Interrupted, collected_signals
 from vae_fast.splits import Splits, prepare
@@ -66,13 +67,14 @@ def fit(config: Config) -> Run:
         feed = world.first(choose_images_feed, config, plan, found, directory, printer)
         splits = world.together(prepare, config, found, feed, printer.line)
         plan = replace(plan, feed=feed)
-        training = world.together(Training, config, plan, splits, directory, printer, world)
-        if config.dry_run:
-            training.rehearse()
-        else:
-            training.begin()
-            training.run()
-            world.first(training.finish)
+        with Profile(config, plan.torch_device, directory.path / "profile", printer.line, world) as profile:
+            training = world.together(Training, config, plan, splits, directory, printer, profile, world)
+            if config.dry_run:
+                training.rehearse()
+            else:
+                training.begin()
+                training.run()
+                world.first(training.finish)
         world.settle()
     return Run(directory.path, training.model, training.metrics)
 
@@ -87,10 +89,12 @@ class Training:
         splits: Splits,
         directory: RunDirectory,
         printer: Printer,
+        profile: Profile,
         world: World = ALONE,
     ) -> None:
         self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
-        self.world = world
+        self.profile, self.world = profile, world
+        self.mark = mark = marks(config.nvtx, profiler=config.profile in ("torch", "memory"))
         device = plan.torch_device
         resident = plan.feed == "device"
         to_come = splits.nbytes if resident and device.type == "cuda" else 0  # a CPU's images are there
@@ -98,8 +102,8 @@ class Training:
         self.feed = Feed(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
         self.model = _new_model(config, splits.image_shape).to(device)
         images = _placed(splits.train, device if resident else None)
-        self.arrivals = None if resident else Arrivals(images, device)
-        self.engine = Engine(self.model, images, config, plan, self.feed.steps_per_epoch, world=world)
+        self.arrivals = None if resident else Arrivals(images, device, mark)
+        self.engine = Engine(self.model, images, config, plan, self.feed.steps_per_epoch, world=world, mark=mark)
         self.held_out = {  # by the name under which metrics report them
             name: _placed(part, device if resident else None)
             for name, part in (("valid", splits.valid), ("test", splits.test))
@@ -109,7 +113,6 @@ class Training:
         self.metrics: list[dict[str, Any]] = []
         self.epoch = 0  # completed
         self.best: dict[str, float] | None = None  # the lowest loss on held-out images, and its step
-        self.range = ranges(config.nvtx)
         self._describe()
 
     def rehearse(self) -> None:
@@ -128,6 +131,8 @@ class Training:
         if self.directory.recorded:
             self._resume()
         self._warm_up()
+        steps = self.config.epochs * self.feed.steps_per_epoch
+        self.world.first(self.profile.begin, self.engine.step_number, steps, max(self.engine.launches(steps)))
         self.metrics = self.world.first(self.directory.cut_metrics, self.epoch)
         self.world.first(self._write_config)
 
@@ -136,8 +141,7 @@ class Training:
         with collected_signals() as received:
             while self.epoch < self.config.epochs:
                 record = self._train_epoch(self.epoch + 1, received)
-                with self.range("evaluation"):
-                    record |= self._evaluate()
+                record |= self.mark("evaluation", self._evaluate)()
                 self._close_epoch(record)
                 if number := self.world.agreed(received, now=True):
                     raise Interrupted(number, self.directory.path)
@@ -201,23 +205,21 @@ class Training:
         """The steps of an epoch from where the run stands: its record, the evaluation's part still missing."""
         total = self.feed.steps_per_epoch
         done = self.engine.step_number - (epoch - 1) * total
-        began = time.perf_counter()
-        order = self.feed.order(epoch)
-        self.engine.begin_epoch(order)
-        launches = self.engine.launches(total - done)
+        began = time.perf_counter() - self.profile.seconds  # what it takes for itself is no step's
+        order = self.mark("data", self._begin_epoch)(epoch)
+        launches, advance = self.engine.launches(total - done), self.mark("step", self.engine.advance)
         with (
             self._batches(order[done:], launches) as batches,
-            self.printer.bar(f"epoch {epoch}", total, done) as advance,
+            self.printer.bar(f"epoch {epoch}", total, done) as show,
         ):
-            for count, images in zip(launches, batches, strict=False):
+            for count, images in zip(self.profile.launches(launches, self.engine.step_number), batches, strict=False):
                 if number := self.world.agreed(received):
                     self._save(self.epoch)
                     raise Interrupted(number, self.directory.path)
-                with self.range("step"):
-                    self.engine.advance(count, images)
-                advance(self.engine.step_number - (epoch - 1) * total, self.engine.recent_loss)
+                advance(count, images)
+                show(self.engine.step_number - (epoch - 1) * total, self.engine.recent_loss)
         averages = self.engine.finish_epoch()  # waits for the device, so the clock is read after it
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - self.profile.seconds - began
         seen = (total - done) * self.config.batch_size
         return {
             "epoch": epoch,
@@ -228,6 +230,11 @@ class Training:
             "lr": self.engine.learning_rate,
             "beta": self.engine.beta,
         }
+
+    def _begin_epoch(self, epoch: int) -> Tensor:
+        order = self.feed.order(epoch)
+        self.engine.begin_epoch(order)
+        return order
 
     def _batches(self, order: Tensor, sizes: list[int]) -> AbstractContextManager[Iterator[Tensor | None]]:
         """What `Engine.advance` is given: nothing where the images are on the device."""
@@ -263,8 +270,8 @@ class Training:
     def _save(self, epoch: int) -> None:
         parameters, optimizer, counters = self.engine.state()
         state = {**counters, "epoch": epoch, "best": self.best}
-        with self.range("checkpoint"):
-            self.world.first(self.directory.save, self.model, parameters, optimizer, state, keep=self.config.keep)
+        save = self.mark("checkpoint", self.directory.save)
+        self.world.first(save, self.model, parameters, optimizer, state, keep=self.config.keep)
 
     def _resume(self) -> None:
         found = self.world.first(self._checkpoint)
@@ -300,12 +307,8 @@ class Training:
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
             self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
         now = environment(self.plan.torch_device, self.world.size)
-        before = self.directory.recorded.get("environment", {})
-        for key, value in before.items():
-            if now.get(key) != value:
-                self.printer.line(
-                    f"warning: not bit-exact with the start of the run: {key} was {value}, is {now.get(key)}"
-                )
+        for change in changes(self.directory.recorded.get("environment", {}), now):
+            self.printer.line(f"warning: not bit-exact with the start of the run: {change}")
 
     def _describe(self) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
