@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint types bench clean
+.PHONY: install demo test test-all lint types bench gpu clean
 
 install: .venv/installed
 	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
@@ -41,6 +41,16 @@ types: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.against_ordinary $(ARGS)
+
+# With a PYTHON of one's own no .venv is made: the C++ operators are built in place with that Python's torch, nothing is
+# installed, and what it lacks is taken from the wheels in WHEELS.
+ifeq ($(origin PYTHON),file)
+gpu: .venv/installed
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+else
+gpu:
+	$(PYTHON) -m benchmarks.gpu --build $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+endif
 
 # Keeps .venv and runs/.
 clean:

@@ -1,8 +1,8 @@
 """All there is to know of this project on one GPU, in some minutes and one folder. `python -m benchmarks.gpu --out DIR`
 
-Environment, tests, memory checker, benchmarks, tables, charts, and whether each target for GPUs was met; DIR.tar.gz holds
-all of it. Without a GPU all is checked that can be, and every target is "not measured". Exits with 1 where a test, the
-memory checker or a benchmark failed or found no time, not where a target was missed.
+Environment, tests, memory checker, benchmarks, tables, charts, and whether each target for GPUs was met; DIR.tar.gz
+holds it all. Without a GPU all is checked that can be, and every target is "not measured". Exits with 1 where a test,
+the memory checker or a benchmark failed or found no time, not where a target was missed.
 
 vae_fast need not be installed, only what it needs: this file runs on the standard library, and all it starts finds
 vae_fast in a tree of links, and packages that are missing in wheels.
@@ -17,23 +17,20 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.stages import GRACE, PASSED, Outcome, Stage, together
+from benchmarks.uninstalled import FOR_BUILDING, NEEDED, ROOT, linked_tree, missing, remedy, unpacked
 
-ROOT = Path(__file__).resolve().parents[1]
-NEEDED = {  # what is imported, and the distribution that brings it
-    **{name: name for name in ("torch", "numpy", "safetensors", "typeguard", "rich", "platformdirs", "matplotlib")},
-    **{name: name for name in ("tyro", "docstring_parser", "mdurl", "pytest", "hypothesis", "triton")},
-    **{"tomli_w": "tomli-w", "PIL": "pillow", "markdown_it": "markdown-it-py", "pygments": "pygments"},
-    **{"pytest_benchmark": "pytest-benchmark", "typing_extensions": "typing-extensions"},
-}
-FOR_BUILDING = {"setuptools": "setuptools", "cmake": "cmake", "ninja": "ninja"}
 RESULTS = "results.json"
+MINUTES = 8.0
 REPORTING = 45.0  # seconds kept for tables, charts and verdicts
+# By what they are worth: the engine, its rivals, the rest.
+CONTENDERS = ("graph-ops", "reduce-overhead", "graph", "compile-ops", "compile", "ops", "eager-tuned", "eager")
+LOSSES = tuple(f"elbo-{direction}-{name}" for name in ("fused", "compile") for direction in ("forward", "backward"))
 PROBE = """
 import json, torch
 from vae_fast.catalogue import find_known
@@ -42,39 +39,33 @@ from vae_fast.plan import auto_precision
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 print(json.dumps({"device": device.type, "precision": auto_precision(device)[0], "operators": choice.preferred(device),
     "name": torch.cuda.get_device_name() if device.type == "cuda" else "no CUDA device", "torch": torch.__version__,
-    "images": "MNIST" if find_known("mnist") else "digits, in the place of MNIST: VAE_FAST_DATA names no folder of it"}))
+    "images": "MNIST" if find_known("mnist") else "digits for want of MNIST, whose folder VAE_FAST_DATA may name"}))
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="the folder (default: build/gpu)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="that all may take (default: 8)")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="that all may take (default: 8)")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels; what is missing here is taken from them")
     parser.add_argument("--build", action="store_true", help="build the C++ operators in place, for this Python")
     chosen = parser.parse_args(arguments)
-    deadline = time.monotonic() + 60 * chosen.minutes
+    began = time.monotonic()
     folder = chosen.out.resolve()
     try:
         _emptied(folder)
-        site = _unpacked(chosen.wheels, folder / "site")
+        site = unpacked(chosen.wheels, folder / "site")
     except (ValueError, subprocess.CalledProcessError) as error:
         return _refused(str(error))
-    if missing := _missing(NEEDED):
-        return _refused(f"not installed: {', '.join(missing)}. {_remedy(missing)}")
+    if lacking := missing(NEEDED):
+        return _refused(f"not installed: {', '.join(lacking)}. {remedy(lacking)}")
     tree = linked_tree(folder / "tree")
-    run = Run(folder, tree, [tree, *site], deadline)
-    if chosen.build and (absent := _missing(FOR_BUILDING)):
+    run = Run(folder, tree, [tree, *site], began, chosen.minutes)
+    if chosen.build and (absent := missing(FOR_BUILDING)):
         print(f"the C++ operators need {', '.join(absent)} to be built")
     elif chosen.build:
-        run.stages(
-            [
-                Stage(
-                    name="C++", command=[sys.executable, "setup.py", "build_ext", "--inplace"], most=75, impossible=[""]
-                )
-            ],
-            ROOT,
-        )
+        build = ("setup.py", "build_ext", "--inplace")
+        run.stages([run.python("C++", *build, most=75, needed=False, impossible=[""])], ROOT)
     known = run.look()
     if known is not None:
         (on_a_gpu if known["device"] == "cuda" else without_a_gpu)(run, known["precision"])
@@ -88,9 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class Run:
     """Stages into a folder, within a budget, by a Python that finds vae_fast in a tree."""
 
-    def __init__(self, folder: Path, tree: Path, paths: Iterable[Path], deadline: float) -> None:
-        self.folder, self.tree, self.deadline = folder, tree, deadline
+    def __init__(self, folder: Path, tree: Path, paths: Iterable[Path], began: float, minutes: float) -> None:
+        self.folder, self.tree, self.deadline = folder, tree, began + 60 * minutes
         self.outcomes: list[Outcome] = []
+        self._scale = minutes / MINUTES  # of what each stage may take
         found = [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.env = {**os.environ, "PYTHONPATH": os.pathsep.join(found), "PYTHONUNBUFFERED": "1"}
         if data := os.environ.get("VAE_FAST_DATA"):
@@ -98,6 +90,7 @@ class Run:
 
     def stages(self, stages: Iterable[Stage], cwd: Path | None = None, kept: float = REPORTING) -> None:
         """All at the same time; `kept` seconds are left over for what comes after."""
+        stages = [replace(stage, most=stage.most * self._scale) for stage in stages]
         done = together(stages, self.deadline - kept - GRACE, self.folder, cwd or self.tree, self.env)
         for outcome in done:
             print(f"{outcome.name:<16} {outcome.status:<13} {outcome.seconds:5.0f} s  {outcome.log}", flush=True)
@@ -112,7 +105,9 @@ class Run:
         return self.python(name, *common, *arguments, most=most, **settings)
 
     def tests(self, name: str, *arguments: str, most: float) -> Stage:
-        return self.pytest(name, *arguments, "-rs", f"--junit-xml={self.folder / name}.xml", most=most)
+        several = ("-n", "4") if find_spec("xdist") and (os.cpu_count() or 1) >= 8 else ()  # most of it is compiling
+        junit = f"--junit-xml={self.folder / name}.xml"
+        return self.pytest(name, *arguments, "-rs", junit, *several, most=most)
 
     def benchmarks(self, name: str, *arguments: str, rounds: int, most: float, **settings: Any) -> Stage:
         file = f"--benchmark-json={self.folder / f'results-{name}.json'}"
@@ -132,7 +127,7 @@ class Run:
         if self.outcomes[-len(stages)].status != PASSED:
             return None
         known: dict[str, str] = json.loads((self.folder / "probe.json").read_text().splitlines()[-1])
-        print(", ".join(known.values()), flush=True)
+        print(_said(known), flush=True)
         return known
 
     def report(self, known: dict[str, str] | None) -> None:
@@ -152,7 +147,7 @@ class Run:
         summary = {"machine": known, "stages": [vars(outcome) for outcome in self.outcomes], "targets": judged}
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
         rows = [f"| {o.name} | {o.status} | {o.seconds:.0f} | {o.log or '-'} |" for o in self.outcomes]
-        what = ", ".join(known.values()) if known else "vae_fast could not be imported: see probe.log"
+        what = _said(known) if known else "vae_fast could not be imported: see probe.log"
         targets = (self.folder / "targets.md").read_text() if judged else "The targets could not be judged."
         lines = ["# One run on a GPU", "", what, "", "## Targets", "", targets, "## Stages", ""]
         lines += ["| stage | how it ended | seconds | log |", "| --- | --- | ---: | --- |", *rows, ""]
@@ -172,21 +167,19 @@ def on_a_gpu(run: Run, precision: str) -> None:
         ]
     )
     run.stages([run.tests("tests-bytes", "tests/test_gpu.py", "-k", "nearly_as_fast", most=40)])
-    first = ("graph-ops", "reduce-overhead", "graph", "compile-ops", "compile", "ops", "eager-tuned", "eager")
-    fused = [f"elbo-{what}-{name}" for name in ("fused", "compile") for what in ("forward", "backward")]
-    step, loss, epoch = "train_step", "elbo", "epoch"
-    small, large = f"cuda-{precision}-128", f"cuda-{precision}-4096"
+    small, large, largest = (f"cuda-{precision}-{batch}" for batch in (128, 4096, 8192))
+    step, few = "train_step", CONTENDERS[:3]
     for stage in (
-        run.benchmarks("step-128", *ids(step, small, first), "--batch", "128", rounds=7, most=110),
-        run.benchmarks("step-4096", *ids(step, large, first[:3]), "--batch", "4096", rounds=7, most=45),
-        run.benchmarks("loss", *ids(loss, f"cuda-{precision}-8192", fused), "--batch", "8192", rounds=9, most=45),
+        run.benchmarks("step-128", *ids(step, small, CONTENDERS), "--batch", "128", rounds=7, most=110),
+        run.benchmarks("step-4096", *ids(step, large, few), "--batch", "4096", rounds=7, most=45),
+        run.benchmarks("loss", *ids("elbo", largest, LOSSES), "--batch", "8192", rounds=9, most=45),
         run.benchmarks(
-            "epoch", *ids(epoch, small, ["graph-ops", "jax"]), "--batch", "128", "--long", rounds=3, most=75
+            "epoch", *ids("epoch", small, ["graph-ops", "jax"]), "--batch", "128", "--long", rounds=3, most=75
         ),
         sanitizer("racecheck", most=60, needed=False),
         run.benchmarks("adam", "benchmarks/bench_adam.py", rounds=5, most=30, needed=False),
         run.benchmarks(
-            "step-fp32", *ids(step, "cuda-fp32-128", first[:3]), "--batch", "128", rounds=5, most=60, needed=False
+            "step-fp32", *ids(step, "cuda-fp32-128", few), "--batch", "128", rounds=5, most=60, needed=False
         ),
         run.benchmarks(
             "time_to_elbo", *ids("time_to_elbo", small, ["graph-ops"]), "--long", rounds=1, most=120, needed=False
@@ -200,13 +193,15 @@ def without_a_gpu(run: Run, precision: str) -> None:
     print("this machine has no GPU that torch can use: what can be checked without one is", flush=True)
     gpu = ("tests/test_gpu.py", "tests/test_engine_gpu.py", "tests/test_distributed.py")
     kernel = "from benchmarks.kernel_resources import resources; print(resources('reparameterize_fwd, bf16', 'sm_90'))"
+    case = f"cpu-{precision}-128"
+    named = [*ids("train_step", case, CONTENDERS), *ids("elbo", case, LOSSES)]
+    named += [*ids("epoch", case, ["graph-ops", "jax"]), *ids("time_to_elbo", case, ["graph-ops"])]
+    small = ("benchmarks/bench_adam.py", *ids("train_step", "cpu-fp32-128", ["eager-tuned"]))
     for stage in (
-        run.pytest("tests", *gpu, "-rs", "-k", "not processes and not run and not torchrun", "--collect-only", most=60),
-        run.pytest("benchmarks", "benchmarks", "--collect-only", most=60),
+        run.pytest("tests", *gpu, "--collect-only", most=60),
+        run.pytest("benchmarks", *named, "benchmarks", "--collect-only", most=60),
         run.python("kernel", "-c", kernel, most=60),
-        run.benchmarks(
-            "adam", "benchmarks/bench_adam.py", *ids("train_step", "cpu-fp32-128", ["eager-tuned"]), rounds=1, most=60
-        ),
+        run.benchmarks("small-benchmark", *small, "--batch", "128", rounds=1, most=60),
     ):
         run.stages([stage])
 
@@ -223,14 +218,14 @@ def sanitizer(tool: str, most: float, needed: bool = True) -> Stage:
     Because inside one of the caching allocator's any access is allowed.
     """
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    options = ("--error-exitcode", "9", "--target-processes", "application-only", "--report-api-errors", "no")
-    if tool != "memcheck":
-        options = options[:4]
+    options = ["--error-exitcode", "9", "--target-processes", "application-only"]
+    if tool == "memcheck":
+        options += ["--report-api-errors", "no"]  # torch probes for functions that a driver need not have
     command = [program or "compute-sanitizer", "--tool", tool, *options, sys.executable, "tests/every_kernel.py"]
     where = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1")
-    absent = ("Device not supported", "No such file or directory")
+    refusals = ("Device not supported",) if program else ("No such file or directory",)
     return Stage(
-        name=tool, command=[*where, *command], most=most, needed=needed and program is not None, impossible=absent
+        name=tool, command=[*where, *command], most=most, needed=needed and program is not None, impossible=refusals
     )
 
 
@@ -257,14 +252,8 @@ def merged(files: Iterable[Path]) -> dict[str, Any] | None:
     return whole or None
 
 
-def linked_tree(tree: Path) -> Path:
-    """vae_fast with its kernels, tests and benchmarks, as an install and a clone would show them."""
-    (tree / "vae_fast").mkdir(parents=True)
-    for path in [*(ROOT / "vae_fast").iterdir(), ROOT / "kernels"]:
-        (tree / "vae_fast" / path.name).symlink_to(path)
-    for name in ("benchmarks", "tests", "pyproject.toml"):
-        (tree / name).symlink_to(ROOT / name)
-    return tree
+def _said(known: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {fact}" for name, fact in known.items())
 
 
 def packed(folder: Path) -> Path:
@@ -283,42 +272,6 @@ def _emptied(folder: Path) -> None:
         raise ValueError(f"--out: expected a folder that is new, empty or of an earlier run, got {folder}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-
-
-def _unpacked(wheels: Path | None, site: Path) -> list[Path]:
-    """What is missing here out of a folder of wheels; found by this process too."""
-    if wheels is None:
-        return []
-    if not wheels.is_dir():
-        raise ValueError(f"--wheels: expected a folder of wheels, got {wheels}")
-    wanted = [str(w) for w in sorted(wheels.glob("*.whl")) if not _is_installed(w.name.split("-")[0])]
-    if not wanted:
-        return []
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site))
-    subprocess.run([*pip, *wanted], check=True)
-    sys.path.append(str(site))
-    return [site]
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _missing(modules: dict[str, str]) -> list[str]:
-    return [distribution for module, distribution in modules.items() if find_spec(module) is None]
-
-
-def _remedy(distributions: Sequence[str]) -> str:
-    tags = " ".join(f"--platform manylinux{tag}_x86_64" for tag in ("_2_28", "_2_17", "2014"))
-    python = f"--python-version {sys.version_info.major}.{sys.version_info.minor} --implementation cp {tags}"
-    return (
-        f"Where there is a network: python3 -m pip download -d wheels --no-deps --only-binary=:all: {python} "
-        f"{' '.join(distributions)}; then here: make gpu PYTHON={sys.executable} WHEELS=wheels"
-    )
 
 
 def _refused(line: str) -> int:

@@ -5,6 +5,7 @@ write what it has; some seconds later the whole group is killed. Needs the stand
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -122,7 +123,7 @@ def _killed_at_the_end() -> Iterator[list[_Running]]:
 def _started(stage: Stage, folder: Path, cwd: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes] | None":
     """None, with a line in the log, where there is no such program."""
     with (folder / stage.log).open("wb") as log, (folder / (stage.output or stage.log)).open("ab") as output:
-        log.write(f"$ {' '.join(stage.command)}\n".encode())
+        log.write(f"$ {shlex.join(stage.command)}\n".encode())
         log.flush()
         settings: dict[str, Any] = {"cwd": cwd, "env": dict(env), "start_new_session": True}
         try:

@@ -1,7 +1,7 @@
 """What a GPU should reach, and whether it did. `python -m benchmarks.targets RESULTS.json --json FILE`
 
-Each target is met, missed or not measured, by the median; the figure has its spread, quartiles over the rounds, where it
-is a ratio. They are meant for an H200-class GPU, mixed precision on all sides, MNIST and 784-400-20-400-784.
+Each target is met, missed or not measured, by the median; a figure that is a ratio has its spread, the quartiles over
+the rounds. They are meant for an H200-class GPU, mixed precision on all sides, MNIST and 784-400-20-400-784.
 """
 
 import argparse

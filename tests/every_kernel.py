@@ -1,4 +1,4 @@
-"""Every Triton kernel at odd shapes, dtypes and layouts, held against the reference: a process for compute-sanitizer."""
+"""Every Triton kernel at odd shapes and layouts, held against the reference: a process for compute-sanitizer."""
 
 import torch
 
