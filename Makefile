@@ -6,7 +6,7 @@ OLD ?= benchmarks/results/cpu.json
 RESULTS := build/bench/results.json
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint types bench bench-compare clean
+.PHONY: install demo test test-all lint types bench bench-compare gpu clean
 
 install: .venv/installed
 	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
@@ -49,6 +49,16 @@ bench: .venv/installed
 # Fails where a median ratio to the eager baseline of the same run has dropped by more than a tenth.
 bench-compare: bench
 	$(BIN)/python -m benchmarks.compare $(OLD) $(RESULTS)
+
+# With a PYTHON of one's own no .venv is made: the C++ operators are built in place with that Python's torch, nothing is
+# installed, and what it lacks is taken from the wheels in WHEELS.
+ifeq ($(origin PYTHON),file)
+gpu: .venv/installed
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+else
+gpu:
+	$(PYTHON) -m benchmarks.gpu --build $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+endif
 
 # Keeps .venv and runs/.
 clean:

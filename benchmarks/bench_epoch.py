@@ -12,8 +12,8 @@ from benchmarks.training import Work, measure
 
 EPOCH_IMAGES = 60_000  # what `ms` is of, however many of them a round trains on
 ROUND_IMAGES = {"cpu": 12_800, "cuda": 60_000}
-# Another library's threads and PyTorch's disturb each other for a while after a change: blocks of a second or more.
-LONG_ROUND_IMAGES = {"cpu": 76_800, "cuda": 600_000}
+# On a CPU another library's threads and PyTorch's disturb each other after a change: blocks of a second or more.
+LONG_ROUND_IMAGES = {"cpu": 76_800, "cuda": 60_000}
 TABLE = EPOCH | PEERS
 
 

@@ -18,7 +18,6 @@ from benchmarks.memory import peak_megabytes
 from benchmarks.timing import Call, Turn, alternate
 
 DIRECTIONS = ("forward", "backward", "both")
-CACHES = 2  # how many times the last cache the inputs fill
 FEWEST_SETS, MOST_SETS = 4, 256
 Tensors = Sequence[Tensor]
 Way = Callable[..., Tensors]
@@ -54,6 +53,7 @@ class Calls:
         self._wanted = [[t for t in inputs if t.requires_grad] for inputs in sets]
         self._gradients = [[torch.randn_like(result) for result in way(*inputs)] for inputs in sets]
         self._results: list[Tensors] = []
+        self._found: list[Tensors] = []
         self._graphs = self._recorded() if device == "cuda" else None
 
     def check(self, check: Check) -> None:
@@ -81,6 +81,11 @@ class Calls:
         for results, wanted, gradients in zip(self._results, self._wanted, self._gradients, strict=True):
             torch.autograd.grad(results, wanted, gradients)
 
+    def _backward_kept(self) -> None:
+        """Their results stay, so that each call writes to a place of its own: else all would stay in the cache."""
+        parts = zip(self._results, self._wanted, self._gradients, strict=True)
+        self._found = [torch.autograd.grad(*part) for part in parts]
+
     def _both(self) -> None:
         for inputs, wanted, gradients in zip(self._sets, self._wanted, self._gradients, strict=True):
             torch.autograd.grad(self._way(*inputs), wanted, gradients)
@@ -97,7 +102,7 @@ class Calls:
         with torch.cuda.graph(forward):
             self._forward_kept()
         with torch.cuda.graph(backward, pool=forward.pool()):
-            self._backward()
+            self._backward_kept()
         return forward, backward
 
 
@@ -151,5 +156,5 @@ def time_calls(
 
 def _sets(operator: Operator, device: str) -> list[Tensors]:
     first = operator.inputs()
-    wanted = CACHES * floors.cache_bytes(device) // floors.tensor_bytes(*first)
+    wanted = floors.beyond_caches(device) // floors.tensor_bytes(*first)
     return [first, *(operator.inputs() for _ in range(min(MOST_SETS, max(FEWEST_SETS, wanted)) - 1))]

@@ -14,7 +14,7 @@ import torch
 from benchmarks.timing import Rounds
 from vae_fast.plan import environment
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).absolute().parents[1]  # where links lead elsewhere, vae_fast is not whole
 
 
 @dataclass(frozen=True)

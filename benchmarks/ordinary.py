@@ -136,6 +136,7 @@ def build_compiled(model: CarefulVAE, pixels: Tensor, batch: int, precision: str
 def build_reduce_overhead(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
     """torch.compile(mode="reduce-overhead"), which records CUDA graphs by itself."""
     keep_compiled_code()
+    torch._dynamo.mark_static_address(pixels)  # else its graphs copy all images to a place of their own at each step
     compiler = partial(torch.compile, mode="reduce-overhead", fullgraph=True)
     return _careful(model, pixels, precision, compiler)
 

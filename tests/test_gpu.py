@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,25 +247,7 @@ def test_a_device_that_is_not_the_current_one() -> None:
 
 
 SANITIZER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-UNDER_SANITIZER = """
-import torch
-from vae_fast.kernels import random_bits, reference
-from vae_fast.testing import *
-
-random_bits(41, 7, 1, 2, impl="triton", device="cuda")
-shapes = [(1, 1, 1), (41, 401, 3), (3, 2049, 33), (5, 9, 300)]
-for (b, d, z), layout in zip(shapes, [*LAYOUTS, "strided"], strict=True):
-    latents = posterior(b, z, layout, torch.bfloat16, "cuda")
-    check_reparameterize("triton", *latents)
-    check_sample_posterior("triton", encoded(b, z, layout, torch.bfloat16, "cuda"))
-    for likelihood in reference.LIKELIHOODS:
-        for log_scale in scales(likelihood, d, "cuda"):
-            pixels = images(b, d, layout, torch.uint8, torch.bfloat16, "cuda")
-            check_elbo("triton", *pixels, *latents, likelihood, log_scale)
-            check_nll("triton", *pixels, likelihood, log_scale)
-torch.cuda.synchronize()
-print("all calls done")
-"""
+EVERY_KERNEL = Path(__file__).with_name("every_kernel.py")
 
 
 @pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer is neither on PATH nor in /usr/local/cuda/bin")
@@ -273,7 +256,7 @@ def test_no_access_is_out_of_bounds() -> None:
     options = ("--tool", "memcheck", "--error-exitcode", "9", "--target-processes", "application-only")
     quiet = ("--report-api-errors", "no")  # torch probes for functions that a driver need not have
     done = subprocess.run(
-        [str(SANITIZER), *options, *quiet, sys.executable, "-c", UNDER_SANITIZER],
+        [str(SANITIZER), *options, *quiet, sys.executable, str(EVERY_KERNEL)],
         env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         capture_output=True,
         text=True,

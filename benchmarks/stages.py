@@ -1,0 +1,145 @@
+"""Commands that run within a budget of time: one that fails or hangs is recorded, and the next one runs.
+
+Each has a log and a process group of its own. At the end of its time it is asked to stop as by Ctrl-C, so that it can
+write what it has; some seconds later the whole group is killed. Needs the standard library alone.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GRACE = 10.0  # seconds between asking and killing
+POLL = 0.05
+PASSED, FAILED, CUT_SHORT, NOT_BEGUN, IMPOSSIBLE = "passed", "failed", "out of time", "no time left", "not possible"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A command, and how long it may take.
+
+    Args:
+        most: seconds it is given; least: with less than that left it is not begun.
+        needed: whether the whole is incomplete where time did not suffice for it.
+        impossible: texts in the log of a command that failed because this machine does not let it run.
+        output: the file for its stdout, where that is not to stand in the log.
+    """
+
+    name: str
+    command: Sequence[str]
+    most: float
+    least: float = 5.0
+    needed: bool = True
+    impossible: Sequence[str] = ()
+    output: str = ""
+
+    @property
+    def log(self) -> str:
+        return f"{self.name}.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended, after how many seconds, and the file that holds what it printed."""
+
+    name: str
+    status: str
+    seconds: float
+    log: str
+    needed: bool = True
+
+    @property
+    def is_wrong(self) -> bool:
+        return self.status == FAILED or (self.needed and self.status in (CUT_SHORT, NOT_BEGUN))
+
+
+@dataclass
+class _Running:
+    stage: Stage
+    process: "subprocess.Popen[bytes]"
+    began: float
+    end: float
+    asked: bool = False
+
+    def is_over(self) -> bool:
+        """Whether it has ended; asks it to, and then makes it."""
+        now = time.monotonic()
+        if self.process.poll() is None:
+            if now > self.end + GRACE:
+                self.kill()
+                self.process.wait()
+            elif now > self.end and not self.asked:
+                self.asked = True
+                self.process.send_signal(signal.SIGINT)
+        return self.process.returncode is not None
+
+    def kill(self) -> None:
+        """It and whatever it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def together(
+    stages: Iterable[Stage], deadline: float, folder: Path, cwd: Path, env: Mapping[str, str]
+) -> list[Outcome]:
+    """Run stages at the same time, their logs into `folder`; all are over GRACE after `deadline` (time.monotonic's)."""
+    outcomes: dict[str, Outcome] = {}
+    with _killed_at_the_end() as running:
+        for stage in stages:
+            now = time.monotonic()
+            allowed = min(stage.most, deadline - now)
+            if allowed < stage.least:
+                outcomes[stage.name] = Outcome(stage.name, NOT_BEGUN, 0.0, "", stage.needed)
+                continue
+            outcomes[stage.name] = Outcome(stage.name, FAILED, 0.0, stage.log, stage.needed)  # keeps the order
+            process = _started(stage, folder, cwd, env)
+            if process is not None:
+                running.append(_Running(stage, process, now, now + allowed))
+        while running:
+            for one in [one for one in running if one.is_over()]:
+                one.kill()  # what it has left behind
+                running.remove(one)
+                outcomes[one.stage.name] = _outcome(one, folder / one.stage.log)
+            time.sleep(POLL)
+    return list(outcomes.values())
+
+
+@contextmanager
+def _killed_at_the_end() -> Iterator[list[_Running]]:
+    running: list[_Running] = []
+    try:
+        yield running
+    finally:
+        for one in running:
+            one.kill()
+
+
+def _started(stage: Stage, folder: Path, cwd: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes] | None":
+    """None, with a line in the log, where there is no such program."""
+    with (folder / stage.log).open("wb") as log, (folder / (stage.output or stage.log)).open("ab") as output:
+        log.write(f"$ {shlex.join(stage.command)}\n".encode())
+        log.flush()
+        settings: dict[str, Any] = {"cwd": cwd, "env": dict(env), "start_new_session": True}
+        try:
+            return subprocess.Popen(stage.command, stdin=subprocess.DEVNULL, stdout=output, stderr=log, **settings)
+        except OSError as error:
+            log.write(f"{error}\n".encode())
+            return None
+
+
+def _outcome(one: _Running, log: Path) -> Outcome:
+    stage, took = one.stage, time.monotonic() - one.began
+    if one.asked:
+        status = CUT_SHORT
+    elif one.process.returncode == 0:
+        status = PASSED
+    else:
+        printed = log.read_text(encoding="utf-8", errors="replace")
+        status = IMPOSSIBLE if any(text in printed for text in stage.impossible) else FAILED
+    return Outcome(stage.name, status, took, stage.log, stage.needed)
