@@ -146,7 +146,8 @@ def time_calls(
     """
     contender, baseline = turns
     floor = Turn(floors.copy_of(moved, case.device, calls))
-    times = alternate(benchmark, contender, baseline, floor, rounds, case.device)
+    sweep = floors.sweep(case.device)
+    times = alternate(benchmark, contender, baseline, floor, rounds, case.device, between=sweep)
     contender.prepare()
     names |= {"peak_memory_mb": peak_megabytes(contender.run, case.device)}
     describe(

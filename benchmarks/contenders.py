@@ -40,7 +40,7 @@ _CAREFUL = partial(Contender, network=CarefulVAE)
 _COMPILED = partial(_CAREFUL, compiles=True)
 _ENGINE = partial(Contender, network=initial_model, ours=True)
 STEP: dict[str, Contender] = {
-    BASELINE: _COMMON("eager, as people write it; images resident", ordinary.build_common),
+    BASELINE: _COMMON("eager, images resident: as people write it", ordinary.build_common),
     "eager-tuned": _CAREFUL("eager, good habits: logits, fused Adam, no .item()", ordinary.build_careful),
     "compile": _COMPILED("torch.compile, fused Adam", ordinary.build_compiled),
     "reduce-overhead": _COMPILED(
@@ -60,12 +60,13 @@ STEP: dict[str, Contender] = {
     "fused-step": _ENGINE("vae_fast, a step as one operator", partial(engines.build, step="fused"), only_on="cpu"),
 }
 EPOCH: dict[str, Contender] = {
-    BASELINE: _COMMON("eager, as people write it; DataLoader", ordinary.build_loaded),
+    BASELINE: _COMMON("eager with DataLoader: as people write it", ordinary.build_loaded),
     "eager-resident": STEP[BASELINE],
     **{name: contender for name, contender in STEP.items() if name != BASELINE},
 }
 PEERS: dict[str, Contender] = {
-    name: Contender(peer.label, peer.build, None, package=peer.package, own_threads=peer.own_threads) for name, peer in peers.PEERS.items()
+    name: Contender(peer.label, peer.build, None, package=peer.package, own_threads=peer.own_threads)
+    for name, peer in peers.PEERS.items()
 }
 
 

@@ -73,8 +73,9 @@ def alternate(
     rounds: int,
     device: str = "cpu",
     warm_up: int = 1,
+    between: Call = lambda: None,
 ) -> Rounds:
-    """Time `rounds` rounds, after others to warm up, with pytest-benchmark's fixture, which sees the contender alone.
+    """Time `rounds` rounds, after others to warm up and with `between` before each turn, with pytest-benchmark's fixture, which sees the contender alone.
 
     Without rounds, which is what --benchmark-disable leaves, where the contender runs once and nothing is timed.
     """
@@ -84,8 +85,10 @@ def alternate(
         for turn, into in ((baseline, times.baseline), (floor, times.floor)):
             if turn is not None:
                 turn.prepare()
+                between()
                 into.append(seconds(turn.run, device))
         contender.prepare()
+        between()
 
     def timed() -> None:
         times.contender.append(seconds(contender.run, device))
