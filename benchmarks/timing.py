@@ -75,9 +75,10 @@ def alternate(
     warm_up: int = 1,
     between: Call = lambda: None,
 ) -> Rounds:
-    """Time `rounds` rounds, after others to warm up and with `between` before each turn, with pytest-benchmark's fixture, which sees the contender alone.
+    """Time rounds with pytest-benchmark's fixture, which sees the contender alone.
 
-    Without rounds, which is what --benchmark-disable leaves, where the contender runs once and nothing is timed.
+    After `warm_up` rounds that do not count; `between` comes before each turn. Without rounds, which is what
+    --benchmark-disable leaves, the contender runs once and nothing is timed.
     """
     times = Rounds()
 
