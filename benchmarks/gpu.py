@@ -238,7 +238,8 @@ def merged(files: Iterable[Path]) -> dict[str, Any] | None:
         except ValueError:  # cut short while it was written
             continue
         seen = {one["fullname"] for one in whole.get("benchmarks", [])}
-        benchmarks = [one for one in part["benchmarks"] if one["fullname"] not in seen]
+        # one that failed or was cut short has times, but nothing that says what of
+        benchmarks = [one for one in part["benchmarks"] if one["extra_info"] and one["fullname"] not in seen]
         rates = "products_gflop_per_second"
         floors = {**part["floors"], **whole.get("floors", {})}
         if rates in floors:
