@@ -104,8 +104,9 @@ class Run:
         common = ("-m", "pytest", "-vv", "--tb=short", "-W", "default", "-p", "no:cacheprovider")
         return self.python(name, *common, *arguments, most=most, **settings)
 
-    def tests(self, name: str, *arguments: str, most: float) -> Stage:
-        several = ("-n", "4") if find_spec("xdist") and (os.cpu_count() or 1) >= 8 else ()  # most of it is compiling
+    def tests(self, name: str, *arguments: str, most: float, beside: bool = True) -> Stage:
+        """beside: in several processes, where the machine has cores for them: most of it is compiling."""
+        several = ("-n", "4") if beside and find_spec("xdist") and (os.cpu_count() or 1) >= 8 else ()
         junit = f"--junit-xml={self.folder / name}.xml"
         return self.pytest(name, *arguments, "-rs", junit, *several, most=most)
 
@@ -166,7 +167,7 @@ def on_a_gpu(run: Run, precision: str) -> None:
             sanitizer("memcheck", most=150),
         ]
     )
-    run.stages([run.tests("tests-bytes", "tests/test_gpu.py", "-k", "nearly_as_fast", most=40)])
+    run.stages([run.tests("tests-bytes", "tests/test_gpu.py", "-k", "nearly_as_fast", most=40, beside=False)])
     small, large, largest = (f"cuda-{precision}-{batch}" for batch in (128, 4096, 8192))
     step, few = "train_step", CONTENDERS[:3]
     for stage in (
