@@ -26,8 +26,10 @@ from benchmarks.stages import GRACE, PASSED, Outcome, Stage, together
 from benchmarks.uninstalled import FOR_BUILDING, NEEDED, ROOT, linked_tree, missing, remedy, unpacked
 
 RESULTS = "results.json"
+OWN = ("tree", "site")  # in the folder, only needed to run
 MINUTES = 8.0
 REPORTING = 45.0  # seconds kept for tables, charts and verdicts
+FEW_THREADS = {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "4"}  # each, where several processes compute
 # By what they are worth: the engine, its rivals, the rest.
 CONTENDERS = ("graph-ops", "reduce-overhead", "graph", "compile-ops", "compile", "ops", "eager-tuned", "eager")
 LOSSES = tuple(f"elbo-{direction}-{name}" for name in ("fused", "compile") for direction in ("forward", "backward"))
@@ -88,10 +90,11 @@ class Run:
         if data := os.environ.get("VAE_FAST_DATA"):
             self.env["VAE_FAST_DATA"] = str(Path(data).resolve())  # stages run elsewhere
 
-    def stages(self, stages: Iterable[Stage], cwd: Path | None = None, kept: float = REPORTING) -> None:
+    def stages(self, stages: Sequence[Stage], cwd: Path | None = None, kept: float = REPORTING) -> None:
         """All at the same time; `kept` seconds are left over for what comes after."""
+        env = self.env | (FEW_THREADS if len(stages) > 1 else {})
         stages = [replace(stage, most=stage.most * self._scale) for stage in stages]
-        done = together(stages, self.deadline - kept - GRACE, self.folder, cwd or self.tree, self.env)
+        done = together(stages, self.deadline - kept - GRACE, self.folder, cwd or self.tree, env)
         for outcome in done:
             print(f"{outcome.name:<16} {outcome.status:<13} {outcome.seconds:5.0f} s  {outcome.log}", flush=True)
         self.outcomes += done
@@ -263,14 +266,14 @@ def packed(folder: Path) -> Path:
     archive = folder.with_name(f"{folder.name}.tar.gz")
     with tarfile.open(archive, "w:gz") as tar:
         for path in sorted(folder.iterdir()):
-            if path.name not in ("tree", "site"):
+            if path.name not in OWN:
                 tar.add(path, f"{folder.name}/{path.name}")
     return archive
 
 
 def _emptied(folder: Path) -> None:
     """ValueError where it holds something else than an earlier run."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / "tree").is_dir():
+    if folder.exists() and any(folder.iterdir()) and not any((folder / made).is_dir() for made in OWN):
         raise ValueError(f"--out: expected a folder that is new, empty or of an earlier run, got {folder}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
