@@ -17,6 +17,9 @@ from vae_fast.graphs import Capture, Program
 # As the engine does for itself: else Inductor runs the program `openssl`, which a machine need not have.
 os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 
+# PyTorch looks at this once, at the first product on a GPU, and refuses deterministic ones where it was not there.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -31,6 +31,7 @@ def test_results_are_put_together(tmp_path: Path) -> None:
     def part(name: str, start: int, stop: int, **floors: Any) -> Path:
         content = sample()
         content["benchmarks"] = [one | {"fullname": one["name"]} for one in content["benchmarks"][start:stop]]
+        content["benchmarks"].append({"fullname": "cut short", "extra_info": {}})
         content["floors"] = floors
         (tmp_path / name).write_text(json.dumps(content))
         return tmp_path / name
