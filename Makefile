@@ -40,7 +40,7 @@ types: .venv/installed
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p vae_fast -p benchmarks
 
-# On a CPU under ten minutes. ARGS=--long adds the peers (pip install -c constraints.txt -e '.[peers]') and time_to_elbo.
+# On a CPU under ten minutes. ARGS=--long adds time_to_elbo, and the peers where they are installed: benchmarks/README.md.
 bench: .venv/installed
 	mkdir -p build/bench
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --benchmark-json $(RESULTS) $(ARGS)

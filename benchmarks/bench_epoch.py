@@ -14,6 +14,7 @@ EPOCH_IMAGES = 60_000  # what `ms` is of, however many of them a round trains on
 ROUND_IMAGES = {"cpu": 12_800, "cuda": 60_000}
 # On a CPU another library's threads and PyTorch's disturb each other after a change: blocks of a second or more.
 LONG_ROUND_IMAGES = {"cpu": 76_800, "cuda": 60_000}
+FEWEST_STEPS, USUAL_BATCH = 5, 128
 TABLE = EPOCH | PEERS
 
 
@@ -32,10 +33,10 @@ def test_epoch(
     what = {"suite": "epoch", "contender": name, "label": contender.label, **vars(case)}
     if case.precision != "fp32" and case.device == "cpu":
         skip("on a CPU in float32; train_step has both", **what)
-    if name in PEERS and not long:
+    if not long and (name in PEERS or (case.batch != USUAL_BATCH and case.device == "cpu")):
         skip("--long", **what)
     require("epoch", name, contender.label, case)
     images = (LONG_ROUND_IMAGES if contender.own_threads else ROUND_IMAGES)[case.device]
-    steps = images // case.batch
+    steps = max(FEWEST_STEPS, images // case.batch)
     work = Work("epoch", "epoch", case, pixels, steps, steps * case.batch / EPOCH_IMAGES)
     measure(benchmark, work, name, TABLE, (rounds + 1) // 2)

@@ -2,7 +2,8 @@
 
 `import` is `import vae_fast`, against `import torch`. `first step` is a process that imports all it needs, compiles and
 records, and makes one step of the digits; `compiled before` where the compiled code is on disk already. The eager one
-makes its step as people write it.
+makes its step as people write it. A first step whose loss is not the reference's fails. On a GPU the captured
+contender's time less that of the one without graphs is the capture's.
 """
 
 import subprocess
@@ -14,12 +15,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contenders import BASELINE, STEP
+import vae_fast as vf
+from benchmarks.contenders import STEP
 from benchmarks.facts import ROOT, Case, describe
+from benchmarks.results import BASELINE
 from benchmarks.timing import Turn, alternate
+from benchmarks.training import TOLERANCE, hold_against, reference_loss
 
 BATCHES, PRECISIONS = [128], ["fp32"]
-ROUNDS, ROUNDS_COLD = 2, 1
+ROUNDS, ROUNDS_COLD = 3, 1  # one of fresh compilations, which take half a minute: no spread, and not compared
 NAMES = [name for name in STEP if name not in ("eager-tuned", "reduce-overhead", "graph", "ops")]
 
 
@@ -44,26 +48,38 @@ def test_first_step(
     name: str,
     what: str,
     case: Case,
+    long: bool,
     require: Callable[..., None],
+    skip: Callable[..., None],
     benchmark: Any,
     compiled_code: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compiles = STEP[name].compiles
-    if not compiles and what != "first step":
+    contender = STEP[name]
+    if not contender.compiles and what != "first step":
         pytest.skip("nothing to compile")
-    require("startup", name, STEP[name].label, case)
-    ours, baseline = (
-        Turn(partial(_run, "-m", "benchmarks.first_step", one, *vars(case).values())) for one in (name, BASELINE)
-    )
+    if contender.compiles and not contender.ours and not long:
+        skip("--long", suite="startup", contender=name, label=contender.label, **vars(case))
+    require("startup", name, contender.label, case)
     folder = compiled_code / name
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    cold = compiles and what == "first step"
-    rounds, warm_up = (ROUNDS_COLD, 0) if cold else (ROUNDS, int(compiles and not folder.exists()))
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, str(folder / variable))
+    losses: list[str] = []
+
+    def first_step(one: str) -> None:
+        losses.append(_run("-m", "benchmarks.first_step", one, *vars(case).values()))
+
+    ours, baseline = (Turn(partial(first_step, one)) for one in (name, BASELINE))
+    cold = contender.compiles and what == "first step"
+    rounds, warm_up = (ROUNDS_COLD, 0) if cold else (ROUNDS, int(contender.compiles and not folder.exists()))
     times = alternate(benchmark, ours, baseline, None, rounds, warm_up=warm_up)
-    names: dict[str, Any] = {"contender": name, "label": STEP[name].label, "ours": STEP[name].ours}
+    expected = reference_loss(1, case.batch, vf.load_images("digits").pixels.flatten(1))
+    for loss in losses:
+        hold_against(f"{contender.label} or the baseline: its first loss", float(loss), expected, TOLERANCE)
+    names: dict[str, Any] = {"contender": name, "label": contender.label, "ours": contender.ours}
     describe(benchmark, case, times, unit="run", suite="startup", what=what, **names)
 
 
-def _run(*arguments: object) -> None:
-    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+def _run(*arguments: object) -> str:
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.contenders import BASELINE, EPOCH
+from benchmarks.contenders import EPOCH
 from benchmarks.facts import Case, describe
+from benchmarks.results import BASELINE
 from benchmarks.timing import Rounds, quartiles, seconds
 from vae_fast.evaluation import evaluate
 from vae_fast.feed import Feed

@@ -57,14 +57,22 @@ class Calls:
         self._graphs = self._recorded() if device == "cuda" else None
 
     def check(self, check: Check) -> None:
-        results = self._way(*self._sets[0])
-        found = torch.autograd.grad(results, self._wanted[0], self._gradients[0])
+        """The first call of a round; on a GPU as it is replayed."""
+        if self._graphs is not None:
+            for graph in self._graphs:
+                graph.replay()
+            results, found = self._results[0], self._found[0]
+        else:
+            results = self._way(*self._sets[0])
+            found = torch.autograd.grad(results, self._wanted[0], self._gradients[0])
         check(*([t.detach().double() for t in ts] for ts in (self._sets[0], results, self._gradients[0], found)))
 
     def turn(self, direction: str) -> Turn:
         if self._graphs is not None:
             forward, backward = (graph.replay for graph in self._graphs)
-            runs: dict[str, Call] = {"forward": forward, "backward": backward, "both": lambda: (forward(), backward())}
+            if direction == "backward":
+                return Turn(backward, prepare=forward)  # which makes what backward reads, and may have overwritten
+            runs: dict[str, Call] = {"forward": forward, "both": lambda: (forward(), backward())}
             return Turn(runs[direction])
         if direction == "backward":
             return Turn(self._backward, prepare=self._forward_kept)
@@ -149,7 +157,8 @@ def time_calls(
     sweep = floors.sweep(case.device)
     times = alternate(benchmark, contender, baseline, floor, rounds, case.device, between=sweep)
     contender.prepare()
-    names |= {"peak_memory_mb": peak_megabytes(contender.run, case.device)}
+    if case.device == "cpu":  # what is recorded allocates nothing when it is replayed
+        names |= {"peak_memory_mb": peak_megabytes(contender.run, case.device)}
     describe(
         benchmark, case, times, unit="call", units=calls, floor="copy of as many bytes", moved=moved * calls, **names
     )

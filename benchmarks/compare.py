@@ -57,12 +57,14 @@ def compare(old: Run, new: Run, limit: float) -> None:
         )
 
 
+FEWEST_ROUNDS = 3  # of whole processes
 Measured = tuple[Spread, Benchmark]
 
 
 def _ratios(run: Run) -> dict[Key, Measured]:
-    """The baseline's ratio to itself says nothing."""
-    return {b.key: (b.ratio, b) for b in run.benchmarks if b.ratio and b.contender != BASELINE}
+    """The baseline's ratio to itself says nothing, nor does that of a round or two."""
+    told = (b for b in run.benchmarks if b.contender != BASELINE and (b.rounds >= FEWEST_ROUNDS or b.unit != "run"))
+    return {b.key: (b.ratio, b) for b in told if b.ratio}
 
 
 def _change(pair: tuple[Measured, Measured]) -> float:
@@ -88,6 +90,8 @@ def _warn(old: Run, new: Run) -> None:
     machines = [str(run.machine.get("machine", "a machine without a name")) for run in (old, new)]
     if machines[0] != machines[1]:
         print(f"warning: {machines[0]} before, {machines[1]} now; ratios still compare", file=sys.stderr)
+    if old.images != new.images:
+        print(f"warning: images were {old.images} before, are {new.images} now", file=sys.stderr)
 
 
 if __name__ == "__main__":

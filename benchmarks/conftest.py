@@ -18,6 +18,7 @@ BATCHES = {"cpu": [128, 1024], "cuda": [128, 1024, 4096, 8192]}
 ADVICE = ("TensorFloat32 tensor cores", "This instance was constructed with capturable=True")
 _NOT_MEASURED = pytest.StashKey[list[dict[str, Any]]]()
 _FLOORS = pytest.StashKey[dict[str, Any]]()
+_IMAGES = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore:{beginning}")
     config.stash[_NOT_MEASURED] = []
     config.stash[_FLOORS] = {}
+    config.stash[_IMAGES] = "random"
 
 
 def the_device() -> str:
@@ -78,8 +80,9 @@ def mnist() -> dict[str, Tensor] | None:
 
 
 @pytest.fixture(scope="session")
-def pixels(mnist: dict[str, Tensor] | None, measured_floors: None) -> Tensor:
+def pixels(pytestconfig: pytest.Config, mnist: dict[str, Tensor] | None, measured_floors: None) -> Tensor:
     """[N, 784] uint8 on the device: MNIST, or the thousand embedded digits in its place."""
+    pytestconfig.stash[_IMAGES] = "digits" if mnist is None else "mnist"
     return vf.load_images("digits").pixels.flatten(1).to(the_device()) if mnist is None else mnist["train"]
 
 
@@ -125,5 +128,6 @@ def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    output_json["images"] = config.stash[_IMAGES]
     output_json["floors"] = config.stash[_FLOORS]
     output_json["not_measured"] = config.stash[_NOT_MEASURED]

@@ -10,10 +10,9 @@ from torch import nn
 from benchmarks import engines, ordinary, peers
 from benchmarks.network import Trainer, initial_model
 from benchmarks.ordinary import CarefulVAE, CommonVAE
+from benchmarks.results import BASELINE
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.plan import make_plan, require_compiler
-
-BASELINE = "eager"
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Contender:
     compiles: bool = False
     only_on: str | None = None
     """the kind of device, where it is not for all"""
+    records: bool = False
+    """whether it replays CUDA graphs, whose memory is not allocated when they run"""
     package: str | None = None
     """a peer's distribution, whose version is to be stated"""
     own_threads: bool = False
@@ -44,9 +45,9 @@ STEP: dict[str, Contender] = {
     "eager-tuned": _CAREFUL("eager, good habits: logits, fused Adam, no .item()", ordinary.build_careful),
     "compile": _COMPILED("torch.compile, fused Adam", ordinary.build_compiled),
     "reduce-overhead": _COMPILED(
-        'torch.compile(mode="reduce-overhead")', ordinary.build_reduce_overhead, only_on="cuda"
+        'torch.compile(mode="reduce-overhead")', ordinary.build_reduce_overhead, only_on="cuda", records=True
     ),
-    "graph": _COMPILED("torch.compile, captured graph", ordinary.build_captured, only_on="cuda"),
+    "graph": _COMPILED("torch.compile, captured graph", ordinary.build_captured, only_on="cuda", records=True),
     "ops": _ENGINE("vae_fast, fused operators", partial(engines.build, step="autograd", cuda_graphs="off")),
     "compile-ops": _ENGINE(
         "vae_fast --compile", partial(engines.build, compile=True, cuda_graphs="off"), compiles=True
@@ -56,6 +57,7 @@ STEP: dict[str, Contender] = {
         partial(engines.build, compile=True, cuda_graphs="on"),
         compiles=True,
         only_on="cuda",
+        records=True,
     ),
     "fused-step": _ENGINE("vae_fast, a step as one operator", partial(engines.build, step="fused"), only_on="cpu"),
 }

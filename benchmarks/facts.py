@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ def describe(
         images, flops, moved: of a round: images learned from, floating-point operations, bytes moved.
         names: suite, what, contender, label, ours, shape, and whatever else there is to say.
     """
-    if not times.contender:  # --benchmark-disable
-        return
+    benchmark.group = " ".join(str(part) for part in (names["suite"], names["what"], case) if part)
     seconds = statistics.median(times.contender)
     known = _facts(case.device)
     if package is not None:
@@ -82,9 +82,7 @@ def _facts(device: str) -> dict[str, Any]:
     known = environment(torch.device(device))
     versions = {name: known[name] for name in ("vae_fast", "python", "torch")}
     if device == "cuda":
-        import triton
-
-        versions |= {"triton": triton.__version__, "cuda": torch.version.cuda}
+        versions |= {"cuda": torch.version.cuda} | ({"triton": version("triton")} if find_spec("triton") else {})
     return {
         "machine": known["device"],
         "versions": versions,

@@ -16,7 +16,7 @@ def main(name: str, device: str, precision: str, batch: str) -> None:
     pixels = vf.load_images("digits").pixels.flatten(1).to(device)
     work = Work("startup", "run", Case(device, precision, int(batch)), pixels, steps=1, units=1)
     loss = work.build(STEP[name])(next(work.orders()))
-    print(f"{loss:.2f}")
+    print(loss)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from vae_fast.plan import DTYPES
 LAYERS = ((D, H), (H, 2 * Z), (Z, H), (H, D))
 COPIED = 2**28  # bytes, more than any cache
 NODES = 1000
+GPU_PASS = 2**31  # bytes: half a millisecond
 
 
 def step_flops(batch: int) -> int:
@@ -84,8 +85,11 @@ def sweep(device: str) -> Call:
 
 
 def beyond_caches(device: str) -> int:
-    """Bytes, so many that none of them is in the last cache still when its turn comes again."""
-    return (4 if device == "cuda" else 2) * cache_bytes(device)
+    """Bytes, so many that none of them is in the last cache still when its turn comes again.
+
+    On a GPU so many, too, that a pass over them takes a hundred times as long as the launch of its graph.
+    """
+    return max(4 * cache_bytes(device), GPU_PASS) if device == "cuda" else 2 * cache_bytes(device)
 
 
 @cache

@@ -3,8 +3,8 @@
 Each `build` takes a network and gives its trainer, which returns once all is done. The noise is of torch's generator.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -91,11 +91,12 @@ def build_common(model: CommonVAE, pixels: Tensor, batch: int, precision: str, s
 
 
 def build_loaded(model: CommonVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """The same, fed by a DataLoader as pytorch/examples' script is, in its own process."""
+    """The same, fed by a DataLoader as pytorch/examples' script is; for a GPU by a worker, whose start counts."""
     images = CommonImages(pixels)
+    settings: dict[str, Any] = {"num_workers": 1, "pin_memory": True} if pixels.is_cuda else {}
 
     def batches(order: Tensor) -> Iterable[Tensor]:
-        for x, _ in DataLoader(images, batch_sampler=order.tolist()):
+        for x, _ in DataLoader(images, batch_sampler=order.tolist(), **settings):
             yield x.to(pixels.device).view(-1, D)
 
     return _common(model, pixels, precision, batches)
@@ -125,12 +126,12 @@ def _common(model: CommonVAE, pixels: Tensor, precision: str, batches: Callable[
 
 def build_careful(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
     """Eager, with good habits: logits, PyTorch's fused Adam, no `.item()`."""
-    return _careful(model, pixels, precision, lambda loss_of: loss_of)
+    return _careful(model, pixels, batch, precision, lambda loss_of: loss_of)
 
 
 def build_compiled(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
     """torch.compile of gather, forward and loss."""
-    return _careful(model, pixels, precision, compiled)
+    return _careful(model, pixels, batch, precision, compiled)
 
 
 def build_reduce_overhead(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
@@ -138,10 +139,10 @@ def build_reduce_overhead(model: CarefulVAE, pixels: Tensor, batch: int, precisi
     keep_compiled_code()
     torch._dynamo.mark_static_address(pixels)  # else its graphs copy all images to a place of their own at each step
     compiler = partial(torch.compile, mode="reduce-overhead", fullgraph=True)
-    return _careful(model, pixels, precision, compiler)
+    return _careful(model, pixels, batch, precision, compiler)
 
 
-def _careful(model: CarefulVAE, pixels: Tensor, precision: str, compiler: Callable[[Any], Any]) -> Trainer:
+def _careful(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, compiler: Callable[[Any], Any]) -> Trainer:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     scaler = _scaler(pixels.device, precision)
 
@@ -150,27 +151,44 @@ def _careful(model: CarefulVAE, pixels: Tensor, precision: str, compiler: Callab
 
     forward = compiler(loss_of)
 
+    def step(rows: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss: Tensor = forward(rows)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    with _no_trace(optimizer):
+        for rows in torch.arange(3 * batch, device=pixels.device).view(3, batch) % len(pixels):
+            step(rows)
+
     def train(order: Tensor) -> float:
         total = torch.zeros((), device=pixels.device)
         for rows in order.to(pixels.device):
-            optimizer.zero_grad()
-            loss = forward(rows)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            total += loss.detach()
+            total += step(rows)
         return total.item() / len(order)
 
     return train
 
 
+@contextmanager
+def _no_trace(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Steps that compile and record, outside of every clock: weights and Adam's state are then as before."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    with graphs.preserved(parameters):
+        yield
+    for state in optimizer.state.values():
+        for tensor in state.values():
+            tensor.zero_()
+
+
 def build_captured(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
     """The compiled step with its backward and optimizer, recorded by hand as one CUDA graph."""
-    parameters = list(model.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
     scaler = _scaler(pixels.device, precision)
     forward = compiled(lambda rows: model.loss(pixels.index_select(0, rows).float() / 255, precision))
-    rows = torch.arange(batch, device=pixels.device)
+    rows = torch.arange(batch, device=pixels.device) % len(pixels)
     total = torch.zeros((), device=pixels.device)
 
     def step() -> None:
@@ -181,12 +199,9 @@ def build_captured(model: CarefulVAE, pixels: Tensor, batch: int, precision: str
         scaler.update()
         total.add_(loss.detach())
 
-    with graphs.preserved(parameters):
+    with _no_trace(optimizer):
         step()  # makes Adam's state
         graph = graphs.capture(step)
-    for state in optimizer.state.values():
-        for tensor in state.values():
-            tensor.zero_()
 
     def train(order: Tensor) -> float:
         total.zero_()

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import tables
 from benchmarks.results import Benchmark, Key, NotMeasured, Run, read
@@ -77,9 +78,20 @@ def header(run: Run) -> list[str]:
         "revision": ", ".join(sorted({b.revision for b in run.benchmarks if b.revision})),
         "date": run.date,
         "rounds": "-".join(map(str, rounds[:1] + rounds[1:][-1:])),
+        "images": run.images,
+        "floors": _floors(run.floors),
         "file": run.path.name,
     }
     return [f"- {name}: {fact}" for name, fact in facts.items() if fact]
+
+
+def _floors(floors: dict[str, Any]) -> str:
+    """The machine's ceilings, as measured in the same run."""
+    units = {"copy_gb_per_second": "GB/s copied", "empty_launch_us": "us a launch", "empty_graph_node_us": "us a node"}
+    said = [f"{tables.number(floors[name])} {unit}" for name, unit in units.items() if floors.get(name)]
+    rates = floors.get("products_gflop_per_second") or {}
+    said += [f"{tables.number(rate)} GFLOP/s in products of batch {batch}, float32" for batch, rate in rates.items()]
+    return ", ".join(said)
 
 
 def _said(values: Iterable[tuple[str, object]]) -> str:

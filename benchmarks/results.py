@@ -108,6 +108,8 @@ class Run:
     floors: dict[str, Any]
     machine: dict[str, Any]
     date: str
+    images: str
+    """what steps trained on: mnist, digits where that is not at hand, or random where none trained"""
 
     def by_key(self) -> dict[Key, Benchmark]:
         return {benchmark.key: benchmark for benchmark in self.benchmarks}
@@ -137,7 +139,8 @@ def read(path: Path) -> Run:
     reasons = [_record(NotMeasured, entry, f"{path}: not_measured[{i}]") for i, entry in enumerate(missing)]
     date = str(content.get("datetime") or "no date")[:10]
     floors, machine = _part(content, "floors"), _part(content, "machine_info")
-    return Run(path, tuple(entries), tuple(reasons), floors, machine, date)
+    images = str(content.get("images") or "unknown")
+    return Run(path, tuple(entries), tuple(reasons), floors, machine, date, images)
 
 
 def positive(value: object) -> bool:

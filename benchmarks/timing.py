@@ -77,8 +77,7 @@ def alternate(
 ) -> Rounds:
     """Time rounds with pytest-benchmark's fixture, which sees the contender alone.
 
-    After `warm_up` rounds that do not count; `between` comes before each turn. Without rounds, which is what
-    --benchmark-disable leaves, the contender runs once and nothing is timed.
+    After `warm_up` rounds that do not count; `between` comes before each turn.
     """
     times = Rounds()
 

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import floors
-from benchmarks.contenders import BASELINE, Contender
+from benchmarks.contenders import Contender
 from benchmarks.facts import Case, describe
 from benchmarks.memory import peak_megabytes
 from benchmarks.network import D, Trainer
 from benchmarks.ordinary import CarefulVAE
+from benchmarks.results import BASELINE
 from benchmarks.timing import Turn, alternate
 from vae_fast.kernels import elbo_loss, reparameterize
 
@@ -89,15 +90,15 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
         runner.prepare()
         runner.run()  # the check, the first warm-up too
         tolerance = TOLERANCE_WITH_THE_SAME_NOISE[case.precision] if one.ours else TOLERANCE
-        _compare(f"{one.label}: its first losses", runner.loss, expected, tolerance)
+        hold_against(f"{one.label}: its first losses", runner.loss, expected, tolerance)
         runners.append(runner)
     ours, baseline = runners
     floor_name, products = floors.products_of_a_step(case.batch, case.device, case.precision)
     floor = Turn(lambda: [products() for _ in range(work.steps)])
     times = alternate(benchmark, ours.turn, baseline.turn, floor, rounds, case.device)
-    _compare(f"{contender.label}: its last losses", ours.loss, baseline.loss, LAST_TOLERANCE)
+    hold_against(f"{contender.label}: its last losses", ours.loss, baseline.loss, LAST_TOLERANCE)
     ours.prepare()
-    peak = None if contender.own_threads else peak_megabytes(ours.run, case.device)
+    peak = None if contender.own_threads or contender.records else peak_megabytes(ours.run, case.device)
     describe(
         benchmark,
         case,
@@ -121,7 +122,8 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
     )
 
 
-def _compare(what: str, loss: float, expected: float, tolerance: float) -> None:
+def hold_against(what: str, loss: float, expected: float, tolerance: float) -> None:
+    """AssertionError unless `loss` is within the relative `tolerance` of `expected`."""
     off = abs(loss / expected - 1)
     assert off <= tolerance, f"{what}: {loss:.3f} nats, {off:.2%} from {expected:.3f}; {tolerance:.1%} is allowed"
 

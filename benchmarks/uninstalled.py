@@ -3,6 +3,8 @@
 Needs the standard library alone.
 """
 
+import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +25,9 @@ NEEDED = {  # what is imported, and the distribution that brings it
     "pytest_benchmark": "pytest-benchmark",
     "typing_extensions": "typing-extensions",
 }
-FOR_BUILDING = {"setuptools": "setuptools", "cmake": "cmake", "ninja": "ninja"}
+if platform.system() != "Linux" or platform.machine() != "x86_64":
+    del NEEDED["triton"]  # as in pyproject.toml
+FOR_BUILDING = {"setuptools": "setuptools"} | ({} if shutil.which("cmake") else {"cmake": "cmake"})
 
 
 def linked_tree(tree: Path) -> Path:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.flop_counter
 from torch import Tensor
 
 import vae_fast as vf
 from benchmarks import calls, engines, floors, timing
+from benchmarks.bench_adam import Optimizers
 from benchmarks.bench_elbo import elbo, objective
 from benchmarks.bench_reparameterize import reparameterize
 from benchmarks.contenders import STEP, Contender
@@ -22,6 +24,7 @@ from benchmarks.facts import Case
 from benchmarks.memory import peak_megabytes
 from benchmarks.network import initial_model
 from benchmarks.training import Work, measure
+from vae_fast.kernels import library
 
 ROOT = Path(__file__).parents[1]
 CASE = Case("cpu", "fp32", 16)
@@ -32,6 +35,7 @@ class Pedantic:
 
     def __init__(self) -> None:
         self.extra_info: dict[str, Any] = {}
+        self.group = ""
 
     def pedantic(self, target: Any, setup: Any, rounds: int, warmup_rounds: int) -> None:
         for _ in range(rounds + warmup_rounds):
@@ -71,6 +75,27 @@ def with_less_beta(*arguments: Any) -> Any:
     return engines.build(*arguments, beta=0.5)
 
 
+def tiring(*arguments: Any) -> Any:
+    """Trains honestly where it is checked, then no more."""
+    train = engines.build(*arguments, step="autograd")
+    losses: list[float] = []
+
+    def once(order: Tensor) -> float:
+        losses.append(train(order) if not losses else losses[0])
+        return losses[0]
+
+    return once
+
+
+def test_who_stops_learning_gets_no_time() -> None:
+    pixels = vf.load_images("digits").pixels.flatten(1)
+    table = {**STEP, "cheat": Contender("a cheat", tiring, initial_model, ours=True)}
+    benchmark = Pedantic()
+    with pytest.raises(AssertionError, match="a cheat: its last losses"):
+        measure(benchmark, Work("train_step", "step", CASE, pixels, 8, 8), "cheat", table, 1)
+    assert benchmark.extra_info == {}
+
+
 @pytest.mark.parametrize("build", [lazy, with_less_beta])
 def test_who_does_less_gets_no_time(build: Any) -> None:
     pixels = vf.load_images("digits").pixels.flatten(1)
@@ -102,7 +127,10 @@ def test_an_operator_whose_numbers_are_wrong_gets_no_time(operator: Any, wrong: 
 def test_floors_count_what_is_done() -> None:
     assert floors.step_flops(1) == 2 * (2 * 784 * 400 + 3 * (400 * 40 + 20 * 400 + 400 * 784))
     assert floors.step_bytes(0) == 24 * 652_824
-    assert len(floors.products_of_a_step(4, "cpu", "bf16")[1]() or [0] * 11) == 11
+    run = floors.products_of_a_step(4, "cpu", "bf16")[1]
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
+        run()
+    assert counted.get_total_flops() == floors.step_flops(4)
 
 
 def test_memory_held_at_once() -> None:
@@ -115,6 +143,17 @@ def test_memory_held_at_once() -> None:
     assert peak_megabytes(run, "cpu") == pytest.approx(8, abs=0.1)
 
 
+@pytest.mark.parametrize("name", ["eager", "eager-tuned", "fused"])
+def test_adam_is_checked(name: str) -> None:
+    right, wrong = Optimizers(name, "cpu"), Optimizers(name, "cpu")
+    right.check()
+    for group in wrong.optimizers[0].param_groups:
+        group["lr"] = 1.01e-3
+    with pytest.raises(AssertionError):
+        wrong.check()
+
+
+@pytest.mark.skipif(not library.load(), reason="the C++ operators are not there")
 def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     test = "benchmarks/bench_train_step.py::test_train_step"
