@@ -1,6 +1,7 @@
-"""The README's Python runs as it stands, on the embedded digits."""
+"""The README's Python runs as it stands, on the embedded digits; what documents point to is there."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
@@ -11,8 +12,21 @@ import torch.nn.functional as F
 
 import vae_fast as vf
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_modules_that_are_named_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    assert [link for link in links if not (document.parent / link).exists()] == []
+    modules = re.findall(r"python3? -m ((?:vae_fast|benchmarks)(?:\.\w+)*)", text)
+    assert [name for name in modules if find_spec(name) is None] == []
+    suites = re.findall(r"\bbenchmarks/bench_\w+\.py", text)
+    assert [suite for suite in suites if not (ROOT / suite).exists()] == []
 
 
 def test_training_and_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
