@@ -53,11 +53,15 @@ def is_alive(process: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 @pytest.mark.parametrize(("kind", "status"), [("polite", CUT_SHORT), ("deaf", CUT_SHORT), ("gone", PASSED)])
-def test_what_hangs_is_ended_with_its_children(kind: str, status: str, run: Runner, tmp_path: Path) -> None:
+def test_what_hangs_is_ended_with_its_children(
+    kind: str, status: str, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "polite":  # it waits a quarter of a second for its child, and the machine may be busy
+        monkeypatch.setattr(stages, "GRACE", 20.0)
     hanging = python("hanging", PARENT, kind, most=1, least=0, output="said")
     hung, after = [*run(hanging), *run(python("after", "print('here')"))]
     assert (hung.status, after.status) == (status, PASSED)
-    assert hung.seconds < 10
+    assert hung.seconds < 15
     child, *said = (tmp_path / "said").read_text().splitlines()
     assert said == (["what there is"] if kind == "polite" else [])
     ended = time.monotonic() + 5
