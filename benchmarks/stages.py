@@ -126,11 +126,17 @@ def _started(stage: Stage, folder: Path, cwd: Path, env: Mapping[str, str]) -> "
         log.write(f"$ {shlex.join(stage.command)}\n".encode())
         log.flush()
         settings: dict[str, Any] = {"cwd": cwd, "env": dict(env), "start_new_session": True}
+        settings["preexec_fn"] = _heed_interrupts
         try:
             return subprocess.Popen(stage.command, stdin=subprocess.DEVNULL, stdout=output, stderr=log, **settings)
         except OSError as error:
             log.write(f"{error}\n".encode())
             return None
+
+
+def _heed_interrupts() -> None:
+    """What a shell runs in the background is deaf to SIGINT, and so would all be that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _outcome(one: _Running, log: Path) -> Outcome:

@@ -1,9 +1,10 @@
 """Stages: what fails or hangs is recorded, with its children gone, and what comes next runs."""
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ Runner = Callable[..., list[Outcome]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    """Stages of a process that is deaf to SIGINT, as what a shell runs in the background."""
     monkeypatch.setattr(stages, "GRACE", 0.3)
+    heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def runner(*all_of_them: Stage, seconds: float = 60) -> list[Outcome]:
         return together(all_of_them, time.monotonic() + seconds, tmp_path, tmp_path, os.environ)
 
-    return runner
+    yield runner
+    signal.signal(signal.SIGINT, heeded)
 
 
 def python(name: str, code: str, *arguments: str, most: float = 20, **settings: Any) -> Stage:
