@@ -30,6 +30,7 @@ from benchmarks.results import BASELINE, Benchmark, Run, in_order
 from benchmarks.roofline import roofline
 from benchmarks.tables import grouped, number, spread, title
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 # What was put on top of what. A place may be taken by either of two contenders: the first that was measured.
 STAGES = (
     ("eager-resident",),
@@ -158,12 +159,12 @@ def waterfall(group: Sequence[Benchmark]) -> Axes | None:
         axes.plot([before, before], [row - 1, row + 0.3], color=GREY, linewidth=0.8, zorder=1)
         axes.barh(row, ratio.median - before, 0.6, before, color=BLUE if gain >= 1 else RED)
         axes.plot(ratio[::2], [row, row], color=INK, linewidth=1)
-        _beside(axes, max(ratio.high, before), row, f"× {number(gain)}", _time(eager.ms / ratio.median))  # noqa: RUF001
+        _beside(axes, max(ratio.high, before), row, f"{TIMES} {number(gain)}", _time(eager.ms / ratio.median))
         before = ratio.median
     last = bars[-1][1]
     axes.barh(len(bars) + 1, last.median - 1, 0.6, 1, color=PALE)
     axes.plot(last[::2], [len(bars) + 1] * 2, color=INK, linewidth=1)
-    _beside(axes, last.high, len(bars) + 1, f"× {spread(last)}", "")  # noqa: RUF001
+    _beside(axes, last.high, len(bars) + 1, f"{TIMES} {spread(last)}", "")
     axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=f"times as fast as {called(eager)}")
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)

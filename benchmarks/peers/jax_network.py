@@ -6,13 +6,15 @@ With bf16, products take and give bfloat16 as under PyTorch's autocast; paramete
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import torch
+from torch import Tensor
 
-from benchmarks.network import Network
+from benchmarks.network import Network, Trainer
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
@@ -60,3 +62,18 @@ def linear(x: Any, w: Any, b: Any, dtype: Any) -> Any:
 def batch_of(images: Any, rows: Any) -> Any:
     """uint8 images [N, D] and rows [B] -> [B, D], float32 in [0, 1]."""
     return images[rows].astype(jnp.float32) / 255
+
+
+def trainer_of(train: Callable[..., Any], state: Any, images: Any, shape: tuple[int, int]) -> Trainer:
+    """Compiles `train`, of (state, images, order) the next state and the mean loss, for orders of this shape [S, B]."""
+    (device,) = images.devices()
+    order = jax.device_put(jnp.zeros(shape, jnp.int32), device)
+    compiled = jax.jit(train, donate_argnums=0).lower(state, images, order).compile()
+
+    def trainer(order: Tensor) -> float:
+        nonlocal state
+        state, loss = compiled(state, images, jax.device_put(order.int().numpy(), device))
+        jax.block_until_ready(state)
+        return float(loss)
+
+    return trainer

@@ -4,21 +4,21 @@ The same: weights, order of the images, objective (one draw of z, the KL in clos
 is JAX's own (threefry). Compiled when it is built. Threads, denormals and precision: `jax_network`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from torch import Tensor
 
-from benchmarks.peers.jax_network import DTYPES, batch_of, initial_parameters, jax_device, mlp, unavailable
+from benchmarks.network import Trainer
+from benchmarks.peers.jax_network import DTYPES, batch_of, initial_parameters, jax_device, mlp, trainer_of, unavailable
 
 __all__ = ["build", "unavailable"]
 
 LR, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 
 
-def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[Tensor], float]:
+def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
     """A trainer on the pixels' device: see `benchmarks.peers`."""
     device, dtype = jax_device(pixels.device), DTYPES[precision]
     images = jax.device_put(pixels.cpu().numpy(), device)
@@ -44,16 +44,7 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[T
     parameters = initial_parameters(device)
     means, squares = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
     state = jax.device_put((parameters, (means, squares, jnp.float32(0)), jax.random.key(0)), device)
-    order = jax.device_put(jnp.zeros((steps, batch), jnp.int32), device)
-    compiled = jax.jit(train, donate_argnums=0).lower(state, images, order).compile()
-
-    def trainer(order: Tensor) -> float:
-        nonlocal state
-        state, loss = compiled(state, images, jax.device_put(order.int().numpy(), device))
-        jax.block_until_ready(state)
-        return float(loss)
-
-    return trainer
+    return trainer_of(train, state, images, (steps, batch))
 
 
 def adam(parameters: Any, moments: Any, gradients: Any) -> tuple[Any, Any]:

@@ -7,7 +7,6 @@ closed form, as all others here do. Not the same: the noise is NumPyro's own, an
 Compiled when it is built. Threads, denormals and precision: `jax_network`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,15 +16,15 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
 
-from benchmarks.network import Z
-from benchmarks.peers.jax_network import DTYPES, batch_of, initial_parameters, jax_device, mlp, unavailable
+from benchmarks.network import Trainer, Z
+from benchmarks.peers.jax_network import DTYPES, batch_of, initial_parameters, jax_device, mlp, trainer_of, unavailable
 
 __all__ = ["build", "unavailable"]
 
 LR = 1e-3
 
 
-def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[Tensor], float]:
+def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
     """A trainer on the pixels' device: see `benchmarks.peers`."""
     device = jax_device(pixels.device)
     images = jax.device_put(pixels.cpu().numpy(), device)
@@ -40,17 +39,9 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[T
         state, total = jax.lax.fori_loop(0, steps, step, (state, jnp.float32(0)))
         return state, total / steps
 
-    order = jax.device_put(jnp.zeros((steps, batch), jnp.int32), device)
-    state = jax.device_put(svi.init(jax.random.key(0), batch_of(images, order[0])), device)
-    compiled = jax.jit(train, donate_argnums=0).lower(state, images, order).compile()
-
-    def trainer(order: Tensor) -> float:
-        nonlocal state
-        state, loss = compiled(state, images, jax.device_put(order.int().numpy(), device))
-        jax.block_until_ready(state)
-        return float(loss)
-
-    return trainer
+    first = batch_of(images, jnp.zeros(batch, jnp.int32))
+    state = jax.device_put(svi.init(jax.random.key(0), first), device)
+    return trainer_of(train, state, images, (steps, batch))
 
 
 def make_svi(encoder: Any, decoder: Any, batch: int, dtype: Any) -> SVI:
