@@ -19,11 +19,14 @@ from benchmarks import calls, engines, floors, timing
 from benchmarks.bench_adam import Optimizers
 from benchmarks.bench_elbo import elbo, objective
 from benchmarks.bench_reparameterize import reparameterize
+from benchmarks.bench_time_to_elbo import BATCHES, Training
 from benchmarks.contenders import STEP, Contender
 from benchmarks.facts import Case
 from benchmarks.memory import peak_megabytes
 from benchmarks.network import initial_model
 from benchmarks.training import Work, measure
+from vae_fast.evaluation import evaluate
+from vae_fast.feed import Feed
 from vae_fast.kernels import library
 
 ROOT = Path(__file__).parents[1]
@@ -131,6 +134,19 @@ def test_floors_count_what_is_done() -> None:
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
         run()
     assert counted.get_total_flops() == floors.step_flops(4)
+
+
+@pytest.mark.parametrize("name", ["eager", "eager-tuned", "ops"])
+def test_on_the_way_to_a_test_loss_all_networks_are_judged_alike(name: str) -> None:
+    images = {split: vf.load_images("digits", split).pixels.flatten(1) for split in ("train", "test")}
+    feed = Feed(len(images["train"]), BATCHES[0], seed=0)
+    training = Training(name, images, Case("cpu", "fp32", BATCHES[0]), feed)
+    before = evaluate(initial_model(), images["test"], seed=0)["loss"]
+    assert evaluate(training.model, images["test"], seed=0)["loss"] == pytest.approx(before, rel=1e-6)
+    training.epoch()
+    assert training.test_loss < 0.9 * before
+    assert len(training.seconds) == 1
+    assert not training.is_there
 
 
 def test_memory_held_at_once() -> None:
