@@ -10,7 +10,7 @@ from benchmarks import floors
 from benchmarks.calls import time_calls
 from benchmarks.facts import Case
 from benchmarks.network import initial_model
-from benchmarks.timing import Turn
+from benchmarks.timing import Pace, Turn
 from vae_fast.adam import Adam
 
 BATCHES, PRECISIONS = [1], ["fp32"]
@@ -68,7 +68,7 @@ def _optimizer(name: str, model: Any, device: str) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_adam(name: str, case: Case, rounds: int, benchmark: Any) -> None:
+def test_adam(name: str, case: Case, pace: Pace, benchmark: Any) -> None:
     contender, baseline = (Optimizers(one, case.device) for one in (name, "eager"))
     contender.check()
     baseline.check()
@@ -80,7 +80,7 @@ def test_adam(name: str, case: Case, rounds: int, benchmark: Any) -> None:
         turns,
         len(contender.models),
         MOVED * parameters,
-        rounds,
+        pace,
         suite="adam",
         what="step",
         contender=name,

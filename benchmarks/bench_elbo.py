@@ -15,6 +15,7 @@ import vae_fast as vf
 from benchmarks.calls import DIRECTIONS, Operator, Tensors, Way, measure
 from benchmarks.facts import Case
 from benchmarks.network import D, Z
+from benchmarks.timing import Pace
 from vae_fast.compiling import compiled
 from vae_fast.kernels import nll, sample_posterior
 from vae_fast.plan import DTYPES
@@ -81,10 +82,10 @@ def _operator(suite: str, case: Case, widths: list[int], ways: dict[str, tuple[s
 
 @pytest.mark.parametrize("name", ["eager", "compile", "fused"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_elbo(name: str, direction: str, case: Case, rounds: int, benchmark: Any) -> None:
-    measure(benchmark, elbo(case), name, direction, case, rounds)
+def test_elbo(name: str, direction: str, case: Case, pace: Pace, benchmark: Any) -> None:
+    measure(benchmark, elbo(case), name, direction, case, pace)
 
 
 @pytest.mark.parametrize("name", ["eager", "compile", "fused"])
-def test_objective(name: str, case: Case, rounds: int, benchmark: Any) -> None:
-    measure(benchmark, objective(case), name, "both", case, rounds)
+def test_objective(name: str, case: Case, pace: Pace, benchmark: Any) -> None:
+    measure(benchmark, objective(case), name, "both", case, pace)

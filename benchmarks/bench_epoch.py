@@ -1,6 +1,7 @@
 """An epoch from images to the last loss. The baseline's images come through a DataLoader, as people write it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.contenders import EPOCH, PEERS
 from benchmarks.facts import Case
+from benchmarks.timing import Pace
 from benchmarks.training import Work, measure
 
 EPOCH_IMAGES = 60_000  # what `ms` is of, however many of them a round trains on
@@ -23,7 +25,7 @@ def test_epoch(
     name: str,
     case: Case,
     pixels: Tensor,
-    rounds: int,
+    pace: Pace,
     long: bool,
     require: Callable[..., None],
     skip: Callable[..., None],
@@ -39,4 +41,4 @@ def test_epoch(
     images = (LONG_ROUND_IMAGES if contender.own_threads else ROUND_IMAGES)[case.device]
     steps = max(FEWEST_STEPS, images // case.batch)
     work = Work("epoch", "epoch", case, pixels, steps, steps * case.batch / EPOCH_IMAGES)
-    measure(benchmark, work, name, TABLE, (rounds + 1) // 2)
+    measure(benchmark, work, name, TABLE, replace(pace, rounds=(pace.rounds + 1) // 2))

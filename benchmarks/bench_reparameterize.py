@@ -10,6 +10,7 @@ import vae_fast as vf
 from benchmarks.calls import DIRECTIONS, Operator, Tensors, measure
 from benchmarks.facts import Case
 from benchmarks.network import Z
+from benchmarks.timing import Pace
 from vae_fast.compiling import compiled
 from vae_fast.plan import DTYPES
 
@@ -48,5 +49,5 @@ def reparameterize(case: Case) -> Operator:
 
 @pytest.mark.parametrize("name", ["eager", "compile", "fused"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_reparameterize(name: str, direction: str, case: Case, rounds: int, benchmark: Any) -> None:
-    measure(benchmark, reparameterize(case), name, direction, case, rounds)
+def test_reparameterize(name: str, direction: str, case: Case, pace: Pace, benchmark: Any) -> None:
+    measure(benchmark, reparameterize(case), name, direction, case, pace)

@@ -19,7 +19,7 @@ import vae_fast as vf
 from benchmarks.contenders import STEP
 from benchmarks.facts import ROOT, Case, describe
 from benchmarks.results import BASELINE
-from benchmarks.timing import Turn, alternate
+from benchmarks.timing import Pace, Turn, alternate
 from benchmarks.training import TOLERANCE, hold_against, reference_loss
 
 BATCHES, PRECISIONS = [128], ["fp32"]
@@ -31,7 +31,7 @@ NAMES = [name for name in STEP if name not in ("eager-tuned", "reduce-overhead",
 def test_import(name: str, case: Case, benchmark: Any) -> None:
     modules = {"eager": "torch", "fused": "vae_fast"}
     ours, baseline = (Turn(partial(_run, "-c", f"import {modules[one]}")) for one in (name, "eager"))
-    times = alternate(benchmark, ours, baseline, None, ROUNDS)
+    times = alternate(benchmark, ours, baseline, None, Pace(ROUNDS))
     names: dict[str, Any] = {"contender": name, "label": f"import {modules[name]}", "ours": name == "fused"}
     describe(benchmark, case, times, unit="run", suite="startup", what="import", **names)
 
@@ -72,7 +72,7 @@ def test_first_step(
     ours, baseline = (Turn(partial(first_step, one)) for one in (name, BASELINE))
     cold = contender.compiles and what == "first step"
     rounds, warm_up = (ROUNDS_COLD, 0) if cold else (ROUNDS, int(contender.compiles and not folder.exists()))
-    times = alternate(benchmark, ours, baseline, None, rounds, warm_up=warm_up)
+    times = alternate(benchmark, ours, baseline, None, Pace(rounds), warm_up=warm_up)
     expected = reference_loss(1, case.batch, vf.load_images("digits").pixels.flatten(1))
     for loss in losses:
         hold_against(f"{contender.label} or the baseline: its first loss", float(loss), expected, TOLERANCE)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
+from benchmarks import cores
 from benchmarks.contenders import EPOCH
 from benchmarks.facts import Case, describe
 from benchmarks.results import BASELINE
-from benchmarks.timing import Rounds, quartiles, seconds
+from benchmarks.timing import Pace, Rounds, quartiles, seconds
 from vae_fast.evaluation import evaluate
 from vae_fast.feed import Feed
 
@@ -68,6 +69,7 @@ def test_time_to_elbo(
     name: str,
     case: Case,
     mnist: dict[str, Tensor] | None,
+    pace: Pace,
     long: bool,
     require: Callable[..., None],
     skip: Callable[..., None],
@@ -90,8 +92,14 @@ def test_time_to_elbo(
     compile_seconds, contender = _timed(lambda: Training(name, mnist, case, feed))
     baseline = Training(BASELINE, mnist, case, feed)
 
+    apart: list[float | None] = []
+
     def race() -> None:
+        patience = pace.patience
         for _ in range(MOST_EPOCHS):
+            if case.device == "cpu":
+                patience = cores.wait(patience)
+                apart.append(cores.apart())
             baseline.epoch()
             contender.epoch()
             _trained[0] = sum(contender.seconds)
@@ -105,7 +113,7 @@ def test_time_to_elbo(
     describe(
         benchmark,
         case,
-        Rounds([sum(contender.seconds)], [sum(baseline.seconds)]),
+        Rounds([sum(contender.seconds)], [sum(baseline.seconds)], apart=apart),
         unit="run",
         images=contender.images,
         ours=EPOCH[name].ours,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmarks.contenders import STEP
 from benchmarks.facts import Case
+from benchmarks.timing import Pace
 from benchmarks.training import Work, measure
 
 IMAGES = {"cpu": 6_400, "cuda": 64_000}  # that a round trains on
@@ -16,8 +17,8 @@ FEWEST_STEPS = {"cpu": 5, "cuda": 100}  # what a round costs apart from its step
 
 @pytest.mark.parametrize("name", STEP)
 def test_train_step(
-    name: str, case: Case, pixels: Tensor, rounds: int, require: Callable[..., None], benchmark: Any
+    name: str, case: Case, pixels: Tensor, pace: Pace, require: Callable[..., None], benchmark: Any
 ) -> None:
     require("train_step", name, STEP[name].label, case)
     steps = max(FEWEST_STEPS[case.device], IMAGES[case.device] // case.batch)
-    measure(benchmark, Work("train_step", "step", case, pixels, steps, steps), name, STEP, rounds)
+    measure(benchmark, Work("train_step", "step", case, pixels, steps, steps), name, STEP, pace)

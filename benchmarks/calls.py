@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks import floors
 from benchmarks.facts import Case, describe
 from benchmarks.memory import peak_megabytes
-from benchmarks.timing import Call, Turn, alternate
+from benchmarks.timing import Call, Pace, Turn, alternate
 
 DIRECTIONS = ("forward", "backward", "both")
 FEWEST_SETS, MOST_SETS = 4, 256
@@ -114,7 +114,7 @@ class Calls:
         return forward, backward
 
 
-def measure(benchmark: Any, operator: Operator, name: str, direction: str, case: Case, rounds: int) -> None:
+def measure(benchmark: Any, operator: Operator, name: str, direction: str, case: Case, pace: Pace) -> None:
     """Check, time and describe one way of an operator, in turns with its way "eager"."""
     label, way = operator.ways[name]
     sets = _sets(operator, case.device)
@@ -134,7 +134,7 @@ def measure(benchmark: Any, operator: Operator, name: str, direction: str, case:
         turns,
         len(sets),
         moved,
-        rounds,
+        pace,
         images=case.batch * len(sets),
         suite=operator.suite,
         what=direction,
@@ -146,7 +146,7 @@ def measure(benchmark: Any, operator: Operator, name: str, direction: str, case:
 
 
 def time_calls(
-    benchmark: Any, case: Case, turns: Sequence[Turn], calls: int, moved: int, rounds: int, **names: Any
+    benchmark: Any, case: Case, turns: Sequence[Turn], calls: int, moved: int, pace: Pace, **names: Any
 ) -> None:
     """Time rounds of `calls` calls, of the contender's and the baseline's turns, and describe them.
 
@@ -155,7 +155,7 @@ def time_calls(
     contender, baseline = turns
     floor = Turn(floors.copy_of(moved, case.device, calls))
     sweep = floors.sweep(case.device)
-    times = alternate(benchmark, contender, baseline, floor, rounds, case.device, between=sweep)
+    times = alternate(benchmark, contender, baseline, floor, pace, case.device, between=sweep)
     contender.prepare()
     if case.device == "cpu":  # what is recorded allocates nothing when it is replayed
         names |= {"peak_memory_mb": peak_megabytes(contender.run, case.device)}

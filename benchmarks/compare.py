@@ -36,9 +36,10 @@ def compare(old: Run, new: Run, limit: float) -> None:
     """Prints what changed by more than `limit`, what is new and what is gone; raises RunError if that is a loss."""
     _warn(old, new)
     before, after = _ratios(old), _ratios(new)
-    pairs = [(before[key], after[key]) for key in before if key in after]
-    if not pairs:
+    shared = [(before[key], after[key]) for key in before if key in after]
+    if not shared:
         raise RunError(f"{new.path}: expected benchmarks that {old.path} has too, with their ratio, and found none")
+    pairs = [pair for pair in shared if pair[0][1].compares_with(pair[1][1])]
     slower = [pair for pair in pairs if _change(pair) < -limit]
     faster = [pair for pair in pairs if _change(pair) > limit]
     if slower or faster:
@@ -51,6 +52,10 @@ def compare(old: Run, new: Run, limit: float) -> None:
     for key in lost:
         print(f"gone: {key}: it was {spread(before[key][0])}, and {new.path.name} does not say why")
     print(f"{len(pairs)} compared: {len(slower)} slower and {len(faster)} faster by more than {limit:.0%}")
+    if len(pairs) < len(shared):
+        print(f"{len(shared) - len(pairs)} not compared: cores near in one run, apart in the other; see --patience")
+    if not pairs:
+        raise RunError(f"{new.path}: nothing compared: its cores were as far apart in no benchmark as in {old.path}")
     if slower or lost:
         raise RunError(
             f"against {BASELINE}, {len(slower)} got slower by more than {limit:.0%}, and {len(lost)} are gone"

@@ -10,6 +10,7 @@ from torch import Tensor
 import vae_fast as vf
 from benchmarks import contenders, floors
 from benchmarks.facts import Case, machine
+from benchmarks.timing import Pace
 from vae_fast.catalogue import find_known
 from vae_fast.plan import auto_precision
 
@@ -26,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--long", action="store_true", help="the peers and time_to_elbo too: a quarter of an hour more")
     group.addoption("--batch", type=int, nargs="+", help="batch sizes in the place of the device's usual ones")
     group.addoption("--rounds", type=int, default=9, help="of a contender and its baseline (half as many of epochs)")
+    group.addoption(
+        "--patience", type=float, default=0.0, help="seconds a benchmark may wait for cores that share a cache (CPU)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,8 +71,8 @@ def long(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session")
-def rounds(pytestconfig: pytest.Config) -> int:
-    return int(pytestconfig.getoption("--rounds"))
+def pace(pytestconfig: pytest.Config) -> Pace:
+    return Pace(pytestconfig.getoption("--rounds"), pytestconfig.getoption("--patience"))
 
 
 @pytest.fixture(scope="session")

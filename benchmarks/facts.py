@@ -65,6 +65,7 @@ def describe(
         "rounds": len(times.contender),
         "unit": unit,
         "ms": seconds / units * 1e3,
+        "cores_apart_ns": times.cores_apart,
         "ratio": times.ratio,
         "floor": floor,
         "of_floor": times.of_floor,

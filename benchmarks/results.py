@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from vae_fast.errors import DataError
 
 BASELINE = "eager"
+FARTHER = 2.0  # times: cores in another state (`cores`), while in one they vary by half
 LEVELS = ("forward", "backward", "both")
 MADE_BY = "a file that `pytest benchmarks --benchmark-only --benchmark-json FILE` wrote"
 
@@ -68,6 +69,7 @@ class Benchmark:
     bytes: float | None = None
     flops: float | None = None
     peak_memory_mb: float | None = None
+    cores_apart_ns: Spread | None = None
     loss: float | None = None
     seconds: float | None = None
     epochs: float | None = None
@@ -81,6 +83,13 @@ class Benchmark:
     @property
     def key(self) -> Key:
         return Key(self.suite, self.what, self.contender, self.batch, self.precision, self.device)
+
+    def compares_with(self, other: "Benchmark") -> bool:
+        """Whether the cores were about as far apart (`cores`), or that is not known."""
+        if self.cores_apart_ns is None or other.cores_apart_ns is None:
+            return True
+        distances = (self.cores_apart_ns.median, other.cores_apart_ns.median)
+        return max(distances) <= FARTHER * min(distances)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,10 +68,15 @@ def name(benchmark: Benchmark) -> str:
     return f"**{benchmark.label}**" if benchmark.ours else benchmark.label
 
 
+def apart(benchmark: Benchmark) -> str:
+    return NOTHING if benchmark.cores_apart_ns is None else f"{benchmark.cores_apart_ns.median:.0f}"
+
+
 MEASURED: dict[str, Callable[[Benchmark], str]] = {
     "images/s": lambda b: number(b.images_per_second),
     "GB/s": lambda b: number(b.gb_per_second),
     "GFLOP/s": lambda b: number(b.gflop_per_second),
+    "cores apart ns": lambda b: apart(b),
     "peak MB": lambda b: number(b.peak_memory_mb),
     "loss": lambda b: _nats(b.loss),
     "training s": lambda b: number(b.seconds if b.unit == "run" else None),
@@ -148,22 +153,28 @@ def _against(group: Sequence[Benchmark]) -> list[list[str]]:
 def repeated(runs: Sequence[Run]) -> list[str]:
     """The ratios of several runs side by side, and whether their quartiles overlap; none where nothing ran twice."""
     everywhere = [run.by_key() for run in runs]
-    rows, agreeing = [], 0
+    rows, verdicts = [], []
     for key in _shared(everywhere):
         found = [run[key] for run in everywhere if key in run]
         ratios = [b.ratio for b in found if b.ratio]
         overlap = all(a.overlaps(b) for a in ratios for b in ratios)
-        agreeing += overlap
+        alike = all(found[0].compares_with(b) for b in found)
+        verdicts.append("yes" if overlap else "**no**")
+        if not alike:
+            verdicts[-1] = f"cores {' / '.join(map(apart, found))} ns apart"
         both = [run.get(key) for run in everywhere]
         cells = [spread(b.ratio) if b else NOTHING for b in both]
         floors = [percent(b.of_floor, quartiles=False) if b else NOTHING for b in both]
         floor = " / ".join(floors) if set(floors) != {NOTHING} else NOTHING
         texts = [place(found[0]), str(key.batch or NOTHING), name(found[0])]
-        rows.append([*texts, *cells, "yes" if overlap else "**no**", floor])
+        rows.append([*texts, *cells, verdicts[-1], floor])
     if not rows:
         return []
     head = ["suite", "batch", "contender", *(f"run {i + 1}" for i in range(len(runs))), "overlap", "of the floor"]
-    said = f"Times eager. The spreads of {agreeing} of {len(rows)} overlap."
+    told = [verdict for verdict in verdicts if not verdict.startswith("cores")]
+    said = f"Times eager. The spreads of {told.count('yes')} of {len(told)} overlap."
+    if len(told) < len(rows):
+        said += f" {len(rows) - len(told)} more cannot be compared: the cores were near in one run, apart in another."
     return [said, "", *markdown(head, rows, 3)]
 
 

@@ -1,7 +1,8 @@
 """Rounds in which a contender, the eager baseline and a floor take turns, so that a drift of the machine hits all.
 
 A ratio belongs to a round: the baseline's time over the contender's, in that round. What is quoted is the median of
-the rounds' ratios, with the quartiles as its spread; it repeats where times of different minutes do not.
+the rounds' ratios, with the quartiles as its spread; it repeats where times of different minutes do not. On a CPU a
+round counts if its cores were near each other (`cores`) from its beginning to its end; where few were, all count.
 """
 
 import statistics
@@ -12,6 +13,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import cores
+
+FEWEST_NEAR = 3  # rounds, to go without the others
 Call = Callable[[], object]
 
 
@@ -41,13 +45,22 @@ class Turn:
     prepare: Call = lambda: None
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many rounds, and how many seconds in all to wait for near cores before them."""
+
+    rounds: int
+    patience: float = 0.0
+
+
 @dataclass
 class Rounds:
-    """Seconds of each in each round."""
+    """Seconds of each in each round; how far apart the cores were, in nanoseconds, if that is known."""
 
     contender: list[float] = field(default_factory=list)
     baseline: list[float] = field(default_factory=list)
     floor: list[float] = field(default_factory=list)
+    apart: list[float | None] = field(default_factory=list)
 
     @property
     def ratio(self) -> list[float]:
@@ -58,6 +71,22 @@ class Rounds:
         if not self.floor:
             return None
         return quartiles([f / c for f, c in zip(self.floor, self.contender, strict=True)])
+
+    @property
+    def cores_apart(self) -> list[float] | None:
+        known = [nanoseconds for nanoseconds in self.apart if nanoseconds is not None]
+        return quartiles(known) if known else None
+
+    def near(self) -> "Rounds":
+        """Those whose cores were near, if they are enough; else all."""
+        kept = [i for i, nanoseconds in enumerate(self.apart) if cores.are_near(nanoseconds)]
+        if len(kept) < FEWEST_NEAR:
+            return self
+
+        def of(values: list[float]) -> list[float]:
+            return [values[i] for i in kept] if values else []
+
+        return Rounds(of(self.contender), of(self.baseline), of(self.floor), [self.apart[i] for i in kept])
 
 
 def quartiles(values: list[float]) -> list[float]:
@@ -70,7 +99,7 @@ def alternate(
     contender: Turn,
     baseline: Turn,
     floor: Turn | None,
-    rounds: int,
+    pace: Pace,
     device: str = "cpu",
     warm_up: int = 1,
     between: Call = lambda: None,
@@ -79,9 +108,14 @@ def alternate(
 
     After `warm_up` rounds that do not count; `between` comes before each turn.
     """
-    times = Rounds()
+    times, patience = Rounds(), pace.patience
+    before: float | None = None
 
     def others() -> None:
+        nonlocal patience, before
+        if device == "cpu":
+            patience = cores.wait(patience)
+            before = cores.apart()
         for turn, into in ((baseline, times.baseline), (floor, times.floor)):
             if turn is not None:
                 turn.prepare()
@@ -92,8 +126,9 @@ def alternate(
 
     def timed() -> None:
         times.contender.append(seconds(contender.run, device))
+        times.apart.append(max(before, cores.apart() or before) if before else None)
 
-    benchmark.pedantic(timed, setup=others, rounds=rounds, warmup_rounds=warm_up)
-    for values in (times.contender, times.baseline, times.floor):
-        del values[:-rounds]  # the warm-up
-    return times
+    benchmark.pedantic(timed, setup=others, rounds=pace.rounds, warmup_rounds=warm_up)
+    for values in (times.contender, times.baseline, times.floor, times.apart):
+        del values[: -pace.rounds]  # the warm-up
+    return times.near()

@@ -20,7 +20,7 @@ from benchmarks.memory import peak_megabytes
 from benchmarks.network import D, Trainer
 from benchmarks.ordinary import CarefulVAE
 from benchmarks.results import BASELINE
-from benchmarks.timing import Turn, alternate
+from benchmarks.timing import Pace, Turn, alternate
 from vae_fast.kernels import elbo_loss, reparameterize
 
 # Of the mean loss over a round's order, relative. Those who draw noise of their own vary by 0.03 to 0.24 % (standard
@@ -80,7 +80,7 @@ class Runner:
         return Turn(self.run, self.prepare)
 
 
-def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], rounds: int) -> None:
+def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], pace: Pace) -> None:
     """Check, time and describe one contender of `table`; AssertionError where its losses are not the reference's."""
     case, contender = work.case, table[name]
     expected = reference_loss(work.steps, case.batch, work.pixels)
@@ -95,7 +95,7 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
     ours, baseline = runners
     floor_name, products = floors.products_of_a_step(case.batch, case.device, case.precision)
     floor = Turn(lambda: [products() for _ in range(work.steps)])
-    times = alternate(benchmark, ours.turn, baseline.turn, floor, rounds, case.device)
+    times = alternate(benchmark, ours.turn, baseline.turn, floor, pace, case.device)
     hold_against(f"{contender.label}: its last losses", ours.loss, baseline.loss, LAST_TOLERANCE)
     ours.prepare()
     peak = None if contender.own_threads or contender.records else peak_megabytes(ours.run, case.device)

@@ -14,6 +14,8 @@ import torch
 from .operators import INTERPRETED
 
 torch.library.define("vae_fast::instruction_set", "() -> str")
+# Nanoseconds until one of PyTorch's threads sees what another wrote, over `count` ways to and fro: csrc/handover.cpp.
+torch.library.define("vae_fast::handover", "(int count) -> float")
 
 _LIBRARY = Path(__file__).with_name("_C.so")
 _REASON = Path(__file__).with_name("_C_missing.txt")  # written by setup.py when it could not build the library

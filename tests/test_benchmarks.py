@@ -15,7 +15,7 @@ import torch.utils.flop_counter
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks import calls, engines, floors, timing
+from benchmarks import calls, cores, engines, floors, timing
 from benchmarks.bench_adam import Optimizers
 from benchmarks.bench_elbo import elbo, objective
 from benchmarks.bench_reparameterize import reparameterize
@@ -56,7 +56,7 @@ def test_turns_alternate_and_a_ratio_belongs_to_its_round(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(timing, "seconds", took)
     turns = [timing.Turn(partial(said.append, n), partial(said.append, f"prepare {n}")) for n in lasts]
-    times = timing.alternate(Pedantic(), *turns, rounds=3)
+    times = timing.alternate(Pedantic(), *turns, pace=timing.Pace(3))
     assert said == 4 * ["prepare baseline", "baseline", "prepare floor", "floor", "prepare ours", "ours"]
     assert times.contender == [2, 3, 4]  # the first round warms up
     assert times.ratio == [10, 10, 10]
@@ -66,6 +66,57 @@ def test_turns_alternate_and_a_ratio_belongs_to_its_round(monkeypatch: pytest.Mo
 def test_the_middle_and_the_quartiles() -> None:
     assert timing.quartiles([5, 1, 4, 2, 3]) == [2, 3, 4]
     assert timing.quartiles([7.0]) == [7, 7, 7]
+
+
+needs_library = pytest.mark.skipif(not library.load(), reason="the C++ operators are not there")
+
+
+@needs_library
+def test_how_far_apart_cores_are() -> None:
+    both = min(torch.get_num_threads(), len(os.sched_getaffinity(0))) > 1
+    distance = cores.apart()
+    assert distance is None if not both else 1 < distance < 100_000
+    with pytest.raises(ValueError, match="handover: count: expected at least 1, got 0"):
+        torch.ops.vae_fast.handover(0)
+
+
+@needs_library
+def test_a_lone_thread_is_near_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert cores.apart() is None
+    assert cores.are_near(None)
+
+
+@pytest.mark.parametrize(
+    ("distances", "kept"),
+    [
+        ([40.0, 41.0, 210.0, 45.0], [1, 2, 4]),  # of the rounds 1, 2, 3, 4
+        ([40.0, 210.0, 210.0, 45.0], [1, 2, 3, 4]),  # too few are near
+        ([None, None, None, None], [1, 2, 3, 4]),
+    ],
+)
+def test_rounds_of_distant_cores_do_not_count(
+    distances: list[float | None], kept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "_nearest", 39.0)
+    seen = iter([40.0, 40.0, *(distance for distance in distances for _ in range(2))])  # warm-up, before, after
+    monkeypatch.setattr(cores, "apart", lambda: next(seen))
+    number = count(0)
+    monkeypatch.setattr(timing, "seconds", lambda call, device: float(next(number) // 2))
+    nothing = timing.Turn(lambda: None)
+    times = timing.alternate(Pedantic(), nothing, nothing, None, timing.Pace(4))
+    assert times.contender == kept
+    assert times.baseline == kept
+    assert times.cores_apart == (None if None in distances else timing.quartiles([distances[int(i) - 1] for i in kept]))
+
+
+def test_patience_is_for_all_rounds_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_nearest", 40.0)
+    monkeypatch.setattr(cores, "apart", lambda: 210.0)
+    assert cores.wait(0.01) == 0
+    monkeypatch.setattr(cores, "apart", lambda: 45.0)
+    assert 9 < cores.wait(10) <= 10
+    assert cores.wait(0) == 0
 
 
 def lazy(model: vf.VAE, pixels: Tensor, batch: int, precision: str, steps: int, **settings: Any) -> Any:
@@ -95,7 +146,7 @@ def test_who_stops_learning_gets_no_time() -> None:
     table = {**STEP, "cheat": Contender("a cheat", tiring, initial_model, ours=True)}
     benchmark = Pedantic()
     with pytest.raises(AssertionError, match="a cheat: its last losses"):
-        measure(benchmark, Work("train_step", "step", CASE, pixels, 8, 8), "cheat", table, 1)
+        measure(benchmark, Work("train_step", "step", CASE, pixels, 8, 8), "cheat", table, timing.Pace(1))
     assert benchmark.extra_info == {}
 
 
@@ -105,7 +156,7 @@ def test_who_does_less_gets_no_time(build: Any) -> None:
     table = {**STEP, "cheat": Contender("a cheat", build, initial_model, ours=True)}
     benchmark = Pedantic()
     with pytest.raises(AssertionError, match=r"a cheat: its first losses: \S+ nats, \S+% from \S+; 0.1% is allowed"):
-        measure(benchmark, Work("train_step", "step", CASE, pixels, 8, 8), "cheat", table, 1)
+        measure(benchmark, Work("train_step", "step", CASE, pixels, 8, 8), "cheat", table, timing.Pace(1))
     assert benchmark.extra_info == {}
 
 
@@ -169,7 +220,7 @@ def test_adam_is_checked(name: str) -> None:
         wrong.check()
 
 
-@pytest.mark.skipif(not library.load(), reason="the C++ operators are not there")
+@needs_library
 def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     test = "benchmarks/bench_train_step.py::test_train_step"

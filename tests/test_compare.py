@@ -67,6 +67,34 @@ def test_only_a_drop_beyond_the_limit_fails(
         assert f"{factor - 1:+.1%}" in table[0]
 
 
+@pytest.mark.parametrize(
+    ("distances", "code", "said"),
+    [((45, 60), 1, " compared: 1 slower"), ((45, 210), 0, "1 not compared: cores near"), ((None, 210), 1, "1 slower")],
+)
+def test_what_ran_on_cores_in_another_state_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], distances: tuple[float | None, float], code: int, said: str
+) -> None:
+    runs = []
+    for factor, distance in zip((1.0, 0.5), distances, strict=True):
+        content = with_jax(factor)
+        (info,) = (b["extra_info"] for b in content["benchmarks"] if is_jax(b))
+        info["cores_apart_ns"] = distance and 3 * [distance]
+        runs.append(write(tmp_path / f"{factor}.json", content))
+    assert exit_code(lambda: compare.main(runs)) == code
+    assert said in capsys.readouterr().out
+
+
+def test_nothing_that_can_be_compared_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = []
+    for distance in (45, 210):
+        content = sample()
+        for benchmark in content["benchmarks"]:
+            benchmark["extra_info"]["cores_apart_ns"] = 3 * [distance]
+        runs.append(write(tmp_path / f"{distance}.json", content))
+    assert exit_code(lambda: compare.main(runs)) == 1
+    assert "nothing compared: its cores were as far apart in no benchmark as in" in capsys.readouterr().err
+
+
 def test_the_baseline_is_not_compared(compared: Callable[..., tuple[int, str, str]]) -> None:
     content = sample()
     content["benchmarks"] = [b for b in content["benchmarks"] if b["extra_info"]["contender"] != "eager"]

@@ -104,6 +104,23 @@ def test_two_runs_agree_where_their_quartiles_overlap(tmp_path: Path, capsys: py
     assert text.count("### train_step, cpu, fp32") == 1  # what ran twice stands in one table only
 
 
+def test_runs_of_cores_in_different_states_are_not_held_against_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for distance in (45, 210):
+        content = sample()
+        (jax,) = (b["extra_info"] for b in content["benchmarks"] if b["name"] == "test_train_step-jax-128-fp32-cpu")
+        jax["cores_apart_ns"] = 3 * [distance]
+        files.append(write(tmp_path / f"{distance}.json", content))
+    text = printed(capsys, *files, "--no-charts")
+    head, rows = tables(text)[-1]
+    verdicts = {tuple(row[:3]): row[head.index("overlap")] for row in rows}
+    assert verdicts.pop(("train_step, cpu, fp32", "128", "JAX, jit of lax.scan")) == "cores 45 / 210 ns apart"
+    assert set(verdicts.values()) == {"yes"}
+    assert f"The spreads of {len(rows) - 1} of {len(rows) - 1} overlap. 1 more cannot be compared" in text
+
+
 spreads = st.lists(st.floats(0.01, 100), min_size=3, max_size=3).map(lambda values: Spread(*sorted(values)))
 
 

@@ -1,0 +1,61 @@
+"""How far apart the cores are that compute. The host of a virtual machine may change it at any time.
+
+Cores that share a cache answer each other in some 40 ns, others three to five times later; all that one thread writes
+and another reads, such as the weights of the last step, then comes as late. So a machine has two speeds or more, for
+half a minute or many, and only what was measured in the same state can be compared.
+
+`python -m benchmarks.cores [SECONDS]` watches it.
+"""
+
+import math
+import os
+import sys
+import time
+
+import torch
+
+from benchmarks.results import FARTHER
+from vae_fast.kernels import library
+
+CALLS, WAYS = 5, 200  # 80 us if they are near
+_nearest = math.inf
+
+
+def apart() -> float | None:
+    """Nanoseconds of a way from one thread to another, the best of some calls. None of a lone thread, or untold."""
+    global _nearest
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if min(usable, torch.get_num_threads()) < 2 or not library.load():
+        return None
+    nanoseconds = min(float(torch.ops.vae_fast.handover(WAYS)) for _ in range(CALLS))
+    _nearest = min(_nearest, nanoseconds)
+    return nanoseconds
+
+
+def are_near(nanoseconds: float | None) -> bool:
+    """Whether they were as near as they have been in this process, or could not be told apart."""
+    return nanoseconds is None or nanoseconds <= FARTHER * _nearest
+
+
+def wait(patience: float) -> float:
+    """Until they are near, but at most so many seconds, of which it returns the rest. Both are busy meanwhile."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and not are_near(apart()):
+        pass
+    return max(0.0, end - time.monotonic())
+
+
+def main(seconds: float = 30.0) -> None:
+    """Prints it twice a second, with the cores busy in between."""
+    if apart() is None:
+        raise SystemExit("cores: expected two threads on two CPUs and the C++ library")
+    end = time.monotonic() + seconds
+    while (now := time.monotonic()) < end:
+        print(f"{apart():.0f}", end=" ns ", flush=True)
+        while time.monotonic() < now + 0.5:
+            apart()
+    print()
+
+
+if __name__ == "__main__":
+    main(*map(float, sys.argv[1:]))
