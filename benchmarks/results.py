@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from vae_fast.errors import DataError
 
 BASELINE = "eager"
+BETWEEN_RUNS = 0.04  # of a ratio: what it differs by from process to process, besides its spread over the rounds
 FARTHER = 2.0  # times: cores in another state (`cores`), while in one they vary by half
 LEVELS = ("forward", "backward", "both")
 MADE_BY = "a file that `pytest benchmarks --benchmark-only --benchmark-json FILE` wrote"
@@ -41,8 +42,10 @@ class Spread(NamedTuple):
         """self / other, as wide as both allow: the quotient's own quartiles cannot be had from quartiles."""
         return Spread(self.low / other.high, self.median / other.median, self.high / other.low)
 
-    def overlaps(self, other: "Spread") -> bool:
-        return self.low <= other.high and other.low <= self.high
+    def overlaps(self, other: "Spread", margin: float = 0.0) -> bool:
+        """Whether there is a common value, when both are widened by `margin` of themselves."""
+        wider = (1 + margin) / (1 - margin)
+        return self.low <= other.high * wider and other.low <= self.high * wider
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from benchmarks.results import BASELINE, Benchmark, Key, Run, Spread, in_order
+from benchmarks.results import BASELINE, BETWEEN_RUNS, Benchmark, Key, Run, Spread, in_order
 
 NOTHING = "-"
 T = TypeVar("T")
@@ -156,12 +156,7 @@ def repeated(runs: Sequence[Run]) -> list[str]:
     rows, verdicts = [], []
     for key in _shared(everywhere):
         found = [run[key] for run in everywhere if key in run]
-        ratios = [b.ratio for b in found if b.ratio]
-        overlap = all(a.overlaps(b) for a in ratios for b in ratios)
-        alike = all(found[0].compares_with(b) for b in found)
-        verdicts.append("yes" if overlap else "**no**")
-        if not alike:
-            verdicts[-1] = f"cores {' / '.join(map(apart, found))} ns apart"
+        verdicts.append(_verdict(found))
         both = [run.get(key) for run in everywhere]
         cells = [spread(b.ratio) if b else NOTHING for b in both]
         floors = [percent(b.of_floor, quartiles=False) if b else NOTHING for b in both]
@@ -171,11 +166,25 @@ def repeated(runs: Sequence[Run]) -> list[str]:
     if not rows:
         return []
     head = ["suite", "batch", "contender", *(f"run {i + 1}" for i in range(len(runs))), "overlap", "of the floor"]
-    told = [verdict for verdict in verdicts if not verdict.startswith("cores")]
-    said = f"Times eager. The spreads of {told.count('yes')} of {len(told)} overlap."
-    if len(told) < len(rows):
-        said += f" {len(rows) - len(told)} more cannot be compared: the cores were near in one run, apart in another."
+    overlap, nearly = verdicts.count("yes"), verdicts.count(NEARLY)
+    told = overlap + nearly + verdicts.count("**no**")
+    said = f"Times eager. The spreads of {overlap} of {told} overlap, and of {nearly} more once each is widened by "
+    said += f"{BETWEEN_RUNS:.0%}, which processes differ by."
+    if told < len(rows):
+        said += f" {len(rows) - told} cannot be compared: their cores were near in one run, apart in another."
     return [said, "", *markdown(head, rows, 3)]
+
+
+NEARLY = f"within {BETWEEN_RUNS:.0%}"
+
+
+def _verdict(found: Sequence[Benchmark]) -> str:
+    if not all(found[0].compares_with(b) for b in found):
+        return f"cores {' / '.join(map(apart, found))} ns apart"
+    ratios = [b.ratio for b in found if b.ratio]
+    margins = {0.0: "yes", BETWEEN_RUNS: NEARLY}
+    agreeing = (text for margin, text in margins.items() if all(a.overlaps(b, margin) for a in ratios for b in ratios))
+    return next(agreeing, "**no**")
 
 
 def _shared(everywhere: Sequence[dict[Key, Benchmark]]) -> list[Key]:
