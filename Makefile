@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-OLD ?= benchmarks/results/cpu.json
+OLD ?= benchmarks/results/cpu-steps.json benchmarks/results/cpu.json
 RESULTS := build/bench/results.json
 BIN := .venv/bin
 
@@ -46,9 +46,9 @@ bench: .venv/installed
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --benchmark-json $(RESULTS) $(ARGS)
 	$(BIN)/python -m benchmarks.report $(RESULTS) --out build/bench/charts
 
-# Fails where a median ratio to the eager baseline of the same run has dropped by more than a tenth.
+# Fails where a median ratio to the eager baseline of the same run has dropped by more than a tenth, twice in a row.
 bench-compare: bench
-	$(BIN)/python -m benchmarks.compare $(OLD) $(RESULTS)
+	$(BIN)/python -m benchmarks.compare --again $(OLD) $(RESULTS)
 
 # With a PYTHON of one's own no .venv is made: the C++ operators are built in place with that Python's torch, nothing is
 # installed, and what it lacks is taken from the wheels in WHEELS.

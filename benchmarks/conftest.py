@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks import contenders, floors
+from benchmarks import contenders, cores, floors
 from benchmarks.facts import Case, machine
 from benchmarks.timing import Pace
 from vae_fast.catalogue import find_known
@@ -91,8 +91,10 @@ def pixels(pytestconfig: pytest.Config, mnist: dict[str, Tensor] | None, measure
 
 
 @pytest.fixture(scope="session")
-def measured_floors(pytestconfig: pytest.Config) -> None:
+def measured_floors(pytestconfig: pytest.Config, pace: Pace) -> None:
     batches = sorted({case.batch for case in cases(pytestconfig)})
+    if the_device() == "cpu":
+        cores.wait(pace.patience)
     pytestconfig.stash[_FLOORS] |= floors.measure(the_device(), batches)
 
 

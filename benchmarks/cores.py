@@ -2,7 +2,8 @@
 
 Cores that share a cache answer each other in some 40 ns, others three to five times later; all that one thread writes
 and another reads, such as the weights of the last step, then comes as late. So a machine has two speeds or more, for
-half a minute or many, and only what was measured in the same state can be compared.
+half a minute or many, and only what was measured in the same state can be compared. Of more than two threads this does
+not know which matter.
 
 `python -m benchmarks.cores [SECONDS]` watches it.
 """
@@ -22,12 +23,15 @@ _nearest = math.inf
 
 
 def apart() -> float | None:
-    """Nanoseconds of a way from one thread to another, the best of some calls. None of a lone thread, or untold."""
+    """Nanoseconds from one thread to the other, the best of some calls; None where it is not two that compute."""
     global _nearest
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(usable, torch.get_num_threads()) < 2 or not library.load():
+    if usable < 2 or torch.get_num_threads() != 2 or not library.load():
         return None
-    nanoseconds = min(float(torch.ops.vae_fast.handover(WAYS)) for _ in range(CALLS))
+    told = [float(torch.ops.vae_fast.handover(WAYS)) for _ in range(CALLS)]
+    nanoseconds = min((time for time in told if not math.isnan(time)), default=None)  # NaN: without OpenMP, say
+    if nanoseconds is None:
+        return None
     _nearest = min(_nearest, nanoseconds)
     return nanoseconds
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vae_fast.errors import DataError
 
 BASELINE = "eager"
-BETWEEN_RUNS = 0.04  # of a ratio: what it differs by from process to process, besides its spread over the rounds
+BETWEEN_RUNS = 0.05  # the gap between two spreads that processes account for: where memory lies, the clock
 FARTHER = 2.0  # times: cores in another state (`cores`), while in one they vary by half
 LEVELS = ("forward", "backward", "both")
 MADE_BY = "a file that `pytest benchmarks --benchmark-only --benchmark-json FILE` wrote"
@@ -43,9 +43,8 @@ class Spread(NamedTuple):
         return Spread(self.low / other.high, self.median / other.median, self.high / other.low)
 
     def overlaps(self, other: "Spread", margin: float = 0.0) -> bool:
-        """Whether there is a common value, when both are widened by `margin` of themselves."""
-        wider = (1 + margin) / (1 - margin)
-        return self.low <= other.high * wider and other.low <= self.high * wider
+        """Whether the two have a value in common, or the gap between them is at most `margin` of it."""
+        return self.low <= other.high * (1 + margin) and other.low <= self.high * (1 + margin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +80,9 @@ class Benchmark:
     threads: int | None = None
     flush_denormals: bool | None = None
     revision: str | None = None
+    machine: str | None = None
+    test: str | None = None
+    """pytest's name for it"""
     versions: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -88,8 +90,8 @@ class Benchmark:
         return Key(self.suite, self.what, self.contender, self.batch, self.precision, self.device)
 
     def compares_with(self, other: "Benchmark") -> bool:
-        """Whether the cores were about as far apart (`cores`), or that is not known."""
-        if self.cores_apart_ns is None or other.cores_apart_ns is None:
+        """Whether the cores were about as far apart (`cores`), or that is not known, or they are other machines'."""
+        if self.cores_apart_ns is None or other.cores_apart_ns is None or self.machine != other.machine:
             return True
         distances = (self.cores_apart_ns.median, other.cores_apart_ns.median)
         return max(distances) <= FARTHER * min(distances)
@@ -138,7 +140,7 @@ def read(path: Path) -> Run:
     if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
         raise DataError(f'{path}: expected {MADE_BY}, with a list "benchmarks"')
     entries = [
-        _record(Benchmark, _part(entry, "extra_info"), f"{path}: extra_info of benchmark {_name(entry, i)}")
+        _record(Benchmark, _info(entry), f"{path}: extra_info of benchmark {_name(entry, i)}")
         for i, entry in enumerate(content["benchmarks"])
     ]
     keys = [entry.key for entry in entries]
@@ -203,6 +205,10 @@ def _record(kind: Any, values: object, where: str) -> Any:
             raise DataError(f"{where}: expected {name} to be {expected}, found {value!r}")
         taken[name] = Spread(*value) if spec.type == Spread | None else value
     return kind(**taken)
+
+
+def _info(entry: object) -> dict[str, Any]:
+    return {**_part(entry, "extra_info"), "test": entry.get("fullname") if isinstance(entry, dict) else None}
 
 
 def _part(content: object, name: str) -> dict[str, Any]:

@@ -147,7 +147,15 @@ def _against(group: Sequence[Benchmark]) -> list[list[str]]:
         return []
     _, ratio, best = max(ours, key=lambda candidate: candidate[0])
     texts = [place(best), str(best.batch or NOTHING), name(best), percent(best.of_floor)]
-    return [[*texts, b.label, spread(ratio.over(b.ratio))] for b in group if b.ratio and not b.ours]
+    return [[*texts, b.label, _times(best, ratio, b, b.ratio)] for b in group if b.ratio and not b.ours]
+
+
+def _times(best: Benchmark, ours: Spread, rival: Benchmark, theirs: Spread) -> str:
+    return spread(ours.over(theirs)) if best.compares_with(rival) else _other_state([best, rival])
+
+
+def _other_state(found: Sequence[Benchmark]) -> str:
+    return f"cores {' / '.join(map(apart, found))} ns apart"
 
 
 def repeated(runs: Sequence[Run]) -> list[str]:
@@ -168,8 +176,8 @@ def repeated(runs: Sequence[Run]) -> list[str]:
     head = ["suite", "batch", "contender", *(f"run {i + 1}" for i in range(len(runs))), "overlap", "of the floor"]
     overlap, nearly = verdicts.count("yes"), verdicts.count(NEARLY)
     told = overlap + nearly + verdicts.count("**no**")
-    said = f"Times eager. The spreads of {overlap} of {told} overlap, and of {nearly} more once each is widened by "
-    said += f"{BETWEEN_RUNS:.0%}, which processes differ by."
+    said = f"Times eager. The spreads of {overlap} of {told} overlap, and {nearly} more are at most "
+    said += f"{BETWEEN_RUNS:.0%} apart."
     if told < len(rows):
         said += f" {len(rows) - told} cannot be compared: their cores were near in one run, apart in another."
     return [said, "", *markdown(head, rows, 3)]
@@ -180,7 +188,7 @@ NEARLY = f"within {BETWEEN_RUNS:.0%}"
 
 def _verdict(found: Sequence[Benchmark]) -> str:
     if not all(found[0].compares_with(b) for b in found):
-        return f"cores {' / '.join(map(apart, found))} ns apart"
+        return _other_state(found)
     ratios = [b.ratio for b in found if b.ratio]
     margins = {0.0: "yes", BETWEEN_RUNS: NEARLY}
     agreeing = (text for margin, text in margins.items() if all(a.overlaps(b, margin) for a in ratios for b in ratios))

@@ -2,7 +2,7 @@
 
 A ratio belongs to a round: the baseline's time over the contender's, in that round. What is quoted is the median of
 the rounds' ratios, with the quartiles as its spread; it repeats where times of different minutes do not. On a CPU a
-round counts if its cores were near each other (`cores`) from its beginning to its end; where few were, all count.
+round counts if its cores were near each other (`cores`) before and after it; where few were, the others count.
 """
 
 import statistics
@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import cores
 
-FEWEST_NEAR = 3  # rounds, to go without the others
+FEWEST = 3  # rounds in one state, to go without the others
 Call = Callable[[], object]
 
 
@@ -77,11 +77,11 @@ class Rounds:
         known = [nanoseconds for nanoseconds in self.apart if nanoseconds is not None]
         return quartiles(known) if known else None
 
-    def near(self) -> "Rounds":
-        """Those whose cores were near, if they are enough; else all."""
-        kept = [i for i, nanoseconds in enumerate(self.apart) if cores.are_near(nanoseconds)]
-        if len(kept) < FEWEST_NEAR:
-            return self
+    def of_one_state(self) -> "Rounds":
+        """Those whose cores were near, if they are enough; else those whose were not, if they are; else all."""
+        near = [i for i, nanoseconds in enumerate(self.apart) if cores.are_near(nanoseconds)]
+        distant = sorted(set(range(len(self.apart))) - set(near))
+        kept = next((rounds for rounds in (near, distant) if len(rounds) >= FEWEST), range(len(self.apart)))
 
         def of(values: list[float]) -> list[float]:
             return [values[i] for i in kept] if values else []
@@ -109,13 +109,14 @@ def alternate(
     After `warm_up` rounds that do not count; `between` comes before each turn.
     """
     times, patience = Rounds(), pace.patience
-    before: float | None = None
+    before: list[float | None] = []  # each round, and after it, how far apart the cores were
+    after: list[float | None] = []
 
     def others() -> None:
-        nonlocal patience, before
+        nonlocal patience
         if device == "cpu":
             patience = cores.wait(patience)
-            before = cores.apart()
+        before.append(_distance(device))
         for turn, into in ((baseline, times.baseline), (floor, times.floor)):
             if turn is not None:
                 turn.prepare()
@@ -126,9 +127,17 @@ def alternate(
 
     def timed() -> None:
         times.contender.append(seconds(contender.run, device))
-        times.apart.append(max(before, cores.apart() or before) if before else None)
 
-    benchmark.pedantic(timed, setup=others, rounds=pace.rounds, warmup_rounds=warm_up)
+    def checked() -> None:
+        after.append(_distance(device))
+
+    benchmark.pedantic(timed, setup=others, teardown=checked, rounds=pace.rounds, warmup_rounds=warm_up)
+    after += before[len(after) :]  # --benchmark-disable calls no teardown
+    times.apart = [a and b and max(a, b) for a, b in zip(before, after, strict=True)]
     for values in (times.contender, times.baseline, times.floor, times.apart):
         del values[: -pace.rounds]  # the warm-up
-    return times.near()
+    return times.of_one_state()
+
+
+def _distance(device: str) -> float | None:
+    return cores.apart() if device == "cpu" else None

@@ -88,9 +88,20 @@ def test_ours_against_the_others_is_the_fastest_over_each_with_the_wider_spread(
     assert not [row for row in rows if row[2] == row[4]]
 
 
+def test_no_rival_is_divided_by_what_ran_in_another_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = sample()
+    for entry in content["benchmarks"]:
+        info = entry["extra_info"]
+        info["cores_apart_ns"] = 3 * [210 if info["contender"] == "jax" else 45]
+    text = printed(capsys, write(tmp_path / "1.json", content), "--no-charts")
+    ((_, rows),) = [table for table in tables(text) if "against" in table[0]]
+    jax = next(row for row in rows if row[:2] == ["train_step, cpu, fp32", "128"] and "JAX" in row[4])
+    assert jax[5] == "cores 45 / 210 ns apart"
+
+
 def test_two_runs_agree_where_their_quartiles_overlap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = sample(), sample()
-    moved = {"ops": 1.1 * 1.08 / 0.92, "eager-tuned": 1.07 * 1.08 / 0.92, "compile-ops": 0.99 * 1.08 / 0.92}
+    moved = {"ops": 1.1 * 1.08 / 0.92, "eager-tuned": 1.04 * 1.08 / 0.92, "compile-ops": 0.99 * 1.08 / 0.92}
     for entry in two["benchmarks"]:
         info = entry["extra_info"]
         info["ratio"] = [value * moved.get(info["contender"], 1) for value in info["ratio"]]
@@ -99,9 +110,9 @@ def test_two_runs_agree_where_their_quartiles_overlap(tmp_path: Path, capsys: py
     verdicts = {row[2]: row[head.index("overlap")] for row in rows}
     assert verdicts["**fused operators**"] == "**no**"
     assert verdicts["**torch.compile, fused operators**"] == verdicts["Lightning"] == "yes"
-    assert verdicts["eager with good habits: logits, fused Adam, no .item()"] == "within 4%"
+    assert verdicts["eager with good habits: logits, fused Adam, no .item()"] == "within 5%"
     found = [row[head.index("overlap")] for row in rows]
-    said = f"The spreads of {found.count('yes')} of {len(rows)} overlap, and of {found.count('within 4%')} more once"
+    said = f"The spreads of {found.count('yes')} of {len(rows)} overlap, and {found.count('within 5%')} more are"
     assert said in text
     assert text.count("### train_step, cpu, fp32") == 1  # what ran twice stands in one table only
 
@@ -120,7 +131,7 @@ def test_runs_of_cores_in_different_states_are_not_held_against_each_other(
     verdicts = {tuple(row[:3]): row[head.index("overlap")] for row in rows}
     assert verdicts.pop(("train_step, cpu, fp32", "128", "JAX, jit of lax.scan")) == "cores 45 / 210 ns apart"
     assert set(verdicts.values()) == {"yes"}
-    assert f"The spreads of {len(rows) - 1} of {len(rows) - 1} overlap, and of 0 more" in text
+    assert f"The spreads of {len(rows) - 1} of {len(rows) - 1} overlap, and 0 more" in text
     assert "1 cannot be compared" in text
 
 
