@@ -1,5 +1,6 @@
 """What the suites share: options, the images, which cases there are on this machine, and what goes into the JSON."""
 
+import argparse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,14 +26,23 @@ _IMAGES = pytest.StashKey[str]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vae_fast")
     group.addoption("--long", action="store_true", help="the peers and time_to_elbo too: a quarter of an hour more")
-    group.addoption("--batch", type=int, nargs="+", help="batch sizes in the place of the device's usual ones")
-    group.addoption("--rounds", type=int, default=9, help="of a contender and its baseline (half as many of epochs)")
-    group.addoption(
-        "--patience", type=float, default=0.0, help="seconds a benchmark may wait for cores that share a cache (CPU)"
-    )
+    group.addoption("--batch", type=positive, nargs="+", help="batch sizes in the place of the device's usual ones")
+    group.addoption("--rounds", type=positive, default=9, help="of a contender and its baseline; of epochs half")
+    waits = "seconds a benchmark may wait for cores that share a cache (CPU)"
+    group.addoption("--patience", type=cores.seconds, default=0.0, help=waits)
+
+
+def positive(text: str) -> int:
+    """For command lines."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("benchmark_json", None)
+    if file is not None and not file.resolve().parent.is_dir():  # else noticed after minutes, when it is written
+        raise pytest.UsageError(f"--benchmark-json: the folder of {file} does not exist")
     for beginning in ADVICE:
         config.addinivalue_line("filterwarnings", f"ignore:{beginning}")
     config.stash[_NOT_MEASURED] = []

@@ -8,14 +8,18 @@ not know which matter.
 `python -m benchmarks.cores [SECONDS]` watches it.
 """
 
+import argparse
 import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
 from benchmarks.results import FARTHER
+from vae_fast.errors import RunError
+from vae_fast.exits import exit_code
 from vae_fast.kernels import library
 
 CALLS, WAYS = 5, 200  # 80 us if they are near
@@ -25,8 +29,7 @@ _nearest = math.inf
 def apart() -> float | None:
     """Nanoseconds from one thread to the other, the best of some calls; None where it is not two that compute."""
     global _nearest
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if usable < 2 or torch.get_num_threads() != 2 or not library.load():
+    if usable_cpus() < 2 or torch.get_num_threads() != 2 or not library.load():
         return None
     told = [float(torch.ops.vae_fast.handover(WAYS)) for _ in range(CALLS)]
     nanoseconds = min((time for time in told if not math.isnan(time)), default=None)  # NaN: without OpenMP, say
@@ -34,6 +37,10 @@ def apart() -> float | None:
         return None
     _nearest = min(_nearest, nanoseconds)
     return nanoseconds
+
+
+def usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def are_near(nanoseconds: float | None) -> bool:
@@ -49,17 +56,31 @@ def wait(patience: float) -> float:
     return max(0.0, end - time.monotonic())
 
 
-def main(seconds: float = 30.0) -> None:
-    """Prints it twice a second, with the cores busy in between."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints it twice a second, with the cores busy in between. RunError where it cannot be told."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=__doc__)
+    parser.add_argument("seconds", type=seconds, nargs="?", default=30.0, help="default: 30")
+    end = time.monotonic() + parser.parse_args(arguments).seconds
     if apart() is None:
-        raise SystemExit("cores: expected two threads on two CPUs and the C++ library")
-    end = time.monotonic() + seconds
+        has = f"{usable_cpus()} CPUs, torch computes on {torch.get_num_threads()} threads, {library.status()}"
+        raise RunError(f"cores: expected two threads on two CPUs and the C++ operators; this process has {has}")
     while (now := time.monotonic()) < end:
-        print(f"{apart():.0f}", end=" ns ", flush=True)
+        print("?" if (distance := apart()) is None else f"{distance:.0f}", end=" ns ", flush=True)
         while time.monotonic() < now + 0.5:
             apart()
     print()
 
 
+def seconds(text: str) -> float:
+    """For command lines: a finite number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return value
+
+
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:]))
+    sys.exit(exit_code(main))

@@ -254,5 +254,32 @@ def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path:
     assert "node" not in found["machine_info"]  # no name of the host
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--batch", "0"], "argument --batch: expected a whole number from 1, got '0'"),
+        (["--rounds=-3"], "argument --rounds: expected a whole number from 1, got '-3'"),
+        (["--patience=-1"], "argument --patience: expected seconds, 0 or more, got '-1'"),
+        (["--benchmark-json", "nowhere/x.json"], "--benchmark-json: the folder of nowhere/x.json does not exist"),
+    ],
+)
+def test_wrong_options_are_said_before_anything_runs(options: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "pytest", "benchmarks/bench_adam.py", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert said in done.stderr
+
+
+def test_cores_are_watched() -> None:
+    command = [sys.executable, "-m", "benchmarks.cores"]
+    done = subprocess.run([*command, "0"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (cores.apart() is None)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
+    assert done.returncode == 1
+    assert "torch computes on 1 threads" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_pytest_alone_runs_no_benchmark(pytestconfig: pytest.Config) -> None:
     assert pytestconfig.getini("testpaths") == ["tests"]
