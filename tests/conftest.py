@@ -34,6 +34,13 @@ def small(tmp_path: Path) -> Callable[..., vf.Config]:
     return config
 
 
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on the embedded digits, for those who only look at it."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return vf.fit(vf.Config(data="digits", hidden=(64,), latent=4, epochs=2, lr=2e-3, out=str(out))).directory
+
+
 @pytest.fixture
 def mnist_root() -> Path:
     """The folder that holds all of MNIST."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import vae_fast
+from vae_fast.__main__ import COMMANDS
 from vae_fast.plan import cpp_compiler
 
 ROOT = Path(vae_fast.__file__).parents[1]
@@ -32,8 +33,12 @@ LAYERS = {
     **dict.fromkeys(("vae_fast.model", "vae_fast.objective"), 2),
     **dict.fromkeys(("vae_fast.evaluation", "vae_fast.feed", "vae_fast.checkpoint", "vae_fast.pictures"), 3),
     **dict.fromkeys(("vae_fast.engine", "vae_fast.steps"), 3),
+    **dict.fromkeys(("vae_fast.walks", "vae_fast.latents", "vae_fast.importance"), 3),
+    "vae_fast.trained": 4,
     **dict.fromkeys(("vae_fast.train", "vae_fast.planning", "vae_fast.run_directory", "vae_fast.summary"), 4),
     **dict.fromkeys(("vae_fast.__init__", "vae_fast.__main__", "vae_fast.env"), 5),
+    **{f"vae_fast.{name}": 5 for name in COMMANDS if name not in ("train", "env")},
+    **dict.fromkeys(("vae_fast.command_line", "vae_fast.model_card"), 5),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import vae_fast as vf
-from vae_fast.pictures import save_grid, save_loss_curve, save_reconstructions, save_samples
+from vae_fast.pictures import STRIP, save_grid, save_loss_curve, save_reconstructions, save_samples
 
 
 def read(path: Path) -> Image.Image:
@@ -61,3 +61,20 @@ def test_the_loss_curve_is_a_picture(tmp_path: Path, test_loss: float | None) ->
     records = [{"epoch": n, "train_loss": 9.0 / n, "test_loss": test_loss} for n in (1, 2)]
     save_loss_curve(records, "grey pixels", tmp_path / "loss.png")
     assert read(tmp_path / "loss.png").size == (768, 480)
+
+
+def test_captions_stand_above_their_rows_and_cover_nothing(tmp_path: Path) -> None:
+    rows = [torch.full((3, 1, 28, 28), grey) for grey in (0.0, 0.5, 0.25)]
+    save_grid(rows, tmp_path / "plain.png")
+    save_grid(rows, tmp_path / "captions.png", [["first row"], [], ["a", "b", "c"]])
+    with Image.open(tmp_path / "plain.png") as file:
+        plain = np.asarray(file)
+    with Image.open(tmp_path / "captions.png") as file:
+        found = np.asarray(file)
+    row, strip = 2 * 29, STRIP
+    assert len(found) == len(plain) + 2 * strip
+    assert (found[strip : strip + 2 * row] == plain[: 2 * row]).all()
+    assert (found[2 * strip + 2 * row :] == plain[2 * row :]).all()
+    for top in (0, strip + 2 * row):  # white, with something black on it
+        assert np.median(found[top : top + strip]) == 255
+        assert found[top : top + strip].min() < 100

@@ -4,11 +4,14 @@ import argparse
 import ast
 from pathlib import Path
 
-COMMANDS = ("train", "env")
+COMMANDS = (
+    *("train", "evaluate", "sample", "reconstruct", "interpolate", "traverse"),
+    *("trace", "report", "export", "env"),
+)
 
 
 def main() -> None:
-    commands = "".join(f"\n  python -m vae_fast.{name:<6} {_summary(name)}" for name in COMMANDS)
+    commands = "".join(f"\n  python -m vae_fast.{name:<11} {_summary(name)}" for name in COMMANDS)
     parser = argparse.ArgumentParser(
         prog="python -m vae_fast",
         usage="python -m vae_fast.COMMAND [--help]",

@@ -57,6 +57,8 @@ _KNOWN = {
     ),
 }
 NAMES = ("digits", *_KNOWN)
+_OF_MNIST = "Creative Commons Attribution-ShareAlike 3.0 (Yann LeCun, Corinna Cortes, Christopher J. C. Burges)"
+LICENCES = {"digits": _OF_MNIST, "mnist": _OF_MNIST, "fashion-mnist": "MIT (Zalando SE)"}
 
 
 def read_known(

@@ -9,7 +9,6 @@ checkpoints/latest, best                         relative symlinks, replaced by 
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +18,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from vae_fast import durable
 from vae_fast.errors import RunError
 from vae_fast.model import VAE
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+EXPORT = "export.json"  # in a directory that `export` made
 METADATA_KEY = "vae_fast"  # one key only: safetensors writes several in an order that changes from process to process
 
 
@@ -48,20 +49,25 @@ def save(
     temporary = checkpoints / f".{final.name}.tmp"
     temporary.mkdir()
     files = {
-        MODEL: safetensors.torch.save(_plain(parameters), {METADATA_KEY: json.dumps(model.hyperparameters)}),
+        MODEL: model_bytes(model, parameters),
         OPTIMIZER: safetensors.torch.save(_plain(optimizer)),
         STATE: json.dumps(state, indent=1).encode(),
     }
     manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     for name, data in {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}.items():
-        write_durably(temporary / name, data)
-    fsync_directory(temporary)
+        durable.write(temporary / name, data)
+    durable.sync_directory(temporary)
     if final.exists():  # of this step, from before a resume
         final.rename(checkpoints / f".{final.name}.old")
     temporary.rename(final)
-    fsync_directory(checkpoints)
+    durable.sync_directory(checkpoints)
     point(checkpoints / "latest", final)
     return final
+
+
+def model_bytes(model: VAE, parameters: dict[str, Tensor]) -> bytes:
+    """The content of model.safetensors: parameters, and what rebuilds the VAE."""
+    return safetensors.torch.save(_plain(parameters), {METADATA_KEY: json.dumps(model.hyperparameters)})
 
 
 def directory(checkpoints: Path, step: int) -> Path:
@@ -75,7 +81,7 @@ def point(link: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.name)
     temporary.rename(link)
-    fsync_directory(link.parent)
+    durable.sync_directory(link.parent)
 
 
 def prune(latest: Path, keep: int) -> None:
@@ -115,36 +121,25 @@ def valid_checkpoints(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
 
 
 def load(path: str | Path) -> VAE:
-    """The VAE of a run directory (its latest valid checkpoint), a checkpoint directory or a model.safetensors file.
+    """The VAE of a run directory (its latest valid checkpoint), a checkpoint, an export or a model.safetensors file.
 
     On the CPU, float32, in eval mode. RunError names what is missing or broken.
     """
-    path = Path(path)
-    if (path / "checkpoints").is_dir():
-        found = next((c for c in valid_checkpoints(path / "checkpoints") if isinstance(c, Checkpoint)), None)
-        if found is None:
-            raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
-        path = found.path
-    elif (path / MODEL).is_file():
+    path = locate(path)
+    if (path / MODEL).is_file() and not (path / EXPORT).is_file():
         read(path)  # only to verify it
     return _load_model(path / MODEL if path.is_dir() else path)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a new file and wait until it is on the disk."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def fsync_directory(path: Path) -> None:
-    """Wait until the directory's entries are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def locate(path: str | Path) -> Path:
+    """Of a run directory its latest valid checkpoint's, of all else what it is; RunError where a run has none."""
+    path = Path(path)
+    if not (path / "checkpoints").is_dir():
+        return path
+    found = next((c for c in valid_checkpoints(path / "checkpoints") if isinstance(c, Checkpoint)), None)
+    if found is None:
+        raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
+    return found.path
 
 
 def _load_model(file: Path) -> VAE:

@@ -112,6 +112,8 @@ class Config:
     """a run directory to continue, or auto: continue the one in --out if it has a valid checkpoint, else start it"""
     keep: int = 3
     """checkpoints kept besides the best one"""
+    log: Literal["none", "tensorboard"] = "none"
+    """where else than to metrics.jsonl and pictures/ the records and pictures go: to RUN/tensorboard/"""
     nvtx: bool = False
     """mark data, steps and their parts, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
     profile: Literal["off", "nsys", "torch", "memory"] = "off"

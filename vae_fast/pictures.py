@@ -2,42 +2,57 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from vae_fast.kernels import reparameterize, streams
+from vae_fast import walks
 from vae_fast.model import VAE
+from vae_fast.pixels import floats
+from vae_fast.stored import Pixels
 
 COLUMNS, SAMPLE_ROWS = 12, 8
 MOST_RECONSTRUCTIONS = 4 * COLUMNS
+STRIP = 16  # pixels: a line of text
 SMALLEST_TILE = 56  # pixels: smaller images are enlarged by a whole factor
 
 
-@torch.no_grad()
+def save_all(
+    model: VAE, images: Pixels, seed: int, metrics: Sequence[dict[str, Any]], treatment: str, folder: Path
+) -> None:
+    """The three pictures that a run leaves in `folder`. images: [N, C, H, W], of which the first are reconstructed."""
+    folder.mkdir(exist_ok=True)
+    shown = images[:MOST_RECONSTRUCTIONS].to("cpu")
+    save_reconstructions(model, shown, folder / "reconstructions.png")
+    save_samples(model, seed, shown.shape[1:], folder / "samples.png")
+    save_loss_curve(metrics, treatment, folder / "loss.png")
+
+
 def save_reconstructions(model: VAE, images: Tensor, path: Path) -> None:
-    """Rows of images [N, C, H, W] (uint8 or float in [0, 1]), each with a row of its reconstructions below.
-
-    A reconstruction decodes the posterior's mean.
-    """
-    decoded = model.decode(model.encode(images.flatten(1))[0]).sigmoid().view_as(images)
-    originals = images / 255 if images.dtype == torch.uint8 else images
-    rows = [part for pair in zip(originals.split(COLUMNS), decoded.split(COLUMNS), strict=True) for part in pair]
-    save_grid(rows, path)
+    """Rows of images [N, C, H, W] (uint8 or float in [0, 1]), each with a row of its reconstructions below."""
+    decoded = walks.decode(model, walks.means(model, images))
+    save_grid(below_each_other(images, decoded, COLUMNS), path)
 
 
-@torch.no_grad()
+def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> list[Tensor]:
+    """Rows for `save_grid`: so many images, their reconstructions, the next images, ..."""
+    originals = floats(images).cpu()
+    parts = zip(originals.split(columns), reconstructions.view_as(originals).split(columns), strict=True)
+    return [row for pair in parts for row in pair]
+
+
 def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path) -> None:
     """Images decoded from z ~ N(0, I); image_shape is (C, H, W)."""
-    device = next(model.parameters()).device
-    zeros = torch.zeros(COLUMNS * SAMPLE_ROWS, model.latent, device=device)
-    z = reparameterize(zeros, zeros, seed, 0, stream=streams.SAMPLING)
-    save_grid(list(model.decode(z).sigmoid().view(-1, *image_shape).split(COLUMNS)), path)
+    images = walks.decode(model, walks.prior(model, COLUMNS * SAMPLE_ROWS, seed))
+    save_grid(list(images.view(-1, *image_shape).split(COLUMNS)), path)
 
 
-def save_grid(rows: Sequence[Tensor], path: Path) -> None:
-    """Rows of images in [0, 1], each [n, C, H, W] with n up to that of the first; C of 3 is colour, else the first."""
+def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence[Sequence[str]] | None = None) -> None:
+    """Rows of images in [0, 1], each [n, C, H, W] with n up to that of the first; C of 3 is colour, else the first.
+
+    captions: of each row one for all of it, one for every image, or none.
+    """
     from PIL import Image
 
     n, channels, height, width = rows[0].shape
@@ -47,10 +62,32 @@ def save_grid(rows: Sequence[Tensor], path: Path) -> None:
         for j, image in enumerate(row[:, :channels].float().cpu()):
             top, left = i * (height + 1) + 1, j * (width + 1) + 1
             sheet[:, top : top + height, left : left + width] = image
-    array = (sheet.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
-    picture = Image.fromarray(array)
+    picture = Image.fromarray(_bytes(sheet))
     factor = -(-SMALLEST_TILE // max(height, width))
-    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    if captions is not None:
+        picture = _captioned(picture, captions, factor * (height + 1), factor * (width + 1))
+    picture.save(path, format="PNG")
+
+
+def _bytes(sheet: Tensor) -> Any:
+    return (sheet.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
+
+
+def _captioned(picture: Any, captions: Sequence[Sequence[str]], row: int, column: int) -> Any:
+    """The picture, whose rows and columns are so many pixels apart, with a strip of text above rows that have some."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strips = [STRIP * bool(texts) for texts in captions]
+    sheet = Image.new(picture.mode, (picture.width, picture.height + sum(strips)), "white")
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=STRIP - 4), 0
+    for i, (texts, strip) in enumerate(zip(captions, strips, strict=True)):
+        for j, text in enumerate(texts):
+            draw.text((j * column + 3, top + 1), text, fill="black", font=font)
+        bottom = (i + 1) * row if i + 1 < len(captions) else picture.height
+        sheet.paste(picture.crop((0, i * row, picture.width, bottom)), (0, top + strip))
+        top += row + strip
+    return sheet
 
 
 def save_loss_curve(metrics: Sequence[dict[str, Any]], pixels: str, path: Path) -> None:

@@ -20,6 +20,11 @@ TREATMENTS = {  # how results say what the pixels were
 CHUNK = 1 << 21  # pixels worked on together: bounds the memory that their random bits and float64 copies take
 
 
+def floats(pixels: Tensor) -> Tensor:
+    """Pixels as float32 in [0, 1]: of uint8, k is k/255."""
+    return pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
+
+
 def bernoulli_sample(pixels: Tensor, seed: int | Tensor, step: int | Tensor, row_offset: int = 0) -> Tensor:
     """Binary images, uint8 0 or 255, each pixel on with the probability that its grey value states.
 

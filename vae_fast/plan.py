@@ -53,7 +53,7 @@ def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]
 
     Raises ConfigError for a device that no machine has, RunError for an explicit wish that this machine cannot serve.
     """
-    device, why_device = _device(config.device)
+    device, why_device = choose_device(config.device)
     precision, why_precision = _precision(config, device)
     if config.compile:
         require_compiler(device)
@@ -85,7 +85,7 @@ def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> 
         {"autograd": False, "fused": True}[plan.step]
     except (TypeError, KeyError):
         raise RunError(f"config.toml: [plan] is not one of this version's, got {table}") from None
-    _device(plan.device)
+    choose_device(plan.device)
     if plan.compile:
         require_compiler(plan.torch_device)
     if plan.step == "fused":
@@ -181,7 +181,8 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def _device(wish: str) -> tuple[torch.device, str]:
+def choose_device(wish: str) -> tuple[torch.device, str]:
+    """What `--device` means on this machine, and why; ConfigError or RunError where it cannot be had."""
     if wish == "auto":
         present = torch.cuda.is_available()
         return (

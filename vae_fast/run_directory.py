@@ -13,12 +13,20 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
-from vae_fast import checkpoint
+from vae_fast import checkpoint, durable
 from vae_fast.config import Config, read_toml, resumed_directory
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.model import VAE
 
-MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "nvtx"}  # on a resume; all else is what the run is
+MAY_CHANGE = {
+    "epochs",
+    "data_root",
+    "device",
+    "feed",
+    "keep",
+    "log",
+    "nvtx",
+}  # on a resume; all else is what the run is
 
 
 class RunDirectory:
@@ -31,6 +39,11 @@ class RunDirectory:
 
     def __init__(self, path: Path, recorded: dict[str, Any]) -> None:
         self.path, self.recorded = path, recorded
+
+    @classmethod
+    def of(cls, path: Path) -> "RunDirectory":
+        """Of a run that is there; its config.toml has been read before."""
+        return cls(path, tomllib.loads((path / "config.toml").read_text(encoding="utf-8")))
 
     @classmethod
     def open(cls, config: Config) -> "RunDirectory":
@@ -56,7 +69,7 @@ class RunDirectory:
             if old != new:
                 raise ConfigError(f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}")
         _require_writable(path)
-        return cls(path, tomllib.loads((path / "config.toml").read_text(encoding="utf-8")))
+        return cls.of(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -74,7 +87,7 @@ class RunDirectory:
         """Write config.toml: the settings, and the tables `plan`, `images` and `environment`."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.recorded = {**config.recorded(), **tables}
-        _replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
+        durable.replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of the epochs so far; a last line that a killed process left incomplete is read past."""
@@ -98,7 +111,7 @@ class RunDirectory:
         """Keep the records up to `epoch`, those that the checkpoint resumed from has seen."""
         kept = [record for record in self.metrics() if record["epoch"] <= epoch]
         if self.metrics_file.exists():
-            _replace(self.metrics_file, _lines(kept))
+            durable.replace(self.metrics_file, _lines(kept))
         return kept
 
     def save(
@@ -151,11 +164,3 @@ def _require_writable(path: Path) -> None:
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    checkpoint.write_durably(temporary, data)
-    temporary.replace(path)
-    checkpoint.fsync_directory(path.parent)

@@ -4,14 +4,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended the run; its state is saved."""
+    """SIGINT or SIGTERM ended the work; what was done is saved."""
 
-    def __init__(self, number: int, directory: Path) -> None:
-        super().__init__(f"{signal.Signals(number).name}: saved; go on with --resume {directory}")
+    def __init__(self, number: int, remedy: str) -> None:
+        super().__init__(f"{signal.Signals(number).name}: saved; {remedy}")
         self.number = number
 
 

@@ -1,11 +1,12 @@
 """The images of one run: read, binarized if asked for, and divided into training, validation and test."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vae_fast.config import Config
 from vae_fast.data import DataSet
@@ -19,12 +20,14 @@ from vae_fast.stored import Pixels, Stored, pieces
 class Splits:
     """Images [N, C, H, W] on the host, uint8 or float32; None where there are none.
 
-    With the feed "stream" they are not tensors but `Stored`, left in their file.
+    With the feed "stream" they are not tensors but `Stored`, left in their file. `labels`, int64 [N], are by the name
+    of their part, of those that have some.
     """
 
     train: Pixels
     valid: Pixels | None
     test: Pixels | None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> torch.Size:
@@ -45,7 +48,7 @@ class Splits:
         return sum(part.nbytes for part in (self.train, self.valid, self.test) if part is not None)
 
 
-def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str], None]) -> Splits:
+def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str], None] = lambda line: None) -> Splits:
     """What `config` trains and is evaluated on. With dynamic binarization the held-out parts are one static sample.
 
     Args:
@@ -56,15 +59,19 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
     """
     train_images, test_images = found.splits(config.test_fraction, in_file=feed == "stream")
     train, valid = train_images.pixels, None
+    labels = {"train": train_images.labels, "test": None if test_images is None else test_images.labels}
     if config.valid:
         if config.valid >= len(train):
             raise DataError(f"valid: expected fewer than the {len(train)} training images, got {config.valid}")
         train, valid = train[: -config.valid], train[-config.valid :]
+        if (of_all := train_images.labels) is not None:
+            labels |= {"train": of_all[: -config.valid], "valid": of_all[-config.valid :]}
     held_out = "static" if config.binarize == "dynamic" else config.binarize
     splits = Splits(
         train if config.binarize == "dynamic" else _treated(train, config.binarize, TRAIN_SAMPLE),
         None if valid is None else _treated(valid, held_out, VALID_SAMPLE),
         None if test_images is None else _treated(test_images.pixels, held_out, TEST_SAMPLE),
+        {part: some for part, some in labels.items() if some is not None},
     )
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)

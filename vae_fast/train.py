@@ -39,6 +39,7 @@ from vae_fast.signals import Interrupted, collected_signals
 from vae_fast.splits import Splits, prepare
 from vae_fast.stored import Pixels
 from vae_fast.summary import summary
+from vae_fast.trackers import tracker
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ class Training:
         """Take up the state to resume from, if there is one; compile; only then write config.toml."""
         if self.directory.recorded:
             self._resume()
+        log = self.config.log if self.world.is_first else "none"
+        self.tracker = self.world.together(tracker, log, self.directory.path / "tensorboard", self.epoch)
         self._warm_up()
         steps = self.config.epochs * self.feed.steps_per_epoch
         self.world.first(self.profile.begin, self.engine.step_number, steps, max(self.engine.launches(steps)))
@@ -144,18 +147,14 @@ class Training:
                 record |= self.mark("evaluation", self._evaluate)()
                 self._close_epoch(record)
                 if number := self.world.agreed(received, now=True):
-                    raise Interrupted(number, self.directory.path)
+                    raise Interrupted(number, f"go on with --resume {self.directory.path}")
 
     def finish(self) -> None:
         """Pictures and the summary."""
-        folder = self.directory.pictures
-        folder.mkdir(exist_ok=True)
-        shape = self.splits.image_shape
-        test = self.splits.train if self.splits.test is None else self.splits.test
-        shown = test[: pictures.MOST_RECONSTRUCTIONS].to(self.plan.torch_device)
-        pictures.save_reconstructions(self.model, shown, folder / "reconstructions.png")
-        pictures.save_samples(self.model, self.config.seed, shape, folder / "samples.png")
-        pictures.save_loss_curve(self.metrics, TREATMENTS[self.config.binarize], folder / "loss.png")
+        images = self.splits.train if self.splits.test is None else self.splits.test
+        folder, treatment = self.directory.pictures, TREATMENTS[self.config.binarize]
+        pictures.save_all(self.model, images, self.config.seed, self.metrics, treatment, folder)
+        self.tracker.pictures(folder, self.epoch)
         for line in summary(self.config, self.metrics, self.splits.test, self.directory):
             self.printer.line(line)
 
@@ -215,7 +214,7 @@ class Training:
             for count, images in zip(self.profile.launches(launches, self.engine.step_number), batches, strict=False):
                 if number := self.world.agreed(received):
                     self._save(self.epoch)
-                    raise Interrupted(number, self.directory.path)
+                    raise Interrupted(number, f"go on with --resume {self.directory.path}")
                 advance(count, images)
                 show(self.engine.step_number - (epoch - 1) * total, self.engine.recent_loss)
         averages = self.engine.finish_epoch()  # waits for the device, so the clock is read after it
@@ -256,6 +255,7 @@ class Training:
         self.epoch = record["epoch"]
         self.metrics.append(record)
         self.world.first(self.directory.append_metrics, record)
+        self.world.first(self.tracker.epoch, record)
         self.printer.line(epoch_line(record, self.config.epochs))
         self.engine.stop_if_diverged()
         learned_nothing = record["skipped_steps"] == self.feed.steps_per_epoch

@@ -1,0 +1,94 @@
+"""Exports, each read back as its users will."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import vae_fast as vf
+from vae_fast import export as command
+from vae_fast.errors import RunError
+from vae_fast.trained import Trained
+
+
+@pytest.fixture(scope="module")
+def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "out"
+    assert command.main([str(trained_run), "--out", str(out), "--device", "cpu"]) == 0
+    return out
+
+
+def test_load_takes_an_export(exported: Path, trained_run: Path) -> None:
+    state = vf.load(trained_run).state_dict()
+    for path in (exported, exported / "model.safetensors"):
+        for name, tensor in vf.load(path).state_dict().items():
+            assert torch.equal(tensor, state[name])
+    assert safetensors.torch.load_file(exported / "model.safetensors").keys() == state.keys()
+    assert json.loads((exported / "export.json").read_text())["hyperparameters"]["latent"] == 4
+
+
+def test_pt2_needs_nothing_of_ours(exported: Path, trained_run: Path, tmp_path: Path) -> None:
+    model, x, z = vf.load(trained_run), torch.rand(5, 1, 28, 28), torch.randn(3, 4)
+    torch.save((x, z), tmp_path / "in.pt")
+    program = """
+import sys, torch
+folder, given, out = sys.argv[1:]
+x, z = torch.load(given)
+encoder, decoder = (torch.export.load(f"{folder}/{name}.pt2").module() for name in ("encoder", "decoder"))
+torch.save((*encoder(x), decoder(z)), out)
+assert "vae_fast" not in sys.modules
+"""
+    out = tmp_path / "out.pt"
+    subprocess.run([sys.executable, "-c", program, exported, tmp_path / "in.pt", out], check=True, cwd=tmp_path)
+    mu, logvar, logits = torch.load(out)
+    with torch.no_grad():
+        torch.testing.assert_close((mu, logvar), model.encode(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, model.decode(z), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_runs_elsewhere(trained_run: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="vae_fast[onnx] is not installed")
+    pytest.importorskip("onnxscript", reason="vae_fast[onnx] is not installed")
+    model, out = vf.load(trained_run), tmp_path / "out"
+    found = command.export(Trained.open(trained_run, "cpu"), out, ("onnx",))
+    assert list(found) == ["safetensors", "onnx"]
+    decoder = onnxruntime.InferenceSession(out / "decoder.onnx", providers=["CPUExecutionProvider"])
+    z = torch.randn(7, 4)
+    (logits,) = decoder.run(None, {"z": z.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), model.decode(z), rtol=1e-4, atol=1e-4)
+
+
+def test_the_card_says_what_it_is(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    for part in ("784-64-4-64-784", "digits, grey pixels", "Attribution-ShareAlike 3.0", "lr: 0.002", "test_loss:"):
+        assert part in card
+
+
+def test_what_is_not_the_model_is_no_export(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        command.WRITERS, "pt2", lambda model, folder: (model.encode, lambda z: [model.decode(z) * 1.01])
+    )
+    with pytest.raises(RunError, match=r"pt2: read back, it is off by 1\.0e-02 of the largest value; 1e-05 is allowed"):
+        command.export(Trained.open(trained_run, "cpu"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_is_not_written_over(exported: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (exported / "export.json").stat().st_mtime_ns
+    assert command.main([str(trained_run), "--out", str(exported)]) == 1
+    assert capsys.readouterr().err == f"error: --out: {exported} exists; remove it or name another\n"
+    assert (exported / "export.json").stat().st_mtime_ns == before
+
+
+def test_onnx_that_is_missing_is_one_line(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert command.main([str(trained_run), "--out", str(tmp_path / "out"), "--formats", "onnx"]) == 1
+    assert "pip install 'vae_fast[onnx]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

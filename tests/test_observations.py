@@ -1,0 +1,32 @@
+"""What losses say."""
+
+from typing import Any
+
+import pytest
+
+from vae_fast.observations import observe
+
+
+def records(train: list[float | None], test: list[float] | None = None) -> list[dict[str, Any]]:
+    return [
+        {"epoch": i + 1, "train_loss": loss, "test_loss": test[i] if test else None} for i, loss in enumerate(train)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        ([150.0], None, "first epoch"),
+        ([150.0, 120.0], [120.0, 110.0], "falling fast"),
+        ([100.0, 99.0], [101.0, 100.0], "still falling"),
+        ([100.0, 99.9], [101.0, 101.0], "levelled off"),
+        ([100.0, 100.2], None, "levelled off"),
+        ([100.0, 95.0, 90.0], [105.0, 104.0, 104.5], "overfitting since epoch 2"),
+        ([100.0, 95.0, 90.0], [105.0, 104.0, 104.1], "falling fast"),
+        ([100.0, 95.0, None], None, "diverged"),
+        ([100.0, 95.0, 150.0], None, "diverged"),
+        ([100.0, None, 99.0], None, "back from a divergence"),
+    ],
+)
+def test_observations(train: list[float | None], test: list[float] | None, expected: str) -> None:
+    assert observe(records(train, test)) == expected

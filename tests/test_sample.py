@@ -1,0 +1,80 @@
+"""The commands that draw: sample, reconstruct, interpolate, traverse."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vae_fast as vf
+from vae_fast import interpolate, reconstruct, sample, traverse
+from vae_fast.trained import Trained
+
+
+def run(command: Any, trained_run: Path, out: Path, *arguments: str) -> tuple[np.ndarray[Any, Any], int]:
+    assert command.main([str(trained_run), "--out", str(out), "--device", "cpu", *arguments]) == 0
+    with Image.open(out.with_suffix(".png")) as picture:
+        return np.load(out.with_suffix(".npy")), picture.width
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "shape"),
+    [
+        (sample, ["--count", "14", "--columns", "5"], (14, 1, 28, 28)),
+        (reconstruct, ["--indices", "3", "5", "7"], (3, 1, 28, 28)),
+        (interpolate, ["--indices", "0", "1", "2", "3", "--steps", "4"], (2, 4, 1, 28, 28)),
+        (interpolate, ["--indices", "0", "1", "--steps", "4", "--path", "linear"], (1, 4, 1, 28, 28)),
+        (traverse, ["--dimensions", "2", "0", "--steps", "5"], (2, 5, 1, 28, 28)),
+        (traverse, ["--around", "9"], (4, 11, 1, 28, 28)),
+    ],
+)
+def test_a_grid_and_an_array(
+    command: Any, arguments: list[str], shape: tuple[int, ...], trained_run: Path, tmp_path: Path
+) -> None:
+    array, width = run(command, trained_run, tmp_path / "one", *arguments)
+    assert array.shape == shape
+    assert array.dtype == np.float32
+    assert 0 <= array.min() < array.max() <= 1
+    again, _ = run(command, trained_run, tmp_path / "two", *arguments)
+    assert (array == again).all()
+    assert width > 28
+
+
+def test_where_things_go_by_default(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample.main([str(trained_run), "--seed", "4"]) == 0
+    assert str(trained_run / "pictures" / "samples-seed4.png") in capsys.readouterr().out
+    assert (trained_run / "pictures" / "samples-seed4.npy").exists()
+
+
+def test_samples_are_decoded_draws_of_the_prior(trained_run: Path) -> None:
+    trained = Trained.open(trained_run, "cpu")
+    few, many = sample.sample(trained, 3, seed=1), sample.sample(trained, 2000, seed=1)
+    torch.testing.assert_close(few, many[:3])
+    assert not torch.equal(few, sample.sample(trained, 3, seed=2))
+
+
+def test_an_interpolation_joins_reconstructions(trained_run: Path) -> None:
+    trained, images = Trained.open(trained_run, "cpu"), vf.load_images("digits", "test").pixels
+    found = reconstruct.reconstruct(trained, images[:2])
+    for path in ("linear", "spherical"):
+        between = interpolate.interpolate(trained, images[:1], images[1:2], 5, path)[0]
+        torch.testing.assert_close(between[[0, -1]], found, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="path: expected one of linear, spherical, got 'curved'"):
+        interpolate.interpolate(trained, images[:1], images[1:2], 5, "curved")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "code", "said"),
+    [
+        (reconstruct, ["--indices", "1000"], 1, "index: expected less than the 1000 test images, got 1000"),
+        (interpolate, ["--indices", "1", "2", "3"], 2, "--indices: expected pairs, from and to, got 3 of them"),
+        (traverse, ["--dimensions", "4"], 2, "--dimensions: expected less than the 4 of the model, got 4"),
+    ],
+)
+def test_mistakes_are_one_line(
+    command: Any, arguments: list[str], code: int, said: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([str(trained_run), *arguments]) == code
+    assert capsys.readouterr().err == f"error: {said}\n"

@@ -1,0 +1,88 @@
+"""A model, and the images to look at it with."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vae_fast as vf
+from vae_fast.errors import ConfigError, DataError, RunError
+from vae_fast.trained import Trained
+
+
+def test_a_run_its_checkpoint_and_its_file_are_the_same_model(trained_run: Path) -> None:
+    latest = trained_run / "checkpoints" / "latest"
+    opened = [Trained.open(path) for path in (trained_run, latest, latest / "model.safetensors")]
+    for one in opened:
+        for name, tensor in one.model.state_dict().items():
+            assert torch.equal(tensor.cpu(), vf.load(trained_run).state_dict()[name])
+    assert [one.run and one.run.samefile(trained_run) for one in opened] == [True, True, None]
+
+
+def test_images_are_the_runs_own(trained_run: Path) -> None:
+    trained = Trained.open(trained_run)
+    for part in ("test", "train"):
+        selection, images = trained.images(part), vf.load_images("digits", part)
+        assert torch.equal(selection.pixels, images.pixels)
+        assert torch.equal(selection.labels, images.labels)
+        assert selection.title == f"digits, 1,000 {part} images, grey pixels"
+        assert torch.equal(selection.pick([3, 1]), images.pixels[[3, 1]])
+        assert selection.label(3) == str(int(images.labels[3]))
+
+
+def test_binarized_images_are_named_so(trained_run: Path) -> None:
+    selection = Trained.open(trained_run).images(binarize="threshold")
+    assert selection.pixels.unique().tolist() == [0, 255]
+    assert selection.title.endswith("thresholded pixels")
+    assert selection.slug == "digits-test-threshold"
+
+
+def test_labels_follow_what_is_held_out(small: object, tmp_path: Path) -> None:
+    run = vf.fit(small(valid=100, epochs=1)).directory  # type: ignore[operator]
+    trained, labels = Trained.open(run), vf.load_images("digits").labels
+    assert torch.equal(trained.images("valid").labels, labels[-100:])
+    assert torch.equal(trained.images("train").labels, labels[:-100])
+    assert len(trained.images(data="digits").pixels) == 1000
+
+
+def test_a_run_made_on_another_device_is_read_here(trained_run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(trained_run, moved, symlinks=True)
+    config = (moved / "config.toml").read_text()
+    (moved / "config.toml").write_text(config.replace('device = "auto"', 'device = "cuda:7"'))
+    assert 'device = "cuda:7"' in (moved / "config.toml").read_text()
+    assert len(Trained.open(moved).images().pixels) == 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (
+            lambda t, p: t.images("valid"),
+            DataError,
+            "split: digits has no valid images here; expected one of test, train",
+        ),
+        (lambda t, p: t.images(data=str(p / "small.npy")), DataError, "has images of 16 pixels .* takes 784"),
+        (lambda t, p: t.images().pick([1000]), DataError, "index: expected less than the 1000 test images, got 1000"),
+        (lambda t, p: Trained.open(p / "nothing"), RunError, "nothing: expected a run directory, a checkpoint"),
+        (lambda t, p: Trained.open(t.run, "tpu"), ConfigError, "device: expected auto, cpu"),
+        (lambda t, p: Trained.open(t.source / "model.safetensors").images(), ConfigError, "data: .* belongs to no run"),
+    ],
+)
+def test_mistakes_are_named(trained_run: Path, tmp_path: Path, change: object, error: type, said: str) -> None:
+    np.save(tmp_path / "small.npy", np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4) % 200)
+    with pytest.raises(error, match=said):
+        change(Trained.open(trained_run), tmp_path)  # type: ignore[operator]
+
+
+def test_metrics_of_the_run_are_those_of_the_model(trained_run: Path) -> None:
+    from vae_fast.evaluate import evaluate
+
+    trained = Trained.open(trained_run)
+    last = json.loads((trained_run / "metrics.jsonl").read_text().splitlines()[-1])
+    found = evaluate(trained, trained.images(), seed=trained.seed)
+    assert found["loss"] == pytest.approx(last["test_loss"], rel=1e-6)
+    assert found["nll"] == pytest.approx(last["test_nll"], rel=1e-6)

@@ -1,0 +1,81 @@
+"""What the command lines share that work on a trained model: its arguments, the images, and where results go."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from vae_fast import pictures
+from vae_fast.errors import ConfigError
+from vae_fast.pixels import TREATMENTS
+from vae_fast.trained import PARTS, Selection, Trained
+
+
+def parser(command: str, description: str | None, example: str, images: bool = True) -> argparse.ArgumentParser:
+    """With RUN and --device, and with what chooses the images, if there are some."""
+    prog = f"python -m vae_fast.{command}"
+    result = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"example: {prog} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("run", metavar="RUN", help="a run directory (its latest checkpoint), a checkpoint or an export")
+    result.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
+    if images:
+        result.add_argument("--split", choices=PARTS, default="test", help="which images (default: test)")
+        result.add_argument("--data", help="another data set than the run's: a name or a path, as for training")
+        result.add_argument("--data-root", help="folder where mnist and fashion-mnist are looked for first")
+        result.add_argument("--binarize", choices=list(TREATMENTS), help="pixels (default: as in the run)")
+    return result
+
+
+def opened(chosen: argparse.Namespace) -> tuple[Trained, Selection]:
+    """The model and the images that the arguments name."""
+    trained = Trained.open(chosen.run, chosen.device)
+    settings = {name: getattr(chosen, name) for name in ("data", "data_root", "binarize")}
+    return trained, trained.images(chosen.split, **settings)
+
+
+def whole_number(text: str) -> int:
+    """For argparse: 0, 1, ..."""
+    return _integer(text, 0, "a whole number from 0")
+
+
+def positive_number(text: str) -> int:
+    """For argparse: 1, 2, ..."""
+    return _integer(text, 1, "a whole number from 1")
+
+
+def _integer(text: str, least: int, expected: str) -> int:
+    value = int(text) if text.isdecimal() and text.isascii() else -1
+    if not least <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return value
+
+
+def place(trained: Trained, out: Path | None, *names: str) -> Path:
+    """Where a result goes, its folder made: `out`, or in the run's directory."""
+    path = out or trained.place(*names)
+    if path is None:
+        raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save_pictures(
+    trained: Trained,
+    out: Path | None,
+    name: str,
+    rows: Sequence[Tensor],
+    array: Tensor,
+    captions: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Write rows of images as a PNG grid, and `array` beside it as .npy: at `out`, or in the run's pictures/."""
+    path = place(trained, out, "pictures", name)
+    shape = trained.image_shape
+    pictures.save_grid([row.view(-1, *shape) for row in rows], path.with_suffix(".png"), captions)
+    np.save(path.with_suffix(".npy"), array.numpy())
+    print(f"picture  {path.with_suffix('.png')}\narray    {path.with_suffix('.npy')}  {list(array.shape)}")

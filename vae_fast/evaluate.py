@@ -1,0 +1,163 @@
+"""Evaluate a trained model: ELBO, KL of each latent dimension, importance-weighted likelihood.
+
+The ELBO has one sample of z an image, that of the test loss of training; -log p(x) has K, with --iw K. All in nats per
+image.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vae_fast import command_line, durable, latents
+from vae_fast.estimates import Estimates
+from vae_fast.evaluation import evaluate as elbo
+from vae_fast.exits import exit_code
+from vae_fast.importance import log_likelihoods
+from vae_fast.model import VAE
+from vae_fast.pixels import mean_entropy
+from vae_fast.progress import Printer
+from vae_fast.signals import Interrupted, collected_signals
+from vae_fast.stored import Pixels
+from vae_fast.trained import Selection, Trained
+
+
+def evaluate(
+    trained: Trained,
+    selection: Selection,
+    *,
+    iw: int = 0,
+    seed: int = 0,
+    threshold: float = latents.ACTIVE,
+    partial: Path | None = None,
+    printer: Printer | None = None,
+) -> dict[str, Any]:
+    """What there is to say in numbers about a model on some images, in nats per image.
+
+    Args:
+        trained, selection: the model and the images, from `Trained.open` and `Trained.images`.
+        iw: K, the samples of the importance-weighted estimate; 0 for none.
+        seed: of the noise; the run's gives the test loss that its training reported.
+        threshold: a dimension is active if the variance of the posterior's mean is above it.
+        partial: a file that keeps the estimates so far: the next call goes on with them.
+        printer: shows progress.
+
+    Returns:
+        What JSON can hold: model, images, binarize, loss, nll, kl, nll_minus_entropy (null unless the pixels are grey),
+        kl_per_dimension, mean_variance, active_units and, with iw, importance_weighted.
+    """
+    pixels = selection.pixels.flatten(1)
+    found = latents.survey(trained.model, pixels)
+    result: dict[str, Any] = {
+        "model": trained.title,
+        "images": selection.title,
+        "binarize": selection.binarize,
+        "seed": seed,
+        **elbo(trained.model, pixels, seed),
+        "nll_minus_entropy": None,
+        "kl_per_dimension": found.kl.tolist(),
+        "mean_variance": found.variance.tolist(),
+        "active_threshold": threshold,
+        "active_units": found.active(threshold),
+    }
+    if selection.binarize == "none":
+        result["nll_minus_entropy"] = result["nll"] - mean_entropy(pixels)
+    if iw:
+        result["importance_weighted"] = importance_weighted(trained.model, pixels, iw, seed, partial, printer)
+    return result
+
+
+def importance_weighted(
+    model: VAE, pixels: Pixels, samples: int, seed: int, partial: Path | None = None, printer: Printer | None = None
+) -> dict[str, Any]:
+    """The mean of log p(x) over images [N, D] and its standard error; Interrupted after a signal, the rest kept."""
+    estimates = Estimates(partial, model, pixels, samples, seed)
+    first, began = len(estimates), time.perf_counter()
+    title = f"log p(x), {samples:,} samples an image"
+    with collected_signals() as received, (printer or Printer(quiet=True)).bar(title, len(pixels), first) as show:
+        for batch in log_likelihoods(model, pixels, samples, seed, first=first):
+            estimates.append(batch)
+            show(len(estimates), -float(estimates.values.mean()))
+            if received:
+                estimates.save()
+                raise Interrupted(received[0], "the same command goes on")
+    values, seconds = estimates.values, time.perf_counter() - began
+    estimates.discard()
+    return {
+        "samples": samples,
+        "nll": -values.mean().item(),
+        "standard_error": (values.var(correction=0) / len(values)).sqrt().item(),
+        "seconds": seconds,
+        "images_per_second": (len(values) - first) / seconds,
+    }
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    """The result for people to read."""
+    yield f"model         {result['model']}"
+    yield f"images        {result['images']}"
+    yield f"loss          {result['loss']:.2f} nats per image (nll {result['nll']:.2f} + kl {result['kl']:.2f})"
+    if result["nll_minus_entropy"] is not None:
+        yield f"nll - H(x)    {result['nll_minus_entropy']:.2f}"
+    if estimate := result.get("importance_weighted"):
+        error, speed = estimate["standard_error"], estimate["images_per_second"]
+        yield f"-log p(x)     {estimate['nll']:.2f} +- {error:.2f}, {estimate['samples']:,} importance samples an image"
+        yield f"              {speed:,.1f} images/s, {speed * estimate['samples']:,.0f} samples/s"
+        if result["binarize"] == "none":
+            yield "              (no likelihood in the strict sense: grey pixels have none under a Bernoulli)"
+    kl = result["kl_per_dimension"]
+    yield (
+        f"active units  {result['active_units']} of {len(kl)} (variance of the posterior's mean above "
+        f"{result['active_threshold']:g})"
+    )
+    yield "KL of each    " + " ".join(f"{value:.2f}" for value in sorted(kl, reverse=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return exit_code(lambda: _run(_parser().parse_args(arguments)))
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    trained, selection = command_line.opened(chosen)
+    seed = trained.seed if chosen.seed is None else chosen.seed
+    out = chosen.out or trained.place(
+        "evaluations", f"{selection.slug}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
+    )
+    result = evaluate(
+        trained,
+        selection,
+        iw=chosen.iw,
+        seed=seed,
+        threshold=chosen.active_threshold,
+        partial=out and out.with_suffix(".partial.npz"),
+        printer=Printer(quiet=chosen.json),
+    )
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace(out, json.dumps(result, indent=1).encode())
+    if chosen.json:
+        print(json.dumps(result, indent=1))
+    else:
+        for line in table(result):
+            print(line)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser("evaluate", __doc__, "runs/20261122T150000Z-mnist --iw 5000")
+    parser.add_argument(
+        "--iw", type=command_line.whole_number, default=0, metavar="K", help="importance samples an image for -log p(x)"
+    )
+    parser.add_argument(
+        "--seed", type=command_line.whole_number, help="of the noise (default: the run's, which gives its test loss)"
+    )
+    parser.add_argument("--active-threshold", type=float, default=latents.ACTIVE, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the result as JSON (default: in RUN/evaluations/)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Export a trained model: safetensors and JSON, torch.export's .pt2, ONNX, a model card. Each is read back and checked.
+
+The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and gives mu and logvar, [B, Z] each; the decoder takes z,
+[B, Z], and gives logits [B, C, H, W], whose sigmoid is the image.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vae_fast import checkpoint, command_line, durable, model_card
+from vae_fast.errors import RunError
+from vae_fast.exits import exit_code
+from vae_fast.model import ACTIVATIONS, VAE
+from vae_fast.trained import Trained
+
+OPSET = 18
+FORMATS = ("safetensors", "pt2", "onnx")
+CHECKED = 8  # images a comparison has; another number than the example's, for the batch must be free
+TOLERANCE = {"safetensors": 0.0, "pt2": 1e-5, "onnx": 1e-4}  # of the largest value: products in another order
+
+
+class PlainEncoder(nn.Module):
+    """The encoder in PyTorch's own modules alone, so that what is exported needs nothing of ours."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.hidden, self.stats = _plain(model.encoder.hidden, model.activation), _linear(model.encoder.stats)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = self.stats(self.hidden(pixels.flatten(1))).chunk(2, dim=-1)
+        return mu, logvar
+
+
+class PlainDecoder(nn.Module):
+    """The decoder, likewise."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.hidden, self.logits = _plain(model.decoder.hidden, model.activation), _linear(model.decoder.logits)
+        self._shape = model.input_shape
+
+    def forward(self, z: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.hidden(z))
+        return logits.view(-1, *self._shape)
+
+
+def _linear(layer: nn.Linear) -> nn.Linear:
+    plain = nn.Linear(layer.in_features, layer.out_features)
+    plain.load_state_dict({name: t.cpu() for name, t in layer.state_dict().items()})
+    return plain
+
+
+def _plain(layers: nn.Sequential, activation: str) -> nn.Sequential:
+    return nn.Sequential(*(_linear(m) if isinstance(m, nn.Linear) else ACTIVATIONS[activation]() for m in layers))
+
+
+def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safetensors", "pt2")) -> dict[str, float]:
+    """Write the exports and a model card into a new directory, which is whole or not there.
+
+    Args:
+        trained: the model.
+        directory: must not exist.
+        formats: of `FORMATS`; safetensors is always there, so that `vae_fast.load` takes every export.
+
+    Returns:
+        By format the largest difference to the model, of the largest value, after reading it back.
+
+    Raises RunError for a directory that exists, a package that is missing, or an export that is not the model.
+    """
+    if directory.exists():
+        raise RunError(f"--out: {directory} exists; remove it or name another")
+    model = VAE(**trained.model.hyperparameters).eval()
+    model.load_state_dict({name: t.cpu() for name, t in trained.model.state_dict().items()})
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        found = {name: _checked(name, model, temporary) for name in FORMATS if name in ("safetensors", *formats)}
+        (temporary / "README.md").write_text(model_card.model_card(trained, found), encoding="utf-8")
+        description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.title}
+        (temporary / checkpoint.EXPORT).write_text(json.dumps(description, indent=1), encoding="utf-8")
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    durable.sync_directory(directory.parent)
+    return found
+
+
+Halves = tuple[Callable[[Tensor], Sequence[Tensor]], Callable[[Tensor], Sequence[Tensor]]]
+
+
+def _checked(name: str, model: VAE, directory: Path) -> float:
+    """Write one format, read it back, and hold both halves against the model's on batches of other sizes."""
+    encode, decode = WRITERS[name](model, directory)
+    worst = 0.0
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, CHECKED):
+        pixels = torch.rand(count, *model.input_shape, generator=generator)
+        z = torch.randn(count, model.latent, generator=generator)
+        with torch.no_grad():
+            pairs = [
+                *zip(encode(pixels), model.encode(pixels), strict=True),
+                *zip(decode(z), [model.decode(z)], strict=True),
+            ]
+        worst = max(worst, *(float((a - b).abs().max() / b.abs().max()) for a, b in pairs))
+    if not worst <= TOLERANCE[name]:
+        raise RunError(
+            f"{name}: read back, it is off by {worst:.1e} of the largest value; {TOLERANCE[name]:.0e} is allowed"
+        )
+    return worst
+
+
+def _safetensors(model: VAE, directory: Path) -> Halves:
+    file = directory / checkpoint.MODEL
+    file.write_bytes(checkpoint.model_bytes(model, dict(model.state_dict())))
+    loaded = checkpoint.load(file)
+    return loaded.encode, lambda z: [loaded.decode(z)]
+
+
+def _pt2(model: VAE, directory: Path) -> Halves:
+    loaded = []
+    for name, half, example in _halves(model):
+        program = torch.export.export(half, (example,), dynamic_shapes=({0: torch.export.Dim("B")},))
+        file = directory / f"{name}.pt2"
+        torch.export.save(program, file)
+        loaded.append(torch.export.load(file).module())
+    encoder, decoder = loaded
+    return encoder, lambda z: [decoder(z)]
+
+
+def _onnx(model: VAE, directory: Path) -> Halves:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch.onnx needs, and says in pages
+    except ImportError as error:
+        raise RunError(f"--formats onnx: {error.name} is not installed: pip install 'vae_fast[onnx]'") from None
+    runs = []
+    for name, half, example in _halves(model):
+        file = directory / f"{name}.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its own code
+            torch.onnx.export(
+                half,
+                (example,),
+                file,
+                opset_version=OPSET,
+                input_names=[INPUTS[name]],
+                output_names=OUTPUTS[name],
+                dynamic_shapes=({0: torch.export.Dim("B")},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        runs.append(
+            lambda x, session=session, name=name: [
+                torch.from_numpy(out) for out in session.run(None, {INPUTS[name]: x.numpy()})
+            ]
+        )
+    return runs[0], runs[1]
+
+
+INPUTS = {"encoder": "pixels", "decoder": "z"}
+OUTPUTS = {"encoder": ["mu", "logvar"], "decoder": ["logits"]}
+WRITERS: dict[str, Callable[[VAE, Path], Halves]] = {"safetensors": _safetensors, "pt2": _pt2, "onnx": _onnx}
+
+
+def _halves(model: VAE) -> list[tuple[str, nn.Module, Tensor]]:
+    """Name, module and example of its input."""
+    return [
+        ("encoder", PlainEncoder(model).eval(), torch.rand(2, *model.input_shape)),
+        ("decoder", PlainDecoder(model).eval(), torch.randn(2, model.latent)),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.parser("export", __doc__, "runs/20261122T150000Z-mnist --formats pt2 onnx", images=False)
+    parser.add_argument(
+        "--formats", choices=FORMATS, nargs="+", default=["safetensors", "pt2"], help="default: the first two"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new directory (default: RUN/export)")
+    return exit_code(lambda: _run(parser.parse_args(arguments)))
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    trained = Trained.open(chosen.run, chosen.device)
+    directory = command_line.place(trained, chosen.out, "export")
+    for name, worst in export(trained, directory, chosen.formats).items():
+        print(f"{name:<12} read back, off by at most {worst:.1e} of the largest value")
+    print(f"export       {directory}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What a run's losses say, epoch by epoch, in words: computed from the records of metrics.jsonl alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+FAST, STILL = 0.02, 0.002  # the share of the training loss that an epoch takes off: above these it falls fast, or still
+WORSE = 0.002  # the share by which the test loss lies above its lowest before that counts
+LOST = 0.5  # above its lowest, of the training loss
+
+Record = dict[str, Any]
+
+
+def observe(records: Sequence[Record]) -> str:
+    """Of the last of some consecutive records: "first epoch", "falling fast", "still falling", "levelled off",
+    "overfitting since epoch N" or "diverged"."""
+    losses = [record["train_loss"] for record in records]
+    now = losses[-1]
+    if now is None:
+        return "diverged"
+    finite = [loss for loss in losses if loss is not None]
+    if now > (1 + LOST) * min(finite):
+        return "diverged"
+    if len(records) == 1 or losses[-2] is None:
+        return "first epoch" if len(records) == 1 else "back from a divergence"
+    since = _overfitting_since(records)
+    if since is not None:
+        return f"overfitting since epoch {since}"
+    fall = 1 - now / losses[-2]
+    return "falling fast" if fall > FAST else "still falling" if fall > STILL else "levelled off"
+
+
+def _overfitting_since(records: Sequence[Record]) -> int | None:
+    """The epoch of the lowest test loss, if the test loss has risen since and the training loss fallen."""
+    judged = [record for record in records if record.get("test_loss") is not None]
+    if not judged or judged[-1] is not records[-1]:
+        return None
+    last, lowest = judged[-1], min(judged, key=lambda record: float(record["test_loss"]))
+    if lowest["train_loss"] is None or last["train_loss"] >= lowest["train_loss"]:
+        return None
+    return int(lowest["epoch"]) if last["test_loss"] > (1 + WORSE) * lowest["test_loss"] else None

@@ -1,0 +1,228 @@
+"""Write a page about a trained model: losses, pictures, a map of its latents, and sliders that decode in the browser.
+
+One HTML file that needs no network and no server: RUN/report.html.
+"""
+
+import argparse
+import base64
+import io
+import json
+import string
+import sys
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_fast import command_line, durable, latents, pictures, walks, webpage
+from vae_fast.evaluation import evaluate
+from vae_fast.exits import exit_code
+from vae_fast.model import VAE
+from vae_fast.observations import observe
+from vae_fast.pixels import TREATMENTS, mean_entropy
+from vae_fast.run_directory import RunDirectory
+from vae_fast.trained import Selection, Trained
+
+SLIDERS = 12
+MAPPED = 2000  # images on the map
+STARTS = 6  # images from which the explorer can start
+EXACT = 1 / 255  # how far half precision may be off in a pixel; else the page holds single precision
+
+
+def report(trained: Trained, selection: Selection) -> str:
+    """The page, as a string of HTML."""
+    model = trained.model
+    found = latents.survey(model, selection.pixels.flatten(1))
+    shown = selection.pick(range(min(48, len(selection.pixels))))
+    records, tables = _recorded(trained)
+    sections = [
+        _summary(trained, selection, found),
+        *_losses(records, trained),
+        webpage.section("Reconstructions", _reconstructions(trained, shown)),
+        webpage.section("Samples", _samples(trained)),
+        webpage.section("Traversals", _traversals(trained, found)),
+        webpage.section("Latent map", *_map(trained, selection)),
+        webpage.section("Latent explorer", _explorer(found, min(STARTS, len(shown)))),
+        *_settings(trained, tables),
+    ]
+    assets = resources.files("vae_fast") / "assets"
+    title = f"{model.widths}: {selection.data}"
+    return string.Template((assets / "report.html").read_text(encoding="utf-8")).substitute(
+        title=escape(title),
+        lead=escape(f"{trained.title}; {selection.title}; losses in nats per image"),
+        style=(assets / "report.css").read_text(encoding="utf-8"),
+        sections="\n".join(sections),
+        model=json.dumps(_embedded(model, walks.means(model, shown[:STARTS]), trained.image_shape)),
+        script=(assets / "explorer.js").read_text(encoding="utf-8"),
+    )
+
+
+def _recorded(trained: Trained) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    if trained.run is None:
+        return [], {}
+    directory = RunDirectory.of(trained.run)
+    return directory.metrics(), directory.recorded
+
+
+def _summary(trained: Trained, selection: Selection, found: latents.Latents) -> str:
+    pixels = selection.pixels.flatten(1)
+    losses = evaluate(trained.model, pixels, trained.seed)
+    facts = {
+        f"{selection.part} loss": f"{losses['loss']:.2f}",
+        "nll": f"{losses['nll']:.2f}",
+        "KL": f"{losses['kl']:.2f}",
+        "active units": f"{found.active()} of {trained.model.latent}",
+        "parameters": f"{sum(p.numel() for p in trained.model.parameters()):,}",
+    }
+    if selection.binarize == "none":
+        facts["nll - H(x)"] = f"{losses['nll'] - mean_entropy(pixels):.2f}"
+    return webpage.section(
+        "Summary", webpage.facts(facts), webpage.note(f"Nats per image, {TREATMENTS[selection.binarize]}.")
+    )
+
+
+def _losses(records: Sequence[dict[str, Any]], trained: Trained) -> Iterator[str]:
+    if not records or trained.config is None:
+        return
+    names = {"train": "train_loss", "valid": "valid_loss", "test": "test_loss"}
+    series = {name: [(r["epoch"], r[key]) for r in records if r.get(key) is not None] for name, key in names.items()}
+    series = {name: points for name, points in series.items() if points}
+    pixels = TREATMENTS[trained.config.binarize]
+    curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
+    keys = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
+    rows = [
+        [str(r["epoch"]), *(_number(r.get(key)) for key in keys), f"{r['seconds']:.2f}", observe(records[: i + 1])]
+        for i, r in enumerate(records)
+    ]
+    head = ["epoch", "train", "nll", "KL", "test", "nll", "KL", "seconds", "observation"]
+    seconds = sum(r["seconds"] for r in records)
+    yield webpage.section(
+        "Training",
+        curve,
+        webpage.note(f"{observe(records)}; {len(records)} epochs, {seconds:.1f} s of training steps"),
+        webpage.folded("every epoch", webpage.table(head, rows, numbers=True)),
+    )
+
+
+def _settings(trained: Trained, recorded: dict[str, Any]) -> Iterator[str]:
+    if not recorded:
+        return
+    flat = {k: v for k, v in recorded.items() if not isinstance(v, dict)}
+    for title, table in {
+        "Settings": flat,
+        **{k.capitalize(): v for k, v in recorded.items() if isinstance(v, dict)},
+    }.items():
+        rows = [[name, json.dumps(value) if not isinstance(value, str) else value] for name, value in table.items()]
+        yield webpage.section(title, webpage.table([], rows))
+
+
+def _reconstructions(trained: Trained, images: Tensor) -> str:
+    decoded = walks.decode(trained.model, walks.means(trained.model, images))
+    rows = pictures.below_each_other(images, decoded, pictures.COLUMNS)
+    return _grid(rows, "Images, and below each row its reconstructions: the decoded means of their posteriors")
+
+
+def _samples(trained: Trained) -> str:
+    z = walks.prior(trained.model, pictures.COLUMNS * pictures.SAMPLE_ROWS, 0)
+    images = walks.decode(trained.model, z).view(-1, *trained.image_shape)
+    return _grid(images.split(pictures.COLUMNS), "Images decoded from draws of N(0, I)")
+
+
+def _traversals(trained: Trained, found: latents.Latents) -> str:
+    dimensions = found.most_active()[:SLIDERS]
+    z = walks.sweeps(torch.zeros(trained.model.latent), dimensions, walks.quantiles(pictures.COLUMNS))
+    rows = [row.view(-1, *trained.image_shape) for row in walks.decode(trained.model, z)]
+    captions = [[f"z{j}: {found.kl[j]:.2f} nats"] for j in dimensions]
+    text = "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at 0"
+    return _grid(rows, text, captions)
+
+
+def _grid(rows: Sequence[Tensor], description: str, captions: Sequence[Sequence[str]] | None = None) -> str:
+    content = io.BytesIO()
+    pictures.save_grid(rows, content, captions)
+    return webpage.picture(content.getvalue(), description)
+
+
+def _map(trained: Trained, selection: Selection) -> Iterator[str]:
+    """The posterior's means in the plane of their two largest principal components."""
+    count = min(MAPPED, len(selection.pixels))
+    points = walks.means(trained.model, selection.pixels[:count].to("cpu")).double()
+    points = points - points.mean(0)
+    _, spread, directions = torch.linalg.svd(points, full_matrices=False)
+    plane = points @ directions[:2].T
+    share = float(spread[:2].square().sum() / spread.square().sum())
+    labels = None if selection.labels is None else selection.labels[:count].tolist()
+    coloured = ", coloured by label" if labels else ""
+    text = (
+        f"Posterior means of {count:,} images along their first two principal components, which hold {share:.0%} of "
+        f"their variance{coloured}"
+    )
+    flat = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))  # of a single latent dimension
+    yield webpage.scatter([(x, y) for x, y in flat.tolist()], labels, text)
+
+
+def _explorer(found: latents.Latents, starts: int) -> str:
+    rows = "".join(
+        f'<label><span>z{j} ({found.kl[j]:.2f} nats)</span><input type="range" min="-3" max="3" step="0.01" '
+        f'data-dimension="{j}"><output></output></label>'
+        for j in found.most_active()[:SLIDERS]
+    )
+    buttons = "".join(f'<button type="button" data-start="{i + 1}">image {i}</button>' for i in range(starts))
+    return (
+        webpage.note("The decoder runs in this page. The dimensions that carry most have a slider each.")
+        + '<p><button type="button" data-start="0">prior mean</button>'
+        + f'<button type="button" id="random">random</button>{buttons}</p>'
+        + '<div class="explorer"><canvas id="picture" width="1" height="1" role="img" '
+        + 'aria-label="The image that the decoder makes of the latents"></canvas>'
+        + f'<div class="sliders">{rows}</div></div>'
+        + "<noscript>The explorer needs JavaScript.</noscript>"
+    )
+
+
+def _embedded(model: VAE, means: Tensor, shape: Sequence[int]) -> dict[str, Any]:
+    """The decoder and some latents for the page's script; widths, then weights [out, in] and biases layer by layer."""
+    layers = [module for module in model.decoder.modules() if isinstance(module, torch.nn.Linear)]
+    flat = torch.cat([p.detach().flatten().float().cpu() for layer in layers for p in (layer.weight, layer.bias)])
+    half = flat.half()
+    precise = _half_is_enough(model, means)
+    return {
+        "widths": [model.latent, *(layer.out_features for layer in layers)],
+        "activation": model.activation,
+        "shape": list(shape),
+        "precision": "float16" if precise else "float32",
+        "weights": base64.b64encode((half if precise else flat).numpy().tobytes()).decode("ascii"),
+        "starts": [{"z": z.tolist()} for z in (torch.zeros(model.latent), *means)],
+    }
+
+
+def _half_is_enough(model: VAE, means: Tensor) -> bool:
+    """Whether no pixel of some images moves by more than EXACT when the decoder's weights are rounded to half."""
+    rounded = VAE(**model.hyperparameters)
+    rounded.load_state_dict({name: t.cpu().half().float() for name, t in model.state_dict().items()})
+    z = torch.cat([means, walks.prior(model, 64, 0)])
+    return bool((walks.decode(model, z) - walks.decode(rounded, z)).abs().max() <= EXACT)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.parser("report", __doc__, "runs/20261122T150000Z-mnist")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html")
+    return exit_code(lambda: _run(parser.parse_args(arguments)))
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    trained, selection = command_line.opened(chosen)
+    out = command_line.place(trained, chosen.out, "report.html")
+    durable.replace(out, report(trained, selection).encode())
+    print(f"report  {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Draw images from a trained model: z ~ N(0, I), decoded. A PNG grid, and the images as .npy."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from vae_fast import command_line, walks
+from vae_fast.exits import exit_code
+from vae_fast.trained import Trained
+
+
+def sample(trained: Trained, count: int, seed: int = 0) -> Tensor:
+    """[count, *input_shape] in [0, 1], a function of the model and the seed; image i is the same for any count."""
+    return walks.decode(trained.model, walks.prior(trained.model, count, seed))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.parser("sample", __doc__, "runs/20261122T150000Z-mnist --count 60 --seed 3", images=False)
+    parser.add_argument("--count", type=command_line.positive_number, default=96, help="default: %(default)s")
+    parser.add_argument("--columns", type=command_line.positive_number, default=12, help="default: %(default)s")
+    parser.add_argument("--seed", type=command_line.whole_number, default=0, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/pictures/samples-seedN.png and .npy")
+    return exit_code(lambda: _run(parser.parse_args(arguments)))
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    trained = Trained.open(chosen.run, chosen.device)
+    images = sample(trained, chosen.count, chosen.seed)
+    rows = images.split(chosen.columns)
+    command_line.save_pictures(trained, chosen.out, f"samples-seed{chosen.seed}", rows, images)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Follow one image through a trained model, and the model through its training: every shape, every value.
+
+raw pixels -> [0, 1] -> encoder -> mu, logvar -> z = mu + sigma eps -> decoder -> image; then the losses epoch by epoch,
+and the layers with their parameters, floating-point operations and times.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_fast import command_line, terminal
+from vae_fast.exits import exit_code
+from vae_fast.kernels import reparameterize, streams
+from vae_fast.observations import observe
+from vae_fast.pixels import floats
+from vae_fast.run_directory import RunDirectory
+from vae_fast.trained import Selection, Trained
+
+CALLS = 50  # of each layer, for its time
+SHOWN = 8  # values of a vector
+
+
+@torch.inference_mode()
+def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0) -> dict[str, Any]:
+    """All that the command shows, as JSON can hold it.
+
+    Returns:
+        image: index, label, data; steps: five stages, each with name, shape and values ([H, W] of the first channel for
+        images, [Z] for latents); training: the run's records, each with its `observation`; layers: name, in, out,
+        parameters, flops (of one image) and microseconds (median, of one image).
+    """
+    raw = selection.pick([index])  # [1, C, H, W]
+    x = floats(raw)
+    model = trained.model
+    mu, logvar = model.encode(raw.flatten(1).to(trained.device))
+    standard = torch.zeros_like(mu)
+    eps = reparameterize(standard, standard, seed, 0, row_offset=index, stream=streams.EVALUATION)
+    z = mu + (0.5 * logvar).exp() * eps
+    decoded = model.decode(z).sigmoid().view_as(x)
+    stages = {
+        "raw": raw[0, 0],
+        "normalised": x[0, 0],
+        "mu": mu[0],
+        "logvar": logvar[0],
+        "eps": eps[0],
+        "z": z[0],
+        "decoded": decoded[0, 0],
+    }
+    records = RunDirectory.of(trained.run).metrics() if trained.run else []
+    return {
+        "model": trained.title,
+        "image": {"data": selection.title, "index": index, "label": selection.label(index) or None},
+        "stages": [
+            {"name": name, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "values": t.tolist()}
+            for name, t in stages.items()
+        ],
+        "training": [{**record, "observation": observe(records[: i + 1])} for i, record in enumerate(records)],
+        "layers": list(layers(trained, raw)),
+    }
+
+
+def layers(trained: Trained, image: Tensor) -> Iterator[dict[str, Any]]:
+    """Each layer on one image [1, ...], in the order in which it is called."""
+    called: list[tuple[str, nn.Module, Tensor]] = []
+
+    def note(name: str, module: nn.Module) -> Any:
+        return module.register_forward_pre_hook(lambda _, inputs: called.append((name, module, inputs[0])))
+
+    handles = [note(name, m) for name, m in trained.model.named_modules() if not list(m.children())]
+    try:
+        trained.model(image.flatten(1).to(trained.device), 0, 0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, module, x in called:
+        y = module(x)
+        yield {
+            "name": name,
+            "kind": type(module).__name__,
+            "in": list(x.shape),
+            "out": list(y.shape),
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "flops": 2 * x.shape[1] * y.shape[1] + y.shape[1] if isinstance(module, nn.Linear) else y.numel(),
+            "microseconds": _median_time(module, x) * 1e6,
+        }
+
+
+def _median_time(module: nn.Module, x: Tensor) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        module(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    return statistics.median(once() for _ in range(CALLS))
+
+
+def told(found: dict[str, Any]) -> Iterator[str]:
+    """The trace for people to read."""
+    stages = {stage["name"]: stage for stage in found["stages"]}
+    values = {name: torch.tensor(stage["values"], dtype=torch.float32) for name, stage in stages.items()}
+    image = found["image"]
+    label = f", a {image['label']}" if image["label"] else ""
+    yield f"{found['model']}: image {image['index']} of {image['data']}{label}"
+    yield f"\n1  raw pixels  {_shape(stages['raw'])}"
+    yield from terminal.image(values["normalised"])
+    yield f"\n2  normalised to [0, 1]  {_shape(stages['normalised'])}"
+    yield _normalised(values["raw"], values["normalised"], stages["raw"]["dtype"])
+    yield f"\n3  encoder: mean and log variance of q(z | x)  {_shape(stages['mu'])} each"
+    yield from (f"   {name:<7} {_vector(values[name])}" for name in ("mu", "logvar"))
+    yield f"\n4  sampling: z = mu + sigma * eps, sigma = exp(logvar / 2)  {_shape(stages['z'])}"
+    yield from (f"   {name:<7} {_vector(values[name])}" for name in ("eps", "z"))
+    mu, logvar, eps, z = (values[name][0].item() for name in ("mu", "logvar", "eps", "z"))
+    yield f"   the first: {mu:.3f} + exp({logvar:.3f} / 2) * {eps:.3f} = {z:.3f}"
+    decoded = values["decoded"]
+    span = f"from {decoded.min():.3f} to {decoded.max():.3f}"
+    yield f"\n5  decoder: means of the pixels, {span}  {_shape(stages['decoded'])}"
+    left, right = (terminal.image(values[name], double=False) for name in ("normalised", "decoded"))
+    yield from terminal.beside(left, right)
+    yield from _training(found["training"])
+    yield from _layers(found["layers"])
+
+
+def _normalised(raw: Tensor, x: Tensor, dtype: str) -> str:
+    if dtype != "uint8":
+        return "   as they are: float pixels"
+    position = int((raw - 150).abs().argmin())  # the pixel nearest to the example that everybody knows
+    return f"   {raw.flatten()[position]:.0f} / 255 = {x.flatten()[position]:.3f}"
+
+
+def _training(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not records:
+        return
+    yield "\ntraining: train loss, nats per image"
+    losses = [record["train_loss"] for record in records if record["train_loss"] is not None]
+    if losses:
+        yield from terminal.chart(losses)
+    yield f"   {'epoch':>5} {'loss':>8} {'nll':>8} {'kl':>7} {'test':>8}  observation"
+    for record in records:
+        loss, nll, kl = (_number(record.get(f"train_{key}")) for key in ("loss", "nll", "kl"))
+        test = _number(record.get("test_loss"))
+        yield f"   {record['epoch']:>5} {loss:>8} {nll:>8} {kl:>7} {test:>8}  {record['observation']}"
+
+
+def _layers(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield "\nlayers, on one image"
+    yield f"   {'layer':<18} {'kind':<9} {'in':>6} {'out':>6} {'parameters':>11} {'FLOPs':>10} {'us':>7}"
+    for layer in found:
+        yield (
+            f"   {layer['name']:<18} {layer['kind']:<9} {layer['in'][1]:>6} {layer['out'][1]:>6} "
+            f"{layer['parameters']:>11,} {layer['flops']:>10,} {layer['microseconds']:>7.1f}"
+        )
+    parameters, flops = (sum(layer[key] for layer in found) for key in ("parameters", "flops"))
+    yield f"   {'together':<18} {'':<9} {'':>6} {'':>6} {parameters:>11,} {flops:>10,}"
+
+
+def _shape(stage: dict[str, Any]) -> str:
+    return f"[{', '.join(map(str, stage['shape']))}] {stage['dtype']}"
+
+
+def _vector(values: Tensor) -> str:
+    shown = " ".join(f"{value:7.3f}" for value in values[:SHOWN].tolist())
+    return shown + (f"  ... {len(values) - SHOWN} more" if len(values) > SHOWN else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.parser("trace", __doc__, "runs/20261122T150000Z-mnist --index 7")
+    parser.add_argument("--index", type=command_line.whole_number, default=0, help="of the image (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON, with all values, instead")
+    return exit_code(lambda: _run(parser.parse_args(arguments)))
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    found = trace(*command_line.opened(chosen), chosen.index)
+    print(json.dumps(found, indent=1) if chosen.json else "\n".join(told(found)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

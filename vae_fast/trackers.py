@@ -1,0 +1,65 @@
+"""Where a run's records and pictures go besides metrics.jsonl and pictures/: to TensorBoard, with --log tensorboard."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from vae_fast.errors import RunError
+
+
+class Tracker(Protocol):
+    def epoch(self, record: dict[str, Any]) -> None:
+        """A record of metrics.jsonl."""
+
+    def pictures(self, folder: Path, epoch: int) -> None:
+        """The PNG files of a folder."""
+
+
+class Nobody:
+    """The tracker of --log none."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        pass
+
+    def pictures(self, folder: Path, epoch: int) -> None:
+        pass
+
+
+class TensorBoard:
+    """Event files in `folder`: scalars by epoch, of which those after `epoch` of an earlier attempt no longer count."""
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        try:
+            import torch.utils.tensorboard  # noqa: F401  before an hour of training
+        except ImportError:
+            raise RunError("--log tensorboard: it is not installed: pip install 'vae_fast[tensorboard]'") from None
+        self._folder, self._purge_step = str(folder), epoch + 1 if epoch else None
+
+    @cached_property
+    def _writer(self) -> Any:
+        """Made with the first record, so that a run that does not begin leaves nothing."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self._folder, purge_step=self._purge_step)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            part, _, quantity = name.partition("_")
+            if name not in ("epoch", "step") and value is not None:
+                tag = f"{quantity}/{part}" if part in ("train", "valid", "test") else name
+                self._writer.add_scalar(tag, value, record["epoch"])
+        self._writer.flush()
+
+    def pictures(self, folder: Path, epoch: int) -> None:
+        import numpy as np
+        from PIL import Image
+
+        for file in sorted(folder.glob("*.png")):
+            with Image.open(file) as picture:
+                self._writer.add_image(file.stem, np.asarray(picture.convert("RGB")), epoch, dataformats="HWC")
+        self._writer.close()
+
+
+def tracker(log: str, folder: Path, epoch: int) -> Tracker:
+    """Of `--log`; RunError where its package is missing. epoch: how many are done."""
+    return TensorBoard(folder, epoch) if log == "tensorboard" else Nobody()

@@ -1,0 +1,132 @@
+"""A trained model, and the images to look at it with: what the commands share that work on a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_fast import checkpoint
+from vae_fast.config import Config, read_toml
+from vae_fast.data import DataSet
+from vae_fast.errors import ConfigError, DataError
+from vae_fast.model import VAE
+from vae_fast.pixels import TREATMENTS
+from vae_fast.plan import choose_device
+from vae_fast.splits import copies_all, prepare
+from vae_fast.stored import Pixels
+
+PARTS = ("test", "train", "valid")
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Images [N, C, H, W] on the host, and their labels, int64 [N], where there are any."""
+
+    pixels: Pixels
+    labels: Tensor | None
+    data: str
+    part: str
+    binarize: str
+
+    def pick(self, indices: Sequence[int]) -> Tensor:
+        """Those images, [n, C, H, W], as they are; DataError for one that is not there."""
+        for index in indices:
+            if not 0 <= index < len(self.pixels):
+                raise DataError(f"index: expected less than the {len(self.pixels)} {self.part} images, got {index}")
+        return torch.cat([self.pixels[index : index + 1].to("cpu") for index in indices])
+
+    def label(self, index: int) -> str:
+        """Empty where there is none."""
+        return "" if self.labels is None else str(int(self.labels[index]))
+
+    @property
+    def slug(self) -> str:
+        """For the names of files."""
+        return f"{self.data}-{self.part}-{self.binarize}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.data}, {len(self.pixels):,} {self.part} images, {TREATMENTS[self.binarize]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model and, if it lies in a run directory, the run.
+
+    Attributes:
+        model: in eval mode, on the device that was asked for, whichever it was trained on.
+        source: the checkpoint directory or file that it was read from.
+        run: the run's directory, or None.
+        config: the run's settings, or None.
+    """
+
+    model: VAE
+    source: Path
+    run: Path | None
+    config: Config | None
+
+    @classmethod
+    def open(cls, path: str | Path, device: str = "auto") -> "Trained":
+        """Of a run directory (its latest valid checkpoint), a checkpoint, or an export.
+
+        Raises RunError for what cannot be read or a device that is not there, ConfigError for one that no machine has.
+        """
+        source = checkpoint.locate(path)
+        model = checkpoint.load(source).to(choose_device(device)[0])
+        run = next((p for p in (Path(path), source.parent.parent) if (p / "config.toml").is_file()), None)
+        return cls(model, source, run, None if run is None else Config(**read_toml(run / "config.toml")))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W), as pictures want it."""
+        shape = self.model.input_shape
+        return (1,) * (3 - len(shape)) + shape
+
+    @property
+    def seed(self) -> int:
+        """The run's: with it the noise is that of its test loss."""
+        return self.config.seed if self.config else 0
+
+    def place(self, *names: str) -> Path | None:
+        """Where in the run's directory something is kept; None for a model without a run."""
+        return self.run.joinpath(*names) if self.run else None
+
+    @property
+    def title(self) -> str:
+        return f"{self.run or self.source}, {self.source.name}" if self.run else str(self.source)
+
+    def images(self, part: str = "test", **settings: Any) -> Selection:
+        """The images of one part of the run's data set, treated as in the run, but for `settings`.
+
+        Args:
+            part: "test", "train" or "valid" (what --valid held out).
+            settings: data, data_root and binarize of `Config`, where they are to be others; None leaves them.
+
+        Raises DataError for images that cannot be had or have another shape, ConfigError where no run says which.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        if self.config is None and "data" not in given:
+            raise ConfigError(f"data: {self.source} belongs to no run that says which images; expected a name or path")
+        config = replace(self.config or Config(), **given)
+        if config.data != (self.config or config).data:
+            config = replace(config, valid=0)  # it counted the images of the run's own set
+        found = DataSet.open(config.data, config.data_root)
+        in_file = config.feed == "stream" and (copies_all(config) or found.obstacle) is None
+        splits = prepare(config, found, "stream" if in_file else "host")
+        pixels = {"test": splits.test, "train": splits.train, "valid": splits.valid}[part]
+        if pixels is None:
+            has = ", ".join(name for name in PARTS if getattr(splits, name) is not None)
+            raise DataError(f"split: {found.name} has no {part} images here; expected one of {has}")
+        if splits.image_shape.numel() != self.model.pixels:
+            raise DataError(
+                f"data: {found.name} has images of {splits.image_shape.numel()} pixels "
+                f"({' x '.join(map(str, splits.image_shape))}), {self.source} takes {self.model.pixels}"
+            )
+        return Selection(pixels, splits.labels.get(part), found.name, part, config.binarize)

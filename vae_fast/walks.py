@@ -1,0 +1,70 @@
+"""Ways through the latent space of a trained VAE, and the images along them."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vae_fast.kernels import reparameterize, streams
+from vae_fast.model import VAE
+
+BATCH = 1000
+LOWEST_SINE = 1e-3  # of the angle between two latents, below which the sphere's arc is taken for the line
+
+
+@torch.inference_mode()
+def decode(model: VAE, z: Tensor) -> Tensor:
+    """Images of latents [..., Z]: the likelihood's means in [0, 1], [..., *input_shape], float32 on the CPU."""
+    device = next(model.parameters()).device
+    parts = [model.decode(part.to(device)).sigmoid().float().cpu() for part in z.reshape(-1, model.latent).split(BATCH)]
+    return torch.cat(parts).view(*z.shape[:-1], *model.input_shape)
+
+
+@torch.inference_mode()
+def means(model: VAE, images: Tensor) -> Tensor:
+    """The posterior's means of images [N, ...], [N, Z] on the CPU: what reconstructions decode."""
+    device = next(model.parameters()).device
+    return torch.cat([model.encode(part.flatten(1).to(device))[0].cpu() for part in images.split(BATCH)])
+
+
+def prior(model: VAE, count: int, seed: int) -> Tensor:
+    """Draws of N(0, I), [count, Z]: row i is the same however many there are."""
+    zeros = torch.zeros(count, model.latent)
+    return reparameterize(zeros, zeros, seed, 0, stream=streams.SAMPLING)
+
+
+def linear(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """From a to b, [..., Z] each, on a straight line, both ends included: [..., steps, Z]."""
+    t = torch.linspace(0, 1, steps, dtype=a.dtype)[:, None]
+    return (1 - t) * a.unsqueeze(-2) + t * b.unsqueeze(-2)
+
+
+def spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """The same on the arc that keeps the length between those of a and b, where the prior's mass lies.
+
+    White: Sampling Generative Networks, 2016. Shoemake: Animating Rotation with Quaternion Curves, SIGGRAPH 1985.
+    """
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None, None]
+    angle = cosine.acos()
+    t = torch.linspace(0, 1, steps, dtype=a.dtype)[:, None]
+    sine = angle.sin()
+    arc = (((1 - t) * angle).sin() * a.unsqueeze(-2) + (t * angle).sin() * b.unsqueeze(-2)) / sine
+    return torch.where(sine < LOWEST_SINE, linear(a, b, steps), arc)
+
+
+PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"linear": linear, "spherical": spherical}
+
+
+def quantiles(steps: int, outermost: float = 0.02) -> Tensor:
+    """Of N(0, 1): at `outermost`, at 1 - `outermost` and at even distances of probability between them."""
+    probabilities = torch.linspace(outermost, 1 - outermost, steps, dtype=torch.float64)
+    values: Tensor = torch.special.ndtri(probabilities)
+    return values.float()
+
+
+def sweeps(around: Tensor, dimensions: Sequence[int], values: Tensor) -> Tensor:
+    """Latents [len(dimensions), steps, Z]: `around` [Z], in each row one dimension taking each of `values` [steps]."""
+    z = around.expand(len(dimensions), len(values), -1).clone()
+    for row, dimension in zip(z, dimensions, strict=True):
+        row[:, dimension] = values
+    return z
