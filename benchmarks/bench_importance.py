@@ -1,0 +1,77 @@
+"""The importance-weighted likelihood of trained images: ours, and the way it is usually written.
+
+The usual way takes one image at a time, repeats it, and encodes it again for every chunk of 100 samples (pythae's
+get_nll, and others). The two draw other noise; their means over the images must agree within four standard errors.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import vae_fast as vf
+from benchmarks.facts import Case, describe
+from benchmarks.network import D, initial_model
+from benchmarks.timing import Pace, Turn, alternate
+from vae_fast.importance import log_likelihoods
+
+BATCHES, PRECISIONS = [64], ["fp32"]  # images
+SAMPLES, CHUNK = 1000, 100
+
+
+def usual(model: vf.VAE, images: Tensor) -> Tensor:
+    estimates = []
+    for image in images:
+        weights = []
+        for _ in range(SAMPLES // CHUNK):
+            x = (image / 255).repeat(CHUNK, 1)
+            mu, logvar = model.encode(x)
+            z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+            logits = model.decoder(z)
+            nll = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+            log_q = (-0.5 * (logvar + (z - mu).square() / logvar.exp())).sum(1)
+            log_p = (-0.5 * z.square()).sum(1)
+            weights.append(-nll + log_p - log_q)
+        estimates.append(torch.cat(weights).logsumexp(0) - math.log(SAMPLES))
+    return torch.stack(estimates)
+
+
+def fused(model: vf.VAE, images: Tensor) -> Tensor:
+    return torch.cat(list(log_likelihoods(model, images, SAMPLES, 0)))
+
+
+WAYS: dict[str, tuple[str, Callable[[vf.VAE, Tensor], Tensor]]] = {
+    "eager": ("one image at a time, encoded for every chunk", usual),
+    "fused": ("vae_fast", fused),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_importance(name: str, case: Case, pixels: Tensor, pace: Pace, benchmark: Any) -> None:
+    model, images = initial_model().to(case.device), pixels[: case.batch]
+    label, way = WAYS[name]
+    with torch.no_grad():
+        difference = (way(model, images).cpu() - usual(model, images).cpu()).double()
+        error = difference.std() / math.sqrt(len(images))
+        assert difference.mean().abs() < 4 * error, f"{label}: off by {difference.mean():.3f} nats, +- {error:.3f}"
+        ours, baseline = (Turn(partial(one, model, images)) for one in (way, usual))
+        times = alternate(benchmark, ours, baseline, None, pace, case.device)
+    describe(
+        benchmark,
+        case,
+        times,
+        unit="image",
+        units=case.batch,
+        images=case.batch,
+        suite="importance",
+        what=None,
+        contender=name,
+        label=label,
+        ours=name == "fused",
+        shape=[case.batch, SAMPLES, D],
+    )
