@@ -101,7 +101,7 @@ def test_contradictions() -> None:
         vf.Config(lr_warmup=11)
     with pytest.raises(ConfigError, match="--no-amp: contradicts amp_dtype = 'bf16'"):
         parse(["--no-amp", "--amp-dtype", "bf16"])
-    with pytest.raises(ConfigError, match=r"preset: expected one of digits, .* got 'nope'"):
+    with pytest.raises(ConfigError, match=r"preset: expected one of binarized, digits, .* got 'nope'"):
         parse(["--preset", "nope"])
     with pytest.raises(ConfigError, match="--resume auto: needs --out"):
         parse(["--resume", "auto"])
