@@ -7,7 +7,7 @@ from html import escape
 # Okabe and Ito's colours, which most people can tell apart, then two more; for classes.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#777777", "#8c4fb0", "#a0522d")
 WIDTH, HEIGHT = 736, 300  # of a drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 36
 Place = Callable[[float, float], tuple[float, float]]
 
 
@@ -57,8 +57,8 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], description: str
     for i, (name, line) in enumerate(series.items()):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
         parts.append(f'<polyline class="{escape(name)}" points="{path}"/>')
-        right, y = WIDTH - RIGHT, TOP + 16 * (i + 1)  # the legend: curves fall, so this corner is free
-        parts.append(f'<line class="{escape(name)}" x1="{right - 150}" x2="{right - 110}" y1="{y - 4}" y2="{y - 4}"/>')
+        right, y = WIDTH - RIGHT, TOP + 22 * (i + 1)  # the legend: curves fall, so this corner is free
+        parts.append(f'<line class="{escape(name)}" x1="{right - 240}" x2="{right - 195}" y1="{y - 5}" y2="{y - 5}"/>')
         parts.append(f'<text x="{right}" y="{y}" text-anchor="end">{escape(name)}, last {line[-1][1]:.2f}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">epoch</text>')
     return _drawing(parts, description)
