@@ -1,6 +1,5 @@
 """What the suites share: options, the images, which cases there are on this machine, and what goes into the JSON."""
 
-import argparse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from benchmarks import contenders, cores, floors
 from benchmarks.facts import Case, machine
 from benchmarks.timing import Pace
 from vae_fast.catalogue import find_known
+from vae_fast.command_line import positive_number
 from vae_fast.plan import auto_precision
 
 BATCHES = {"cpu": [128, 1024], "cuda": [128, 1024, 4096, 8192]}
@@ -26,17 +26,12 @@ _IMAGES = pytest.StashKey[str]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vae_fast")
     group.addoption("--long", action="store_true", help="the peers and time_to_elbo too: a quarter of an hour more")
-    group.addoption("--batch", type=positive, nargs="+", help="batch sizes in the place of the device's usual ones")
-    group.addoption("--rounds", type=positive, default=9, help="of a contender and its baseline; of epochs half")
+    group.addoption(
+        "--batch", type=positive_number, nargs="+", help="batch sizes in the place of the device's usual ones"
+    )
+    group.addoption("--rounds", type=positive_number, default=9, help="of a contender and its baseline; of epochs half")
     waits = "seconds a benchmark may wait for cores that share a cache (CPU)"
     group.addoption("--patience", type=cores.seconds, default=0.0, help=waits)
-
-
-def positive(text: str) -> int:
-    """For command lines."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -32,7 +32,7 @@ def apart() -> float | None:
     if usable_cpus() < 2 or torch.get_num_threads() != 2 or not library.load():
         return None
     told = [float(torch.ops.vae_fast.handover(WAYS)) for _ in range(CALLS)]
-    nanoseconds = min((time for time in told if not math.isnan(time)), default=None)  # NaN: without OpenMP, say
+    nanoseconds = min((t for t in told if not math.isnan(t)), default=None)  # NaN: without OpenMP, say
     if nanoseconds is None:
         return None
     _nearest = min(_nearest, nanoseconds)

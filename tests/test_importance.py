@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from vae_fast.importance import log_likelihoods
 NOISE = math.log(0.3)  # the log scale of the pixels of the linear-Gaussian model
 
 
-def all_of(*arguments: object, **settings: object) -> Tensor:
-    return torch.cat(list(log_likelihoods(*arguments, **settings)))  # type: ignore[arg-type]
+def all_of(model: vf.VAE, images: Tensor, samples: int, seed: int, **settings: Any) -> Tensor:
+    return torch.cat(list(log_likelihoods(model, images, samples, seed, **settings)))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_every_record_also_across_a_resume(small: Small) -> None:
 
 
 def test_without_tensorboard_one_line_and_no_run(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     config = small(log="tensorboard")
     with pytest.raises(
         RunError, match=r"--log tensorboard: it is not installed: pip install 'vae_fast\[tensorboard\]'"

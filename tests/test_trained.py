@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,8 +42,16 @@ def test_binarized_images_are_named_so(trained_run: Path) -> None:
     assert selection.slug == "digits-test-threshold"
 
 
-def test_labels_follow_what_is_held_out(small: object, tmp_path: Path) -> None:
-    run = vf.fit(small(valid=100, epochs=1)).directory  # type: ignore[operator]
+def test_dynamically_binarized_images_are_looked_at_as_one_sample(small: Callable[..., vf.Config]) -> None:
+    trained = Trained.open(vf.fit(small(binarize="dynamic", epochs=1)).directory)
+    for part in ("train", "test"):
+        selection = trained.images(part)
+        assert selection.pixels.unique().tolist() == [0, 255]
+        assert selection.title.endswith("one static Bernoulli sample of the pixels")
+
+
+def test_labels_follow_what_is_held_out(small: Callable[..., vf.Config]) -> None:
+    run = vf.fit(small(valid=100, epochs=1)).directory
     trained, labels = Trained.open(run), vf.load_images("digits").labels
     assert torch.equal(trained.images("valid").labels, labels[-100:])
     assert torch.equal(trained.images("train").labels, labels[:-100])
@@ -72,10 +82,12 @@ def test_a_run_made_on_another_device_is_read_here(trained_run: Path, tmp_path: 
         (lambda t, p: Trained.open(t.source / "model.safetensors").images(), ConfigError, "data: .* belongs to no run"),
     ],
 )
-def test_mistakes_are_named(trained_run: Path, tmp_path: Path, change: object, error: type, said: str) -> None:
+def test_mistakes_are_named(
+    trained_run: Path, tmp_path: Path, change: Callable[[Trained, Path], Any], error: type, said: str
+) -> None:
     np.save(tmp_path / "small.npy", np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4) % 200)
     with pytest.raises(error, match=said):
-        change(Trained.open(trained_run), tmp_path)  # type: ignore[operator]
+        change(Trained.open(trained_run), tmp_path)
 
 
 def test_metrics_of_the_run_are_those_of_the_model(trained_run: Path) -> None:

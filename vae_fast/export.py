@@ -10,6 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -85,7 +86,7 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
     try:
         found = {name: _checked(name, model, temporary) for name in FORMATS if name in ("safetensors", *formats)}
         (temporary / "README.md").write_text(model_card.model_card(trained, found), encoding="utf-8")
-        description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.title}
+        description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.source.name}
         (temporary / checkpoint.EXPORT).write_text(json.dumps(description, indent=1), encoding="utf-8")
         temporary.rename(directory)
     finally:
@@ -137,11 +138,11 @@ def _pt2(model: VAE, directory: Path) -> Halves:
 
 
 def _onnx(model: VAE, directory: Path) -> Halves:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  what torch.onnx needs, and says in pages
-    except ImportError as error:
-        raise RunError(f"--formats onnx: {error.name} is not installed: pip install 'vae_fast[onnx]'") from None
+    for package in ("onnxscript", "onnxruntime"):  # torch.onnx would say it in pages
+        if find_spec(package) is None:
+            raise RunError(f"--formats onnx: {package} is not installed: pip install 'vae_fast[onnx]'")
+    import onnxruntime
+
     runs = []
     for name, half, example in _halves(model):
         file = directory / f"{name}.onnx"

@@ -45,7 +45,11 @@ def log_likelihoods(
 
     Yields:
         float64 [b] on the CPU, in nats.
+
+    Raises ValueError for fewer samples than one.
     """
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1, got {samples!r}")
     device = next(model.parameters()).device
     rows = max(1, ACTIVATIONS[device.type] // (4 * max(model.pixels, *model.hidden, 1)))  # of the decoder, at once
     batch = max(1, rows // BLOCK, min(rows, rows * DECODES // samples))

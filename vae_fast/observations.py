@@ -29,6 +29,16 @@ def observe(records: Sequence[Record]) -> str:
     return "falling fast" if fall > FAST else "still falling" if fall > STILL else "levelled off"
 
 
+def observed(records: Sequence[Record]) -> list[Record]:
+    """The records of a run, each with what was to be observed at its end, as `observation`."""
+    return [{**record, "observation": observe(records[: i + 1])} for i, record in enumerate(records)]
+
+
+def nats(value: float | None) -> str:
+    """For tables; null stands for what is not known or not finite."""
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _overfitting_since(records: Sequence[Record]) -> int | None:
     """The epoch of the lowest test loss, if the test loss has risen since and the training loss fallen."""
     judged = [record for record in records if record.get("test_loss") is not None]

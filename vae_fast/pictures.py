@@ -31,8 +31,7 @@ def save_all(
 
 def save_reconstructions(model: VAE, images: Tensor, path: Path) -> None:
     """Rows of images [N, C, H, W] (uint8 or float in [0, 1]), each with a row of its reconstructions below."""
-    decoded = walks.decode(model, walks.means(model, images))
-    save_grid(below_each_other(images, decoded, COLUMNS), path)
+    save_grid(below_each_other(images, walks.reconstruct(model, images), COLUMNS), path)
 
 
 def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> list[Tensor]:
@@ -44,7 +43,7 @@ def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> l
 
 def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path) -> None:
     """Images decoded from z ~ N(0, I); image_shape is (C, H, W)."""
-    images = walks.decode(model, walks.prior(model, COLUMNS * SAMPLE_ROWS, seed))
+    images = walks.sample(model, COLUMNS * SAMPLE_ROWS, seed)
     save_grid(list(images.view(-1, *image_shape).split(COLUMNS)), path)
 
 

@@ -14,7 +14,7 @@ from vae_fast.trained import Trained
 
 def reconstruct(trained: Trained, images: Tensor) -> Tensor:
     """[N, *input_shape] in [0, 1], of images [N, ...], uint8 or float."""
-    return walks.decode(trained.model, walks.means(trained.model, images))
+    return walks.reconstruct(trained.model, images)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

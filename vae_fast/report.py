@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from vae_fast import command_line, durable, latents, pictures, walks, webpage
-from vae_fast.evaluation import evaluate
+from vae_fast.evaluate import evaluate
 from vae_fast.exits import exit_code
 from vae_fast.model import VAE
-from vae_fast.observations import observe
-from vae_fast.pixels import TREATMENTS, mean_entropy
+from vae_fast.observations import nats, observed
+from vae_fast.pixels import TREATMENTS
 from vae_fast.run_directory import RunDirectory
 from vae_fast.trained import Selection, Trained
 
@@ -40,7 +40,7 @@ def report(trained: Trained, selection: Selection) -> str:
     shown = selection.pick(range(min(48, len(selection.pixels))))
     records, tables = _recorded(trained)
     sections = [
-        _summary(trained, selection, found),
+        _summary(trained, selection),
         *_losses(records, trained),
         webpage.section("Reconstructions", _reconstructions(trained, shown)),
         webpage.section("Samples", _samples(trained)),
@@ -68,21 +68,18 @@ def _recorded(trained: Trained) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return directory.metrics(), directory.recorded
 
 
-def _summary(trained: Trained, selection: Selection, found: latents.Latents) -> str:
-    pixels = selection.pixels.flatten(1)
-    losses = evaluate(trained.model, pixels, trained.seed)
+def _summary(trained: Trained, selection: Selection) -> str:
+    found = evaluate(trained, selection, seed=trained.seed)
     facts = {
-        f"{selection.part} loss": f"{losses['loss']:.2f}",
-        "nll": f"{losses['nll']:.2f}",
-        "KL": f"{losses['kl']:.2f}",
-        "active units": f"{found.active()} of {trained.model.latent}",
+        f"{selection.part} loss": nats(found["loss"]),
+        "nll": nats(found["nll"]),
+        "KL": nats(found["kl"]),
+        "nll - H(x)": nats(found["nll_minus_entropy"]),
+        "active units": f"{found['active_units']} of {trained.model.latent}",
         "parameters": f"{sum(p.numel() for p in trained.model.parameters()):,}",
     }
-    if selection.binarize == "none":
-        facts["nll - H(x)"] = f"{losses['nll'] - mean_entropy(pixels):.2f}"
-    return webpage.section(
-        "Summary", webpage.facts(facts), webpage.note(f"Nats per image, {TREATMENTS[selection.binarize]}.")
-    )
+    note = webpage.note(f"Nats per image, {TREATMENTS[selection.binarize]}.")
+    return webpage.section("Summary", webpage.facts(facts), note)
 
 
 def _losses(records: Sequence[dict[str, Any]], trained: Trained) -> Iterator[str]:
@@ -94,16 +91,16 @@ def _losses(records: Sequence[dict[str, Any]], trained: Trained) -> Iterator[str
     pixels = TREATMENTS[trained.config.binarize]
     curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
     keys = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
+    told = observed(records)
     rows = [
-        [str(r["epoch"]), *(_number(r.get(key)) for key in keys), f"{r['seconds']:.2f}", observe(records[: i + 1])]
-        for i, r in enumerate(records)
+        [str(r["epoch"]), *(nats(r.get(key)) for key in keys), f"{r['seconds']:.2f}", r["observation"]] for r in told
     ]
     head = ["epoch", "train", "nll", "KL", "test", "nll", "KL", "seconds", "observation"]
     seconds = sum(r["seconds"] for r in records)
     yield webpage.section(
         "Training",
         curve,
-        webpage.note(f"{observe(records)}; {len(records)} epochs, {seconds:.1f} s of training steps"),
+        webpage.note(f"{told[-1]['observation']}; {len(records)} epochs, {seconds:.1f} s of training steps"),
         webpage.folded("every epoch", webpage.table(head, rows, numbers=True)),
     )
 
@@ -121,14 +118,13 @@ def _settings(trained: Trained, recorded: dict[str, Any]) -> Iterator[str]:
 
 
 def _reconstructions(trained: Trained, images: Tensor) -> str:
-    decoded = walks.decode(trained.model, walks.means(trained.model, images))
+    decoded = walks.reconstruct(trained.model, images)
     rows = pictures.below_each_other(images, decoded, pictures.COLUMNS)
     return _grid(rows, "Images, and below each row its reconstructions: the decoded means of their posteriors")
 
 
 def _samples(trained: Trained) -> str:
-    z = walks.prior(trained.model, pictures.COLUMNS * pictures.SAMPLE_ROWS, 0)
-    images = walks.decode(trained.model, z).view(-1, *trained.image_shape)
+    images = walks.sample(trained.model, pictures.COLUMNS * pictures.SAMPLE_ROWS, 0).view(-1, *trained.image_shape)
     return _grid(images.split(pictures.COLUMNS), "Images decoded from draws of N(0, I)")
 
 
@@ -205,10 +201,6 @@ def _half_is_enough(model: VAE, means: Tensor) -> bool:
     rounded.load_state_dict({name: t.cpu().half().float() for name, t in model.state_dict().items()})
     z = torch.cat([means, walks.prior(model, 64, 0)])
     return bool((walks.decode(model, z) - walks.decode(rounded, z)).abs().max() <= EXACT)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

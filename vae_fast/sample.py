@@ -14,7 +14,7 @@ from vae_fast.trained import Trained
 
 def sample(trained: Trained, count: int, seed: int = 0) -> Tensor:
     """[count, *input_shape] in [0, 1], a function of the model and the seed; image i is the same for any count."""
-    return walks.decode(trained.model, walks.prior(trained.model, count, seed))
+    return walks.sample(trained.model, count, seed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

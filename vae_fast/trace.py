@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vae_fast import command_line, terminal
 from vae_fast.exits import exit_code
 from vae_fast.kernels import reparameterize, streams
-from vae_fast.observations import observe
+from vae_fast.observations import nats, observed
 from vae_fast.pixels import floats
 from vae_fast.run_directory import RunDirectory
 from vae_fast.trained import Selection, Trained
@@ -61,7 +61,7 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
             {"name": name, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "values": t.tolist()}
             for name, t in stages.items()
         ],
-        "training": [{**record, "observation": observe(records[: i + 1])} for i, record in enumerate(records)],
+        "training": observed(records),
         "layers": list(layers(trained, raw)),
     }
 
@@ -145,8 +145,8 @@ def _training(records: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield from terminal.chart(losses)
     yield f"   {'epoch':>5} {'loss':>8} {'nll':>8} {'kl':>7} {'test':>8}  observation"
     for record in records:
-        loss, nll, kl = (_number(record.get(f"train_{key}")) for key in ("loss", "nll", "kl"))
-        test = _number(record.get("test_loss"))
+        loss, nll, kl = (nats(record.get(f"train_{key}")) for key in ("loss", "nll", "kl"))
+        test = nats(record.get("test_loss"))
         yield f"   {record['epoch']:>5} {loss:>8} {nll:>8} {kl:>7} {test:>8}  {record['observation']}"
 
 
@@ -171,10 +171,6 @@ def _vector(values: Tensor) -> str:
     return shown + (f"  ... {len(values) - SHOWN} more" if len(values) > SHOWN else "")
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.parser("trace", __doc__, "runs/20261122T150000Z-mnist --index 7")
     parser.add_argument("--index", type=command_line.whole_number, default=0, help="of the image (default: 0)")
@@ -183,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    found = trace(*command_line.opened(chosen), chosen.index)
+    trained, selection = command_line.opened(chosen)
+    found = trace(trained, selection, chosen.index, trained.seed)
     print(json.dumps(found, indent=1) if chosen.json else "\n".join(told(found)))
 
 

@@ -1,6 +1,7 @@
 """Where a run's records and pictures go besides metrics.jsonl and pictures/: to TensorBoard, with --log tensorboard."""
 
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,10 +30,8 @@ class TensorBoard:
     """Event files in `folder`: scalars by epoch, of which those after `epoch` of an earlier attempt no longer count."""
 
     def __init__(self, folder: Path, epoch: int) -> None:
-        try:
-            import torch.utils.tensorboard  # noqa: F401  before an hour of training
-        except ImportError:
-            raise RunError("--log tensorboard: it is not installed: pip install 'vae_fast[tensorboard]'") from None
+        if find_spec("tensorboard") is None:  # before an hour of training
+            raise RunError("--log tensorboard: it is not installed: pip install 'vae_fast[tensorboard]'")
         self._folder, self._purge_step = str(folder), epoch + 1 if epoch else None
 
     @cached_property

@@ -12,10 +12,11 @@ from vae_fast import checkpoint
 from vae_fast.config import Config, read_toml
 from vae_fast.data import DataSet
 from vae_fast.errors import ConfigError, DataError
+from vae_fast.memory import choose_feed
 from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS
 from vae_fast.plan import choose_device
-from vae_fast.splits import copies_all, prepare
+from vae_fast.splits import prepare
 from vae_fast.stored import Pixels
 
 PARTS = ("test", "train", "valid")
@@ -118,8 +119,10 @@ class Trained:
         if config.data != (self.config or config).data:
             config = replace(config, valid=0)  # it counted the images of the run's own set
         found = DataSet.open(config.data, config.data_root)
-        in_file = config.feed == "stream" and (copies_all(config) or found.obstacle) is None
-        splits = prepare(config, found, "stream" if in_file else "host")
+        if config.binarize == "dynamic":  # what is looked at is one sample
+            config = replace(config, binarize="static")
+        feed, _ = choose_feed("auto", found.nbytes, torch.device("cpu"), obstacle=found.obstacle)
+        splits = prepare(config, found, feed)
         pixels = {"test": splits.test, "train": splits.train, "valid": splits.valid}[part]
         if pixels is None:
             has = ", ".join(name for name in PARTS if getattr(splits, name) is not None)

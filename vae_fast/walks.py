@@ -33,6 +33,16 @@ def prior(model: VAE, count: int, seed: int) -> Tensor:
     return reparameterize(zeros, zeros, seed, 0, stream=streams.SAMPLING)
 
 
+def sample(model: VAE, count: int, seed: int) -> Tensor:
+    """Images decoded from `prior`: [count, *input_shape]."""
+    return decode(model, prior(model, count, seed))
+
+
+def reconstruct(model: VAE, images: Tensor) -> Tensor:
+    """The decoded means of the posteriors of images [N, ...]: [N, *input_shape]."""
+    return decode(model, means(model, images))
+
+
 def linear(a: Tensor, b: Tensor, steps: int) -> Tensor:
     """From a to b, [..., Z] each, on a straight line, both ends included: [..., steps, Z]."""
     t = torch.linspace(0, 1, steps, dtype=a.dtype)[:, None]
