@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from vae_fast import evaluate as command
-from vae_fast.estimates import Estimates
+from vae_fast import importance
+from vae_fast.signals import Interrupted
 from vae_fast.trained import Trained
 
 
@@ -37,29 +40,32 @@ def test_json_and_binarized_pixels(trained_run: Path, capsys: pytest.CaptureFixt
     assert command.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["binarize"], found["nll_minus_entropy"]) == ("threshold", None)
-    kept = trained_run / "evaluations" / "digits-train-threshold-seed0.json"
+    kept = trained_run / "evaluations" / "step-00000014-digits-train-threshold-seed0.json"
     assert json.loads(kept.read_text()) == found
 
 
-def test_what_is_estimated_already_is_not_estimated_again(trained_run: Path, tmp_path: Path) -> None:
-    trained = Trained.open(trained_run, "cpu")
-    pixels, file = trained.images().pixels.flatten(1), tmp_path / "partial.npz"
-    given = trained.model, pixels, 10, 0
-    begun = Estimates(file, *given)
-    begun.append(torch.full((400,), -7.0, dtype=torch.float64))
-    begun.save()
-    assert Estimates(file, *given).values.tolist() == [-7.0] * 400
-    whole = command.importance_weighted(*given)["nll"]
-    resumed = command.importance_weighted(*given, partial=file)["nll"]
-    rest = command.importance_weighted(trained.model, pixels, 10, 0)["nll"]
-    assert resumed != pytest.approx(whole)  # it has those 400 in it
-    assert rest == whole
-    assert not file.exists()
-    begun.save()
-    for other in ((trained.model, pixels, 11, 0), (trained.model, pixels, 10, 1), (trained.model, pixels[1:], 10, 0)):
-        assert len(Estimates(file, *other)) == 0
-    file.write_bytes(b"PK\x03\x04 damaged")
-    assert len(Estimates(file, *given)) == 0
+def test_an_interrupted_evaluation_goes_on(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, file = Trained.open(trained_run, "cpu"), tmp_path / "partial"
+    given = trained.model, trained.images().pixels.flatten(1), 10, 0
+    monkeypatch.setitem(importance.ACTIVATIONS, "cpu", 300 * 4 * 784)  # batches of 300
+    whole = command.importance_weighted(*given)
+    firsts = []
+
+    def interrupted(*arguments: Any, first: int) -> Iterator[torch.Tensor]:
+        firsts.append(first)
+        for i, batch in enumerate(importance.log_likelihoods(*arguments, first=first)):
+            yield batch
+            if first == 0 and i == 0:
+                os.kill(os.getpid(), signal.SIGTERM)  # noticed after the next batch
+
+    monkeypatch.setattr(command, "log_likelihoods", interrupted)
+    with pytest.raises(Interrupted, match="SIGTERM: saved; the same command goes on"):
+        command.importance_weighted(*given, partial=file)
+    resumed = command.importance_weighted(*given, partial=file)
+    assert firsts == [0, 600]
+    assert (resumed["nll"], resumed["standard_error"]) == (whole["nll"], whole["standard_error"])
+    with pytest.raises(Interrupted, match="SIGTERM: nothing is saved"):
+        command.importance_weighted(*given)
 
 
 def test_a_killed_evaluation_goes_on(trained_run: Path, tmp_path: Path) -> None:
@@ -67,13 +73,13 @@ def test_a_killed_evaluation_goes_on(trained_run: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "vae_fast.evaluate", str(trained_run), "--out", str(out), "--device", "cpu", "--iw"]
     running = subprocess.Popen([*line, "50000"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not out.parent.joinpath("result.partial.npz").exists() and time.monotonic() < deadline:
+    while not out.parent.joinpath("result.json.partial").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=120)
     assert running.returncode == 143
     assert said == "SIGTERM: saved; the same command goes on\n"
-    assert out.with_suffix(".partial.npz").exists()
+    assert out.with_name("result.json.partial").exists()
     assert not out.exists()
 
 
@@ -83,12 +89,13 @@ def test_a_killed_evaluation_goes_on(trained_run: Path, tmp_path: Path) -> None:
         (["--split", "valid"], "split: digits has no valid images here"),
         (["--data", "digitz"], "did you mean 'digits'?"),
         (["--device", "cuda:99"], "device: cuda:99 is not there"),
+        (["--out", "."], "--out: expected a file, . is a directory"),
     ],
 )
 def test_mistakes_are_one_line(
     trained_run: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main([str(trained_run), *arguments]) == 1
+    assert command.main([str(trained_run), *arguments]) in (1, 2)
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

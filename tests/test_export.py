@@ -51,11 +51,14 @@ assert "vae_fast" not in sys.modules
 
 
 def test_onnx_runs_elsewhere(trained_run: Path, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="vae_fast[onnx] is not installed")
+    onnx, onnxruntime = (
+        pytest.importorskip(name, reason="vae_fast[onnx] is not installed") for name in ("onnx", "onnxruntime")
+    )
     pytest.importorskip("onnxscript", reason="vae_fast[onnx] is not installed")
     model, out = vf.load(trained_run), tmp_path / "out"
     found = command.export(Trained.open(trained_run, "cpu"), out, ("onnx",))
     assert list(found) == ["safetensors", "onnx"]
+    assert f"opset {onnx.load(out / 'decoder.onnx').opset_import[0].version}," in (out / "README.md").read_text()
     decoder = onnxruntime.InferenceSession(out / "decoder.onnx", providers=["CPUExecutionProvider"])
     z = torch.randn(7, 4)
     (logits,) = decoder.run(None, {"z": z.numpy()})
@@ -69,11 +72,14 @@ def test_the_card_says_what_it_is(exported: Path) -> None:
         assert part in card
 
 
-def test_what_is_not_the_model_is_no_export(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("factor", "off"), [(1.01, r"1\.0e-02"), (float("nan"), "nan")])
+def test_what_is_not_the_model_is_no_export(
+    factor: float, off: str, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(
-        command.WRITERS, "pt2", lambda model, folder: (model.encode, lambda z: [model.decode(z) * 1.01])
+        command.WRITERS, "pt2", lambda model, folder: (model.encode, lambda z: [model.decode(z) * factor])
     )
-    with pytest.raises(RunError, match=r"pt2: read back, it is off by 1\.0e-02 of the largest value; 1e-05 is allowed"):
+    with pytest.raises(RunError, match=f"pt2: read back, it is off by {off} of the largest value; 1e-05 is allowed"):
         command.export(Trained.open(trained_run, "cpu"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

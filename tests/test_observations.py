@@ -4,12 +4,24 @@ from typing import Any
 
 import pytest
 
-from vae_fast.observations import observe
+from vae_fast.observations import observe, observed
 
 
 def records(train: list[float | None], test: list[float] | None = None) -> list[dict[str, Any]]:
     return [
         {"epoch": i + 1, "train_loss": loss, "test_loss": test[i] if test else None} for i, loss in enumerate(train)
+    ]
+
+
+def test_losses_of_another_beta_are_not_compared() -> None:
+    told = records([60.0, 85.0, 105.0, 104.0])
+    for record, beta in zip(told, (0.0, 0.5, 1.0, 1.0), strict=True):
+        record["beta"] = beta
+    assert [record["observation"] for record in observed(told)] == [
+        "first epoch",
+        "beta changes",
+        "beta changes",
+        "still falling",
     ]
 
 
@@ -20,7 +32,8 @@ def records(train: list[float | None], test: list[float] | None = None) -> list[
         ([150.0, 120.0], [120.0, 110.0], "falling fast"),
         ([100.0, 99.0], [101.0, 100.0], "still falling"),
         ([100.0, 99.9], [101.0, 101.0], "levelled off"),
-        ([100.0, 100.2], None, "levelled off"),
+        ([100.0, 100.1], None, "levelled off"),
+        ([100.0, 101.0], None, "rising"),
         ([100.0, 95.0, 90.0], [105.0, 104.0, 104.5], "overfitting since epoch 2"),
         ([100.0, 95.0, 90.0], [105.0, 104.0, 104.1], "falling fast"),
         ([100.0, 95.0, None], None, "diverged"),

@@ -2,11 +2,14 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 
+from vae_fast import progress
 from vae_fast.progress import Printer, epoch_line
 
 RECORD = {
@@ -31,6 +34,18 @@ def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) 
     with Printer().bar("epoch 1", 40) as advance:
         advance(20, 105.3)
     assert capsys.readouterr().out == ""
+
+
+def test_without_a_terminal_what_has_a_unit_is_told_in_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    with Printer(stderr=True).bar("-log p(x)", 4000, 1000, "images") as advance:
+        time.sleep(0.01)
+        advance(1500, 105.3)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert re.fullmatch(r"-log p\(x\)  105\.30  1,500 of 4,000, [0-9,]+ images/s\n", told.err)
 
 
 def test_a_terminal_gets_a_bar_that_vanishes() -> None:

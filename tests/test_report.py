@@ -3,7 +3,7 @@
 import html.parser
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,17 @@ def test_a_page_that_is_whole_and_fetches_nothing(page: Path, trained_run: Path)
         assert f"<h2>{title}</h2>" in text
     assert "grey pixels" in text
     assert "overfitting" in text or "falling" in text
+
+
+def test_every_curve_has_its_style(tmp_path: Path, small: Callable[..., vf.Config]) -> None:
+    trained = Trained.open(vf.fit(small(valid=100, epochs=1)).directory, "cpu")
+    text = report.report(trained, trained.images())
+    style = text[text.index("<style>") : text.index("</style>")]
+    classes = set(re.findall(r'<polyline class="curve (\w+)"', text))
+    assert classes == {"train", "valid", "test"}
+    assert all(f".{name} {{ stroke:" in style for name in classes)
+    assert text.count('<circle class="curve') == 3  # one epoch is a point, not a line
+    assert "valid kl" in text
 
 
 def test_text_is_escaped(trained_run: Path, tmp_path: Path) -> None:
@@ -156,7 +167,32 @@ def test_every_activation_runs_in_the_page(browser: Any, activation: str, tmp_pa
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_page_fits_its_window(browser: Any, page: Path, width: int) -> None:
-    browser.set_window_size(width, 900)
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page.as_uri())
     seen, needed = browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
+    assert seen == width
     assert needed <= seen
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out(browser: Any, page: Path, scheme: str) -> None:
+    """The least contrast of text that WCAG 2.1 asks for, level AA: 4.5."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(page.as_uri())
+    paper = luminance(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert (paper > 0.5) == (scheme == "light")
+    colours = browser.execute_script("""
+        return ["body", ".note", "figcaption", "button", "dd"].map(
+            (kind) => getComputedStyle(document.querySelector(kind)).color);
+    """)
+    for ink in map(luminance, colours):
+        assert (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) > 4.5
+
+
+def luminance(colour: str) -> float:
+    """Of "rgb(r, g, b)", as WCAG defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

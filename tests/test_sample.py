@@ -48,6 +48,12 @@ def test_where_things_go_by_default(trained_run: Path, capsys: pytest.CaptureFix
     assert (trained_run / "pictures" / "samples-seed4.npy").exists()
 
 
+def test_a_name_with_a_point_is_kept(trained_run: Path, tmp_path: Path) -> None:
+    for name in ("grid.v2", "grid.png"):
+        assert sample.main([str(trained_run), "--count", "2", "--out", str(tmp_path / name)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.v2.png", "grid.v2.npy", "grid.png", "grid.npy"}
+
+
 def test_samples_are_decoded_draws_of_the_prior(trained_run: Path) -> None:
     trained = Trained.open(trained_run, "cpu")
     few, many = sample.sample(trained, 3, seed=1), sample.sample(trained, 2000, seed=1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import vae_fast as vf
+from vae_fast import checkpoint
 from vae_fast.errors import ConfigError, DataError, RunError
 from vae_fast.trained import Trained
 
@@ -58,13 +59,50 @@ def test_labels_follow_what_is_held_out(small: Callable[..., vf.Config]) -> None
     assert len(trained.images(data="digits").pixels) == 1000
 
 
-def test_a_run_made_on_another_device_is_read_here(trained_run: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "run"
-    shutil.copytree(trained_run, moved, symlinks=True)
-    config = (moved / "config.toml").read_text()
-    (moved / "config.toml").write_text(config.replace('device = "auto"', 'device = "cuda:7"'))
-    assert 'device = "cuda:7"' in (moved / "config.toml").read_text()
-    assert len(Trained.open(moved).images().pixels) == 1000
+def test_a_checkpoint_knows_its_run_wherever_one_stands(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained_run / "checkpoints")
+    inside = Trained.open("best")
+    assert inside.run == trained_run
+    assert inside.title == f"run, {inside.source.name}"
+    assert inside.source.name.startswith("step-")
+    monkeypatch.chdir(trained_run)  # it has a config.toml, which is not that of what lies beside it
+    shutil.copytree("checkpoints/best/", tmp_path / "copy")
+    stranger = trained_run / "stranger"
+    stranger.symlink_to(tmp_path / "copy")
+    try:
+        assert Trained.open("stranger").run is None
+    finally:
+        stranger.unlink()
+
+
+def test_an_older_checkpoint_has_the_records_of_its_own_epochs(small: Callable[..., vf.Config]) -> None:
+    run = vf.fit(small(epochs=3)).directory
+    epochs = [[r["epoch"] for r in Trained.open(path).records()] for path in sorted(run.glob("checkpoints/step-*"))]
+    assert epochs == [[1], [1, 2], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+def test_images_that_changed_since_are_not_the_runs(
+    binarize: str, small: Callable[..., vf.Config], tmp_path: Path
+) -> None:
+    images = vf.load_images("digits").pixels[:200, 0].numpy()
+    np.savez(tmp_path / "own.npz", train=images, test=images)
+    run = vf.fit(small(data=str(tmp_path / "own.npz"), epochs=1, batch_size=20, binarize=binarize)).directory
+    assert len(Trained.open(run).images().pixels) == 200
+    np.savez(tmp_path / "own.npz", train=images, test=255 - images)
+    with pytest.raises(RunError, match=r"data: .*run was trained on other images"):
+        Trained.open(run).images()
+    assert len(Trained.open(run).images(data=str(tmp_path / "own.npz")).pixels) == 200
+
+
+def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = vf.VAE(input_shape=(4,), hidden=(), latent=1)
+    torch.nn.init.constant_(model.decoder.logits.bias, float("nan"))
+    (tmp_path / "model.safetensors").write_bytes(checkpoint.model_bytes(model, dict(model.state_dict())))
+    with pytest.raises(RunError, match="not all parameters of the model are finite"):
+        Trained.open(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(

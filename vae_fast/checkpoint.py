@@ -56,11 +56,11 @@ def save(
     manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     for name, data in {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}.items():
         durable.write(temporary / name, data)
-    durable.sync_directory(temporary)
+    durable.sync(temporary)
     if final.exists():  # of this step, from before a resume
         final.rename(checkpoints / f".{final.name}.old")
     temporary.rename(final)
-    durable.sync_directory(checkpoints)
+    durable.sync(checkpoints)
     point(checkpoints / "latest", final)
     return final
 
@@ -81,7 +81,7 @@ def point(link: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.name)
     temporary.rename(link)
-    durable.sync_directory(link.parent)
+    durable.sync(link.parent)
 
 
 def prune(latest: Path, keep: int) -> None:
@@ -132,10 +132,13 @@ def load(path: str | Path) -> VAE:
 
 
 def locate(path: str | Path) -> Path:
-    """Of a run directory its latest valid checkpoint's, of all else what it is; RunError where a run has none."""
+    """Of a run directory its latest valid checkpoint, of a link (latest, best) what it names, else what it is.
+
+    RunError where a run has none.
+    """
     path = Path(path)
     if not (path / "checkpoints").is_dir():
-        return path
+        return path.parent / path.readlink() if path.is_symlink() else path
     found = next((c for c in valid_checkpoints(path / "checkpoints") if isinstance(c, Checkpoint)), None)
     if found is None:
         raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")

@@ -1,13 +1,14 @@
 """What the command lines share that work on a trained model: its arguments, the images, and where results go."""
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from vae_fast import pictures
+from vae_fast import durable, pictures
 from vae_fast.errors import ConfigError
 from vae_fast.pixels import TREATMENTS
 from vae_fast.trained import PARTS, Selection, Trained
@@ -75,7 +76,12 @@ def save_pictures(
 ) -> None:
     """Write rows of images as a PNG grid, and `array` beside it as .npy: at `out`, or in the run's pictures/."""
     path = place(trained, out, "pictures", name)
-    shape = trained.image_shape
-    pictures.save_grid([row.view(-1, *shape) for row in rows], path.with_suffix(".png"), captions)
-    np.save(path.with_suffix(".npy"), array.numpy())
-    print(f"picture  {path.with_suffix('.png')}\narray    {path.with_suffix('.npy')}  {list(array.shape)}")
+    if path.suffix in (".png", ".npy"):
+        path = path.with_suffix("")
+    png, npy = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "npy"))
+    picture, values = io.BytesIO(), io.BytesIO()
+    pictures.save_grid([row.view(-1, *trained.image_shape) for row in rows], picture, captions)
+    np.save(values, array.numpy())
+    durable.replace(png, picture.getvalue())
+    durable.replace(npy, values.getvalue())
+    print(f"picture  {png}\narray    {npy}  {list(array.shape)}")

@@ -17,12 +17,16 @@ def replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     write(temporary, data)
-    temporary.replace(path)
-    sync_directory(path.parent)
+    try:
+        temporary.replace(path)
+    except OSError:  # a directory is there
+        temporary.unlink()
+        raise
+    sync(path.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Wait until the directory's entries are on the disk."""
+def sync(path: Path) -> None:
+    """Wait until a file, or a directory's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

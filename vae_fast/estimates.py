@@ -20,7 +20,8 @@ class Estimates:
     """Of the first images, in order; `values` is float64 [n].
 
     Args:
-        path: the file, or None to keep nothing. One that holds estimates of something else is begun anew.
+        path: the file, or None to keep nothing. One that holds estimates of something else is begun anew. It stays when
+            all are there, until its owner has done something with them.
         model, images, samples, seed: what the estimates are of, [N, D].
     """
 
@@ -47,18 +48,13 @@ class Estimates:
         durable.replace(self._path, content.getvalue())
         self._saved = time.monotonic()
 
-    def discard(self) -> None:
-        """Once the result is there."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
     def _read(self) -> Tensor:
         if self._path is not None and self._path.is_file():
             try:
                 with np.load(io.BytesIO(self._path.read_bytes())) as file:
                     if file["of"] == self._of:
                         return torch.from_numpy(file["values"])
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
                 pass  # not a file of ours, or a damaged one
         return torch.empty(0, dtype=torch.float64)
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from vae_fast import command_line, durable, latents
+from vae_fast.errors import ConfigError
 from vae_fast.estimates import Estimates
 from vae_fast.evaluation import evaluate as elbo
 from vae_fast.exits import exit_code
 from vae_fast.importance import log_likelihoods
 from vae_fast.model import VAE
+from vae_fast.observations import nats
 from vae_fast.pixels import mean_entropy
 from vae_fast.progress import Printer
 from vae_fast.signals import Interrupted, collected_signals
@@ -42,7 +44,8 @@ def evaluate(
         iw: K, the samples of the importance-weighted estimate; 0 for none.
         seed: of the noise; the run's gives the test loss that its training reported.
         threshold: a dimension is active if the variance of the posterior's mean is above it.
-        partial: a file that keeps the estimates so far: the next call goes on with them.
+        partial: a file that keeps the estimates so far: the next call goes on with them. It stays, for the caller to
+            remove once the result is kept.
         printer: shows progress.
 
     Returns:
@@ -73,23 +76,25 @@ def evaluate(
 def importance_weighted(
     model: VAE, pixels: Pixels, samples: int, seed: int, partial: Path | None = None, printer: Printer | None = None
 ) -> dict[str, Any]:
-    """The mean of log p(x) over images [N, D] and its standard error; Interrupted after a signal, the rest kept."""
+    """The mean of -log p(x) over images [N, D] and its standard error; seconds and images/s are of this call.
+
+    After a signal Interrupted; what has been estimated is in `partial`, if there is one.
+    """
     estimates = Estimates(partial, model, pixels, samples, seed)
     first, began = len(estimates), time.perf_counter()
-    title = f"log p(x), {samples:,} samples an image"
-    with collected_signals() as received, (printer or Printer(quiet=True)).bar(title, len(pixels), first) as show:
+    title, printer = f"-log p(x), {samples:,} samples an image", printer or Printer(quiet=True)
+    with collected_signals() as received, printer.bar(title, len(pixels), first, "images") as show:
         for batch in log_likelihoods(model, pixels, samples, seed, first=first):
             estimates.append(batch)
             show(len(estimates), -float(estimates.values.mean()))
             if received:
                 estimates.save()
-                raise Interrupted(received[0], "the same command goes on")
+                raise Interrupted(received[0], "the same command goes on" if partial else None)
     values, seconds = estimates.values, time.perf_counter() - began
-    estimates.discard()
     return {
         "samples": samples,
         "nll": -values.mean().item(),
-        "standard_error": (values.var(correction=0) / len(values)).sqrt().item(),
+        "standard_error": (values.var() / len(values)).sqrt().item() if len(values) > 1 else None,
         "seconds": seconds,
         "images_per_second": (len(values) - first) / seconds,
     }
@@ -103,9 +108,9 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     if result["nll_minus_entropy"] is not None:
         yield f"nll - H(x)    {result['nll_minus_entropy']:.2f}"
     if estimate := result.get("importance_weighted"):
-        error, speed = estimate["standard_error"], estimate["images_per_second"]
-        yield f"-log p(x)     {estimate['nll']:.2f} +- {error:.2f}, {estimate['samples']:,} importance samples an image"
-        yield f"              {speed:,.1f} images/s, {speed * estimate['samples']:,.0f} samples/s"
+        error, speed, samples = (estimate[key] for key in ("standard_error", "images_per_second", "samples"))
+        yield f"-log p(x)     {estimate['nll']:.2f} +- {nats(error)}, {samples:,} importance samples an image"
+        yield f"              {speed:,.1f} images/s, {speed * samples:,.0f} samples/s"
         if result["binarize"] == "none":
             yield "              (no likelihood in the strict sense: grey pixels have none under a Bernoulli)"
     kl = result["kl_per_dimension"]
@@ -123,26 +128,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = command_line.opened(chosen)
     seed = trained.seed if chosen.seed is None else chosen.seed
-    out = chosen.out or trained.place(
-        "evaluations", f"{selection.slug}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
-    )
+    name = f"{trained.source.name}-{selection.slug}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
+    out = chosen.out or trained.place("evaluations", name)
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out: expected a file, {out} is a directory")
     result = evaluate(
         trained,
         selection,
         iw=chosen.iw,
         seed=seed,
         threshold=chosen.active_threshold,
-        partial=out and out.with_suffix(".partial.npz"),
-        printer=Printer(quiet=chosen.json),
+        partial=None if out is None else _partial(out),
+        printer=Printer(stderr=True),
     )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         durable.replace(out, json.dumps(result, indent=1).encode())
+        _partial(out).unlink(missing_ok=True)
     if chosen.json:
         print(json.dumps(result, indent=1))
     else:
         for line in table(result):
             print(line)
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ def exit_code(command: Callable[[], object]) -> int:
     except Interrupted as interruption:
         return _fail(str(interruption), 128 + interruption.number, known_to_all=True)
     except KeyboardInterrupt:
-        return _fail("SIGINT: stopped at once, without another checkpoint", 130, known_to_all=True)
+        return _fail("SIGINT: stopped at once, nothing more is saved", 130, known_to_all=True)
     except ContactLost as error:
         return _fail(f"error: {error}", 1)
     except UserError as error:

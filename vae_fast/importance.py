@@ -53,6 +53,7 @@ def log_likelihoods(
     device = next(model.parameters()).device
     rows = max(1, ACTIVATIONS[device.type] // (4 * max(model.pixels, *model.hidden, 1)))  # of the decoder, at once
     batch = max(1, rows // BLOCK, min(rows, rows * DECODES // samples))
+    batch = min(batch, max(1, ACTIVATIONS[device.type] // (4 * BLOCK * model.latent)))  # whose noise is drawn at once
     for start in range(first, len(images), batch):
         x = images[start : start + batch].to(device)
         mu, logvar = model.encode(x)  # once an image

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = command_line.opened(chosen)
     indices = chosen.indices or list(range(min(2 * PAIRS, len(selection.pixels) // 2 * 2)))
-    if len(indices) % 2:
+    if len(indices) % 2 or not indices:  # none: of a single image
         raise ConfigError(f"--indices: expected pairs, from and to, got {len(indices)} of them")
     begins, ends = indices[::2], indices[1::2]
     images = interpolate(trained, selection.pick(begins), selection.pick(ends), chosen.steps, chosen.path)

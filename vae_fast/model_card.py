@@ -1,25 +1,22 @@
 """The card that goes with an exported model: what it is, what it was trained on and how, what it reached."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import PurePath
 
 from vae_fast.catalogue import LICENCES
+from vae_fast.config import Config
 from vae_fast.observations import observe
 from vae_fast.pixels import TREATMENTS
-from vae_fast.run_directory import RunDirectory
 from vae_fast.trained import Trained
 
 UNKNOWN = "not known: the model came without its run"
-RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "lr_warmup", "weight_decay", "clip", "beta", "seed")
-FILES = {
-    "safetensors": "`model.safetensors`: all parameters, float32; `vae_fast.load` of this directory gives the VAE",
-    "pt2": "`encoder.pt2`, `decoder.pt2`: `torch.export.load(file).module()`, for any batch",
-    "onnx": "`encoder.onnx`, `decoder.onnx`: for any batch",
-}
+RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # the rest where it is not usual
+REST = ("lr_warmup", "weight_decay", "clip", "beta_schedule", "beta_warmup", "beta_cycles", "free_bits", "valid")
 
 
-def model_card(trained: Trained, formats: Mapping[str, float]) -> str:
-    """Markdown. formats: those that were written, and how far each was off when it was read back."""
+def model_card(trained: Trained, files: Sequence[str]) -> str:
+    """Markdown. files: a description of each that goes with it."""
     model = trained.model
     parameters = sum(p.numel() for p in model.parameters())
     lines = [
@@ -34,10 +31,7 @@ def model_card(trained: Trained, formats: Mapping[str, float]) -> str:
         "",
         "## Files",
         "",
-        *(
-            f"- {FILES[name]} (read back: off by at most {off:.1e} of the largest value)"
-            for name, off in formats.items()
-        ),
+        *(f"- {file}" for file in files),
         "",
         "## Data",
         "",
@@ -60,7 +54,7 @@ def _data(trained: Trained) -> list[str]:
         return [UNKNOWN]
     data = trained.config.data
     return [
-        f"- images: {data}, {TREATMENTS[trained.config.binarize]}",
+        f"- images: {PurePath(data).name}, {TREATMENTS[trained.config.binarize]}",
         f"- licence of the data: {LICENCES.get(data, 'not known; these are your own images')}",
     ]
 
@@ -68,18 +62,25 @@ def _data(trained: Trained) -> list[str]:
 def _recipe(trained: Trained) -> list[str]:
     if trained.config is None or trained.run is None:
         return [UNKNOWN]
-    plan: dict[str, Any] = RunDirectory.of(trained.run).recorded.get("plan", {})
-    settings = [f"- {name}: {value}" for name in RECIPE if (value := getattr(trained.config, name)) is not None]
-    return [*settings, f"- precision: {plan.get('precision', 'not known')}"]
+    usual, ours = asdict(Config()), asdict(trained.config)
+    names = [*RECIPE, *(name for name in REST if ours[name] != usual[name])]
+    precision = trained.recorded.get("plan", {}).get("precision", "not known")
+    return [*(f"- {name}: {ours[name]}" for name in names), f"- precision: {precision}"]
 
 
 def _numbers(trained: Trained) -> list[str]:
     if trained.run is None:
         return [UNKNOWN]
-    records = RunDirectory.of(trained.run).metrics()
-    if not records:
+    records = trained.records()
+    if not records or trained.config is None:
         return ["none were recorded"]
     last = records[-1]
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
     told = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
-    return [f"After epoch {last['epoch']}, nats per image ({observe(records)}):", "", *told]
+    pixels = TREATMENTS[trained.config.binarize]
+    return [
+        f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
+        "`train_loss` is the objective that was minimised:",
+        "",
+        *told,
+    ]

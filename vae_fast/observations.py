@@ -11,8 +11,14 @@ Record = dict[str, Any]
 
 
 def observe(records: Sequence[Record]) -> str:
-    """Of the last of some consecutive records: "first epoch", "falling fast", "still falling", "levelled off",
-    "overfitting since epoch N" or "diverged"."""
+    """Of the last of some consecutive records, what its training loss says beside those before.
+
+    "first epoch", "falling fast", "still falling", "levelled off", "rising", "diverged", "back from a divergence",
+    "overfitting since epoch N"; "beta changes" where the loss before was another objective.
+    """
+    if records[-1].get("beta") != records[max(0, len(records) - 2)].get("beta"):
+        return "beta changes"
+    records = [record for record in records if record.get("beta") == records[-1].get("beta")]
     losses = [record["train_loss"] for record in records]
     now = losses[-1]
     if now is None:
@@ -26,6 +32,8 @@ def observe(records: Sequence[Record]) -> str:
     if since is not None:
         return f"overfitting since epoch {since}"
     fall = 1 - now / losses[-2]
+    if fall < -STILL:
+        return "rising"
     return "falling fast" if fall > FAST else "still falling" if fall > STILL else "levelled off"
 
 

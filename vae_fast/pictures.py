@@ -20,13 +20,15 @@ SMALLEST_TILE = 56  # pixels: smaller images are enlarged by a whole factor
 
 def save_all(
     model: VAE, images: Pixels, seed: int, metrics: Sequence[dict[str, Any]], treatment: str, folder: Path
-) -> None:
+) -> list[Path]:
     """The three pictures that a run leaves in `folder`. images: [N, C, H, W], of which the first are reconstructed."""
     folder.mkdir(exist_ok=True)
     shown = images[:MOST_RECONSTRUCTIONS].to("cpu")
-    save_reconstructions(model, shown, folder / "reconstructions.png")
-    save_samples(model, seed, shown.shape[1:], folder / "samples.png")
-    save_loss_curve(metrics, treatment, folder / "loss.png")
+    reconstructions, samples, loss = files = [folder / f"{name}.png" for name in ("reconstructions", "samples", "loss")]
+    save_reconstructions(model, shown, reconstructions)
+    save_samples(model, seed, shown.shape[1:], samples)
+    save_loss_curve(metrics, treatment, loss)
+    return files
 
 
 def save_reconstructions(model: VAE, images: Tensor, path: Path) -> None:

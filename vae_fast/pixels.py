@@ -15,7 +15,7 @@ TREATMENTS = {  # how results say what the pixels were
     "none": "grey pixels",
     "static": "one static Bernoulli sample of the pixels",
     "threshold": "thresholded pixels",
-    "dynamic": "dynamically binarized pixels",
+    "dynamic": "dynamically binarized pixels, of those held out one static Bernoulli sample",
 }
 CHUNK = 1 << 21  # pixels worked on together: bounds the memory that their random bits and float64 copies take
 

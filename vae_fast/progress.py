@@ -1,5 +1,6 @@
 """What a run prints: progress on a terminal, plain lines elsewhere."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,25 +8,30 @@ from typing import Any
 Advance = Callable[[int, float | None], None]
 
 REDRAW_EVERY = 16  # steps: a bar that redraws no faster than the eye sees
+LINE_EVERY = 10.0  # seconds
 
 
 class Printer:
     """Lines that stay, and on a terminal a bar for the steps under way; nothing at all if `quiet`."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, stderr: bool = False) -> None:
         from rich.console import Console
 
-        self._console = Console(quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._console = Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._has_bar = self._console.is_terminal and not quiet
 
     def line(self, text: str) -> None:
         self._console.print(text)
 
     @contextmanager
-    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A function to call with the steps done so far and the latest loss: on a terminal a bar, gone at the end."""
+    def bar(self, title: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
+        """A function to call with the steps done so far and the latest loss: on a terminal a bar, gone at the end.
+
+        With a unit of what is done ("images") the bar says how many a second; without a terminal there are lines then.
+        """
+        rate = _Rate(done, unit)
         if not self._has_bar:
-            yield lambda done, loss: None
+            yield self._lines(title, total, rate) if unit else lambda done, loss: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -38,9 +44,33 @@ class Printer:
                 nonlocal shown
                 if done - shown >= REDRAW_EVERY:
                     shown = done
-                    bar.update(task, completed=done, description=title if loss is None else f"{title}  {loss:.2f}")
+                    parts = [title, "" if loss is None else f"{loss:.2f}", rate(done)]
+                    bar.update(task, completed=done, description="  ".join(part for part in parts if part))
 
             yield advance
+
+    def _lines(self, title: str, total: int, rate: "_Rate") -> Advance:
+        told = time.monotonic()
+
+        def advance(done: int, loss: float | None) -> None:
+            nonlocal told
+            if time.monotonic() - told >= LINE_EVERY:
+                told = time.monotonic()
+                so_far = "" if loss is None else f"  {loss:.2f}"
+                self.line(f"{title}{so_far}  {done:,} of {total:,}, {rate(done)}")
+
+        return advance
+
+
+class _Rate:
+    """How many a second, as text; empty without a unit."""
+
+    def __init__(self, first: int, unit: str) -> None:
+        self._first, self._unit, self._began = first, unit, time.monotonic()
+
+    def __call__(self, done: int) -> str:
+        seconds = max(1e-9, time.monotonic() - self._began)
+        return f"{(done - self._first) / seconds:,.0f} {self._unit}/s" if self._unit else ""
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:

@@ -7,12 +7,13 @@ import argparse
 import base64
 import io
 import json
+import statistics
 import string
 import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from vae_fast.exits import exit_code
 from vae_fast.model import VAE
 from vae_fast.observations import nats, observed
 from vae_fast.pixels import TREATMENTS
-from vae_fast.run_directory import RunDirectory
 from vae_fast.trained import Selection, Trained
 
 SLIDERS = 12
@@ -38,16 +38,15 @@ def report(trained: Trained, selection: Selection) -> str:
     model = trained.model
     found = latents.survey(model, selection.pixels.flatten(1))
     shown = selection.pick(range(min(48, len(selection.pixels))))
-    records, tables = _recorded(trained)
     sections = [
         _summary(trained, selection),
-        *_losses(records, trained),
+        *_losses(trained),
         webpage.section("Reconstructions", _reconstructions(trained, shown)),
         webpage.section("Samples", _samples(trained)),
         webpage.section("Traversals", _traversals(trained, found)),
         webpage.section("Latent map", *_map(trained, selection)),
         webpage.section("Latent explorer", _explorer(found, min(STARTS, len(shown)))),
-        *_settings(trained, tables),
+        *_settings(trained),
     ]
     assets = resources.files("vae_fast") / "assets"
     title = f"{model.widths}: {selection.data}"
@@ -59,13 +58,6 @@ def report(trained: Trained, selection: Selection) -> str:
         model=json.dumps(_embedded(model, walks.means(model, shown[:STARTS]), trained.image_shape)),
         script=(assets / "explorer.js").read_text(encoding="utf-8"),
     )
-
-
-def _recorded(trained: Trained) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    if trained.run is None:
-        return [], {}
-    directory = RunDirectory.of(trained.run)
-    return directory.metrics(), directory.recorded
 
 
 def _summary(trained: Trained, selection: Selection) -> str:
@@ -82,7 +74,8 @@ def _summary(trained: Trained, selection: Selection) -> str:
     return webpage.section("Summary", webpage.facts(facts), note)
 
 
-def _losses(records: Sequence[dict[str, Any]], trained: Trained) -> Iterator[str]:
+def _losses(trained: Trained) -> Iterator[str]:
+    records = trained.records()
     if not records or trained.config is None:
         return
     names = {"train": "train_loss", "valid": "valid_loss", "test": "test_loss"}
@@ -90,31 +83,39 @@ def _losses(records: Sequence[dict[str, Any]], trained: Trained) -> Iterator[str
     series = {name: points for name, points in series.items() if points}
     pixels = TREATMENTS[trained.config.binarize]
     curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
-    keys = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
+    keys = [f"{part}_{key}" for part in series for key in ("loss", "nll", "kl")]
     told = observed(records)
     rows = [
         [str(r["epoch"]), *(nats(r.get(key)) for key in keys), f"{r['seconds']:.2f}", r["observation"]] for r in told
     ]
-    head = ["epoch", "train", "nll", "KL", "test", "nll", "KL", "seconds", "observation"]
+    head = ["epoch", *(key.replace("_", " ") for key in keys), "seconds", "observation"]
     seconds = sum(r["seconds"] for r in records)
+    speed = statistics.median(r["images_per_second"] or 0.0 for r in records)
     yield webpage.section(
         "Training",
         curve,
-        webpage.note(f"{told[-1]['observation']}; {len(records)} epochs, {seconds:.1f} s of training steps"),
-        webpage.folded("every epoch", webpage.table(head, rows, numbers=True)),
+        webpage.note(
+            f"{told[-1]['observation']}; {len(records)} epochs, {seconds:.1f} s of training steps, "
+            f"{speed:,.0f} images/s (median epoch)"
+        ),
+        webpage.folded("every epoch", webpage.table("losses by epoch", head, rows, numbers=True)),
     )
 
 
-def _settings(trained: Trained, recorded: dict[str, Any]) -> Iterator[str]:
-    if not recorded:
-        return
-    flat = {k: v for k, v in recorded.items() if not isinstance(v, dict)}
-    for title, table in {
-        "Settings": flat,
-        **{k.capitalize(): v for k, v in recorded.items() if isinstance(v, dict)},
-    }.items():
-        rows = [[name, json.dumps(value) if not isinstance(value, str) else value] for name, value in table.items()]
-        yield webpage.section(title, webpage.table([], rows))
+def _settings(trained: Trained) -> Iterator[str]:
+    recorded = trained.recorded
+    tables = {k.capitalize(): v for k, v in recorded.items() if isinstance(v, dict)}
+    if settings := {k: v for k, v in recorded.items() if not isinstance(v, dict)}:
+        tables = {"Settings": settings, **tables}
+    for title, table in tables.items():
+        rows = [[name, _shown(name, value)] for name, value in table.items()]
+        yield webpage.section(title, webpage.table(title, [], rows))
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in ("data", "data_root"):  # where things lie on this machine is nobody's business
+        return PurePath(value).name
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _reconstructions(trained: Trained, images: Tensor) -> str:

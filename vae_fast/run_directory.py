@@ -89,6 +89,13 @@ class RunDirectory:
         self.recorded = {**config.recorded(), **tables}
         durable.replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
 
+    def require(self, images: dict[str, Any]) -> None:
+        """That they are the images of the run: RunError where what is known of them differs."""
+        recorded = self.recorded.get("images", images)
+        before = {name: recorded.get(name) for name in images}
+        if before != images:
+            raise RunError(f"data: {self.path} was trained on other images: {before} then, {images} now")
+
     def metrics(self) -> list[dict[str, Any]]:
         """The records of the epochs so far; a last line that a killed process left incomplete is read past."""
         if not self.metrics_file.exists():

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended the work; what was done is saved."""
+    """SIGINT or SIGTERM ended the work. remedy: how to go on with what is saved; None if nothing is."""
 
-    def __init__(self, number: int, remedy: str) -> None:
-        super().__init__(f"{signal.Signals(number).name}: saved; {remedy}")
+    def __init__(self, number: int, remedy: str | None) -> None:
+        super().__init__(f"{signal.Signals(number).name}: {f'saved; {remedy}' if remedy else 'nothing is saved'}")
         self.number = number
 
 

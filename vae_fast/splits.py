@@ -41,7 +41,12 @@ class Splits:
         for part in parts:
             for piece in pieces(part):
                 digest.update(piece.to("cpu").numpy().data)
-        return {"count": [len(part) for part in parts], "shape": list(self.image_shape), "sha256": digest.hexdigest()}
+        return {**self.dimensions(), "sha256": digest.hexdigest()}
+
+    def dimensions(self) -> dict[str, Any]:
+        """How many images there are of each part, and how large they are."""
+        parts = [part for part in (self.train, self.valid, self.test) if part is not None]
+        return {"count": [len(part) for part in parts], "shape": list(self.image_shape)}
 
     @property
     def nbytes(self) -> int:

@@ -20,7 +20,6 @@ from vae_fast.exits import exit_code
 from vae_fast.kernels import reparameterize, streams
 from vae_fast.observations import nats, observed
 from vae_fast.pixels import floats
-from vae_fast.run_directory import RunDirectory
 from vae_fast.trained import Selection, Trained
 
 CALLS = 50  # of each layer, for its time
@@ -32,9 +31,10 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     """All that the command shows, as JSON can hold it.
 
     Returns:
-        image: index, label, data; steps: five stages, each with name, shape and values ([H, W] of the first channel for
-        images, [Z] for latents); training: the run's records, each with its `observation`; layers: name, in, out,
-        parameters, flops (of one image) and microseconds (median, of one image).
+        model; image: index, label, data; stages: raw, normalised, mu, logvar, eps, z, decoded, each with name, shape,
+        dtype and values ([H, W] or [C, H, W] for images, [Z] for latents); training: the run's records, each with its
+        `observation`; layers: name, kind, in, out, parameters, flops (of one image; a product with an n x m matrix and
+        its bias is 2 n m) and microseconds (median, of one image).
     """
     raw = selection.pick([index])  # [1, C, H, W]
     x = floats(raw)
@@ -45,15 +45,14 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     z = mu + (0.5 * logvar).exp() * eps
     decoded = model.decode(z).sigmoid().view_as(x)
     stages = {
-        "raw": raw[0, 0],
-        "normalised": x[0, 0],
+        "raw": _plane(raw),
+        "normalised": _plane(x),
         "mu": mu[0],
         "logvar": logvar[0],
         "eps": eps[0],
         "z": z[0],
-        "decoded": decoded[0, 0],
+        "decoded": _plane(decoded),
     }
-    records = RunDirectory.of(trained.run).metrics() if trained.run else []
     return {
         "model": trained.title,
         "image": {"data": selection.title, "index": index, "label": selection.label(index) or None},
@@ -61,9 +60,14 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
             {"name": name, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "values": t.tolist()}
             for name, t in stages.items()
         ],
-        "training": observed(records),
+        "training": observed(trained.records()),
         "layers": list(layers(trained, raw)),
     }
+
+
+def _plane(image: Tensor) -> Tensor:
+    """[1, C, H, W] -> [H, W] of a single channel, else [C, H, W]."""
+    return image[0, 0] if image.shape[1] == 1 else image[0]
 
 
 def layers(trained: Trained, image: Tensor) -> Iterator[dict[str, Any]]:
@@ -73,7 +77,8 @@ def layers(trained: Trained, image: Tensor) -> Iterator[dict[str, Any]]:
     def note(name: str, module: nn.Module) -> Any:
         return module.register_forward_pre_hook(lambda _, inputs: called.append((name, module, inputs[0])))
 
-    handles = [note(name, m) for name, m in trained.model.named_modules() if not list(m.children())]
+    leaves = [(name, m) for name, m in trained.model.named_modules() if not list(m.children())]
+    handles = [note(name, m) for name, m in leaves if not isinstance(m, nn.Sequential)]  # an empty one is no layer
     try:
         trained.model(image.flatten(1).to(trained.device), 0, 0)
     finally:
@@ -87,7 +92,7 @@ def layers(trained: Trained, image: Tensor) -> Iterator[dict[str, Any]]:
             "in": list(x.shape),
             "out": list(y.shape),
             "parameters": sum(p.numel() for p in module.parameters()),
-            "flops": 2 * x.shape[1] * y.shape[1] + y.shape[1] if isinstance(module, nn.Linear) else y.numel(),
+            "flops": 2 * x.shape[1] * y.shape[1] if isinstance(module, nn.Linear) else y.numel(),
             "microseconds": _median_time(module, x) * 1e6,
         }
 
@@ -111,7 +116,7 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     label = f", a {image['label']}" if image["label"] else ""
     yield f"{found['model']}: image {image['index']} of {image['data']}{label}"
     yield f"\n1  raw pixels  {_shape(stages['raw'])}"
-    yield from terminal.image(values["normalised"])
+    yield from terminal.image(_grey(values["normalised"]))
     yield f"\n2  normalised to [0, 1]  {_shape(stages['normalised'])}"
     yield _normalised(values["raw"], values["normalised"], stages["raw"]["dtype"])
     yield f"\n3  encoder: mean and log variance of q(z | x)  {_shape(stages['mu'])} each"
@@ -123,10 +128,15 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     decoded = values["decoded"]
     span = f"from {decoded.min():.3f} to {decoded.max():.3f}"
     yield f"\n5  decoder: means of the pixels, {span}  {_shape(stages['decoded'])}"
-    left, right = (terminal.image(values[name], double=False) for name in ("normalised", "decoded"))
+    left, right = (terminal.image(_grey(values[name]), double=False) for name in ("normalised", "decoded"))
     yield from terminal.beside(left, right)
     yield from _training(found["training"])
     yield from _layers(found["layers"])
+
+
+def _grey(image: Tensor) -> Tensor:
+    """[H, W] of [H, W] or [C, H, W], for a drawing."""
+    return image if image.dim() == 2 else image.mean(0)
 
 
 def _normalised(raw: Tensor, x: Tensor, dtype: str) -> str:
@@ -140,8 +150,8 @@ def _training(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not records:
         return
     yield "\ntraining: train loss, nats per image"
-    losses = [record["train_loss"] for record in records if record["train_loss"] is not None]
-    if losses:
+    losses = [record["train_loss"] for record in records]
+    if any(loss is not None for loss in losses):
         yield from terminal.chart(losses)
     yield f"   {'epoch':>5} {'loss':>8} {'nll':>8} {'kl':>7} {'test':>8}  observation"
     for record in records:

@@ -1,5 +1,6 @@
 """Where a run's records and pictures go besides metrics.jsonl and pictures/: to TensorBoard, with --log tensorboard."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +13,8 @@ class Tracker(Protocol):
     def epoch(self, record: dict[str, Any]) -> None:
         """A record of metrics.jsonl."""
 
-    def pictures(self, folder: Path, epoch: int) -> None:
-        """The PNG files of a folder."""
+    def pictures(self, files: Sequence[Path], epoch: int) -> None:
+        """PNG files."""
 
 
 class Nobody:
@@ -22,7 +23,7 @@ class Nobody:
     def epoch(self, record: dict[str, Any]) -> None:
         pass
 
-    def pictures(self, folder: Path, epoch: int) -> None:
+    def pictures(self, files: Sequence[Path], epoch: int) -> None:
         pass
 
 
@@ -49,11 +50,11 @@ class TensorBoard:
                 self._writer.add_scalar(tag, value, record["epoch"])
         self._writer.flush()
 
-    def pictures(self, folder: Path, epoch: int) -> None:
+    def pictures(self, files: Sequence[Path], epoch: int) -> None:
         import numpy as np
         from PIL import Image
 
-        for file in sorted(folder.glob("*.png")):
+        for file in files:
             with Image.open(file) as picture:
                 self._writer.add_image(file.stem, np.asarray(picture.convert("RGB")), epoch, dataformats="HWC")
         self._writer.close()

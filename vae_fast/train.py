@@ -153,8 +153,8 @@ class Training:
         """Pictures and the summary."""
         images = self.splits.train if self.splits.test is None else self.splits.test
         folder, treatment = self.directory.pictures, TREATMENTS[self.config.binarize]
-        pictures.save_all(self.model, images, self.config.seed, self.metrics, treatment, folder)
-        self.tracker.pictures(folder, self.epoch)
+        files = pictures.save_all(self.model, images, self.config.seed, self.metrics, treatment, folder)
+        self.tracker.pictures(files, self.epoch)
         for line in summary(self.config, self.metrics, self.splits.test, self.directory):
             self.printer.line(line)
 
@@ -280,10 +280,8 @@ class Training:
 
     def _checkpoint(self) -> checkpoint.Checkpoint | None:
         """The newest valid checkpoint, after checking that it is this run's, on these images; None to start anew."""
-        path, images = self.directory.path, self.splits.fingerprint()
-        before = self.directory.recorded.get("images", images)
-        if before != images:
-            raise RunError(f"data: {path} was trained on other images: {before} then, {images} now")
+        path = self.directory.path
+        self.directory.require(self.splits.fingerprint())
         found, warnings = self.directory.latest_checkpoint()
         for warning in warnings:
             self.printer.line(f"warning: {warning}")

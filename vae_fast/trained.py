@@ -11,15 +11,22 @@ from torch import Tensor
 from vae_fast import checkpoint
 from vae_fast.config import Config, read_toml
 from vae_fast.data import DataSet
-from vae_fast.errors import ConfigError, DataError
+from vae_fast.errors import ConfigError, DataError, RunError
 from vae_fast.memory import choose_feed
 from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS
 from vae_fast.plan import choose_device
+from vae_fast.run_directory import RunDirectory
 from vae_fast.splits import prepare
 from vae_fast.stored import Pixels
 
 PARTS = ("test", "train", "valid")
+
+
+def _run_of(source: Path) -> Path | None:
+    """The run in whose checkpoints/ a checkpoint lies."""
+    folder = source.absolute().parent
+    return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.toml").is_file() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +84,9 @@ class Trained:
         """
         source = checkpoint.locate(path)
         model = checkpoint.load(source).to(choose_device(device)[0])
-        run = next((p for p in (Path(path), source.parent.parent) if (p / "config.toml").is_file()), None)
+        if not all(p.isfinite().all() for p in model.parameters()):
+            raise RunError(f"{source}: not all parameters of the model are finite")
+        run = Path(path) if (Path(path) / "config.toml").is_file() else _run_of(source)
         return cls(model, source, run, None if run is None else Config(**read_toml(run / "config.toml")))
 
     @property
@@ -101,7 +110,20 @@ class Trained:
 
     @property
     def title(self) -> str:
-        return f"{self.run or self.source}, {self.source.name}" if self.run else str(self.source)
+        """Names, not paths: it goes into what may be given away."""
+        return f"{self.run.absolute().name}, {self.source.name}" if self.run else self.source.absolute().name
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The tables of the run's config.toml; empty without a run."""
+        return RunDirectory.of(self.run).recorded if self.run else {}
+
+    def records(self) -> list[dict[str, Any]]:
+        """What the run recorded of its epochs, up to the last one that this checkpoint has completed."""
+        if self.run is None:
+            return []
+        completed = checkpoint.read(self.source).state["epoch"]
+        return [record for record in RunDirectory.of(self.run).metrics() if record["epoch"] <= completed]
 
     def images(self, part: str = "test", **settings: Any) -> Selection:
         """The images of one part of the run's data set, treated as in the run, but for `settings`.
@@ -110,7 +132,8 @@ class Trained:
             part: "test", "train" or "valid" (what --valid held out).
             settings: data, data_root and binarize of `Config`, where they are to be others; None leaves them.
 
-        Raises DataError for images that cannot be had or have another shape, ConfigError where no run says which.
+        Raises DataError for images that cannot be had or have another shape, ConfigError where no run says which,
+        RunError where the run's are no longer those that it was trained on.
         """
         given = {name: value for name, value in settings.items() if value is not None}
         if self.config is None and "data" not in given:
@@ -119,10 +142,14 @@ class Trained:
         if config.data != (self.config or config).data:
             config = replace(config, valid=0)  # it counted the images of the run's own set
         found = DataSet.open(config.data, config.data_root)
-        if config.binarize == "dynamic":  # what is looked at is one sample
-            config = replace(config, binarize="static")
         feed, _ = choose_feed("auto", found.nbytes, torch.device("cpu"), obstacle=found.obstacle)
         splits = prepare(config, found, feed)
+        if self.run is not None and not {"data", "binarize"} & given.keys():
+            in_memory = "stream" not in (feed, self.recorded["plan"]["feed"])  # a file's floats may be kept as bytes
+            RunDirectory.of(self.run).require(splits.fingerprint() if in_memory else splits.dimensions())
+        if config.binarize == "dynamic":  # what is looked at is one sample
+            config = replace(config, binarize="static")
+            splits = prepare(config, found, feed)
         pixels = {"test": splits.test, "train": splits.train, "valid": splits.valid}[part]
         if pixels is None:
             has = ", ".join(name for name in PARTS if getattr(splits, name) is not None)

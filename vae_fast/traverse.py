@@ -26,7 +26,7 @@ def traverse(trained: Trained, dimensions: Sequence[int], steps: int, around: Te
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("traverse", __doc__, "runs/20261122T150000Z-mnist --dimensions 3 7 --around 18")
+    parser = command_line.parser("traverse", __doc__, "runs/20261122T150000Z-mnist --dimensions 0 3 --around 18")
     parser.add_argument(
         "--dimensions",
         type=command_line.whole_number,

@@ -6,8 +6,9 @@ from html import escape
 
 # Okabe and Ito's colours, which most people can tell apart, then two more; for classes.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#777777", "#8c4fb0", "#a0522d")
-WIDTH, HEIGHT = 736, 300  # of a drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 36
+WIDTH, HEIGHT, MAP_HEIGHT = 736, 300, 520  # of a drawing, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 36, 36
+LEGEND = 224  # units that an entry takes
 Place = Callable[[float, float], tuple[float, float]]
 
 
@@ -25,8 +26,8 @@ def facts(values: Mapping[str, str]) -> str:
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
-    """The first cell of a row is its name."""
+def table(name: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
+    """The first cell of a row is its name; the table has one too, for those who cannot see it."""
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines = [
         f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
@@ -34,7 +35,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = Fa
     ]
     kind = ' class="numbers"' if numbers else ""
     top = f"<thead><tr>{heads}</tr></thead>" if head else ""
-    return f'<div class="scroll" tabindex="0"><table{kind}>{top}<tbody>{"".join(lines)}</tbody></table></div>'
+    scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
+    return f"{scroll}<table{kind}>{top}<tbody>{''.join(lines)}</tbody></table></div>"
 
 
 def folded(summary: str, content: str) -> str:
@@ -55,46 +57,50 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], description: str
     place, ticks = _axes([x for x, _ in points], [y for _, y in points])
     parts = [_grid(place, ticks)]
     for i, (name, line) in enumerate(series.items()):
+        kind, left = f'class="curve {escape(name)}"', LEFT + LEGEND * i
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
-        parts.append(f'<polyline class="{escape(name)}" points="{path}"/>')
-        right, y = WIDTH - RIGHT, TOP + 22 * (i + 1)  # the legend: curves fall, so this corner is free
-        parts.append(f'<line class="{escape(name)}" x1="{right - 240}" x2="{right - 195}" y1="{y - 5}" y2="{y - 5}"/>')
-        parts.append(f'<text x="{right}" y="{y}" text-anchor="end">{escape(name)}, last {line[-1][1]:.2f}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">epoch</text>')
+        parts.append(f'<polyline {kind} points="{path}"/>')
+        if len(line) == 1:  # a line of one point cannot be seen
+            x, y = place(*line[0])
+            parts.append(f'<circle {kind} cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(f'<line {kind} x1="{left}" x2="{left + 40}" y1="15" y2="15"/>')
+        parts.append(f'<text x="{left + 48}" y="20">{escape(name)}: {line[-1][1]:.2f}</text>')
+    epochs = [epoch for epoch, _ in points]
+    ends = {f"{min(epochs):.0f}": ("start", LEFT), f"epoch {max(epochs):.0f}": ("end", WIDTH - RIGHT)}
+    for text, (anchor, x) in ends.items():
+        parts.append(f'<text x="{x}" y="{HEIGHT - 10}" text-anchor="{anchor}">{text}</text>')
     return _drawing(parts, description)
 
 
 def scatter(points: Sequence[tuple[float, float]], classes: Sequence[int] | None, description: str) -> str:
-    """Points in the plane, coloured by class, with a legend of the classes."""
-    place, _ = _axes([x for x, _ in points], [y for _, y in points])
+    """Points in the plane; of classes each point is the class's number, in its colour."""
+    place, _ = _axes([x for x, _ in points], [y for _, y in points], MAP_HEIGHT)
     parts = []
     for i, point in enumerate(points):
         x, y = place(*point)
-        colour = COLOURS[(classes[i] if classes else 0) % len(COLOURS)]
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}" fill-opacity=".75"/>')
-    for i, label in enumerate(sorted(set(classes or ()))):
-        x = LEFT + 48 * (i % 14)
-        y = HEIGHT - 8 - 16 * (i // 14)
-        parts.append(f'<circle cx="{x}" cy="{y - 4}" r="5" fill="{COLOURS[label % len(COLOURS)]}"/>')
-        parts.append(f'<text x="{x + 9}" y="{y}">{label}</text>')
-    return _drawing(parts, description)
+        if classes:
+            colour = COLOURS[classes[i] % len(COLOURS)]
+            parts.append(f'<text class="point" x="{x:.1f}" y="{y + 3:.1f}" fill="{colour}">{classes[i]}</text>')
+        else:
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{COLOURS[0]}" fill-opacity=".75"/>')
+    return _drawing(parts, description, MAP_HEIGHT)
 
 
-def _drawing(parts: Sequence[str], description: str) -> str:
+def _drawing(parts: Sequence[str], description: str, height: float = HEIGHT) -> str:
     return (
-        f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">'
+        f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(description)}">'
         f"{''.join(parts)}</svg><figcaption>{escape(description)}</figcaption></figure>"
     )
 
 
-def _axes(xs: Sequence[float], ys: Sequence[float]) -> tuple[Place, list[float]]:
+def _axes(xs: Sequence[float], ys: Sequence[float], height: float = HEIGHT) -> tuple[Place, list[float]]:
     """Where a point lies in the drawing, and the values of some horizontal lines."""
     low, high, first, last = min(ys), max(ys), min(xs), max(xs)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - first) / (last - first) if last > first else 0.5
         up = (y - low) / (high - low) if high > low else 0.5
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), height - BOTTOM - up * (height - TOP - BOTTOM)
 
     return place, [low + (high - low) * i / 4 for i in range(5)]
 

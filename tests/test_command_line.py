@@ -1,0 +1,70 @@
+"""What every command for a trained model owes its user: help whose example works, and mistakes told in a line."""
+
+import argparse
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vae_fast import command_line
+from vae_fast.__main__ import COMMANDS
+
+ON_A_RUN = tuple(name for name in COMMANDS if name not in ("train", "env"))
+
+
+def command(name: str) -> Any:
+    return importlib.import_module(f"vae_fast.{name}")
+
+
+@pytest.fixture(scope="module")
+def moved_run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as a machine with many GPUs would have left it, somewhere else."""
+    moved = tmp_path_factory.mktemp("moved") / "run"
+    shutil.copytree(trained_run, moved, symlinks=True)
+    config = (moved / "config.toml").read_text().splitlines()
+    config = ['device = "cuda:7"' if line.startswith("device =") else line for line in config]
+    assert config.count('device = "cuda:7"') >= 2  # what was asked for, and the plan
+    (moved / "config.toml").write_text("\n".join(config))
+    return moved
+
+
+@pytest.mark.parametrize("name", ON_A_RUN)
+def test_the_example_of_the_help_works_on_a_run_of_another_device(
+    name: str, moved_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        command(name).main(["--help"])
+    (example,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("example: "))
+    _, python, flag, module, run, *arguments = example.split()
+    assert (python, flag, module) == ("python", "-m", f"vae_fast.{name}")
+    assert run.startswith("runs/")
+    monkeypatch.chdir(moved_run.parent)
+    assert command(name).main([moved_run.name, *arguments]) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ON_A_RUN)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "error: nowhere: expected a run directory, a checkpoint"),
+        (["{run}", "--device", "tpu"], "error: device: "),
+    ],
+)
+def test_mistakes_are_one_line(
+    name: str, arguments: list[str], said: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(name).main([argument.format(run=trained_run) for argument in arguments]) in (1, 2)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(said)
+    assert printed.err.count("\n") == 1
+
+
+def test_numbers_of_the_command_line() -> None:
+    assert command_line.whole_number("0") == 0
+    for parse, text in ((command_line.whole_number, "-1"), (command_line.positive_number, "0")):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"expected a whole number from ., got '{text}'"):
+            parse(text)
