@@ -16,7 +16,7 @@ from torch import Tensor
 
 import vae_fast as vf
 from benchmarks.facts import Case, describe
-from benchmarks.network import D, initial_model
+from benchmarks.network import D, H, Z, initial_model
 from benchmarks.timing import Pace, Turn, alternate
 from vae_fast.importance import log_likelihoods
 
@@ -57,6 +57,13 @@ def fused(model: vf.VAE, images: Tensor) -> Tensor:
     return torch.cat(list(log_likelihoods(model, images, SAMPLES, 0)))
 
 
+def products(model: vf.VAE, samples: int) -> None:
+    hidden, logits = model.decoder.hidden[0], model.decoder.logits
+    z = torch.zeros(1000, Z, device=logits.weight.device)
+    for _ in range(samples // len(z)):
+        logits(hidden(z))
+
+
 WAYS: dict[str, tuple[str, Callable[[vf.VAE, Tensor], Tensor]]] = {
     "eager": ("one image at a time, encoded for every chunk", usual),
     "fused": ("vae_fast", fused),
@@ -72,14 +79,17 @@ def test_importance(name: str, case: Case, pixels: Tensor, pace: Pace, benchmark
         error = difference.std() / math.sqrt(len(images))
         assert difference.mean().abs() < 4 * error, f"{label}: off by {difference.mean():.3f} nats, +- {error:.3f}"
         ours, baseline = (Turn(partial(one, model, images)) for one in (way, usual))
-        times = alternate(benchmark, ours, baseline, None, pace, case.device)
+        floor = Turn(partial(products, model, len(images) * SAMPLES))
+        times = alternate(benchmark, ours, baseline, floor, pace, case.device)
     describe(
         benchmark,
         case,
         times,
         unit="image",
         units=case.batch,
+        floor="the decoder's products alone, of all samples",
         images=case.batch,
+        flops=case.batch * SAMPLES * 2 * (Z * H + H * D),
         suite="importance",
         what=None,
         contender=name,
