@@ -37,6 +37,13 @@ def test_training_and_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names["images"].shape == (8, 1, 28, 28)
 
 
+def test_a_trained_model_from_python(trained_run: Path) -> None:
+    (code,) = [snippet for snippet in SNIPPETS if "Trained.open" in snippet]
+    names: dict[str, Any] = {}
+    exec(code.replace("runs/20261122T150000Z-mnist", str(trained_run)), names)
+    assert names["numbers"]["importance_weighted"]["nll"] < names["numbers"]["loss"]
+
+
 def test_the_two_functions_in_a_vae_of_ones_own() -> None:
     """A plain loop, its sampling and loss lines as in the README: it learns."""
     (code,) = [snippet for snippet in SNIPPETS if "vf.reparameterize" in snippet]

@@ -7,6 +7,7 @@ image.
 import argparse
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -118,7 +119,8 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         f"active units  {result['active_units']} of {len(kl)} (variance of the posterior's mean above "
         f"{result['active_threshold']:g})"
     )
-    yield "KL of each    " + " ".join(f"{value:.2f}" for value in sorted(kl, reverse=True))
+    each = " ".join(f"{value:.2f}" for value in sorted(kl, reverse=True))
+    yield textwrap.fill(each, 100, initial_indent="KL of each    ", subsequent_indent=" " * 14)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

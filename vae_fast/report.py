@@ -153,7 +153,7 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     plane = points @ directions[:2].T
     share = float(spread[:2].square().sum() / spread.square().sum())
     labels = None if selection.labels is None else selection.labels[:count].tolist()
-    coloured = ", coloured by label" if labels else ""
+    coloured = ", each drawn as its label" if labels else ""
     text = (
         f"Posterior means of {count:,} images along their first two principal components, which hold {share:.0%} of "
         f"their variance{coloured}"
