@@ -16,7 +16,7 @@ from vae_fast.kernels import nll, reparameterize, streams
 from vae_fast.model import VAE
 from vae_fast.stored import Pixels
 
-ACTIVATIONS = {"cpu": 1 << 22, "cuda": 1 << 28}  # bytes that a layer's outputs may take
+ACTIVATIONS = {"cpu": 1 << 22, "cuda": 1 << 28}  # bytes that a layer's outputs may take, or a draw of noise
 BLOCK = 64  # samples of an image whose noise is drawn at once
 DECODES = 512  # calls of the decoder for a batch of images, about: a second on a CPU
 
@@ -51,9 +51,10 @@ def log_likelihoods(
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples!r}")
     device = next(model.parameters()).device
-    rows = max(1, ACTIVATIONS[device.type] // (4 * max(model.pixels, *model.hidden, 1)))  # of the decoder, at once
-    batch = max(1, rows // BLOCK, min(rows, rows * DECODES // samples))
-    batch = min(batch, max(1, ACTIVATIONS[device.type] // (4 * BLOCK * model.latent)))  # whose noise is drawn at once
+    numbers = ACTIVATIONS[device.type] // 4
+    rows = max(1, numbers // max(model.pixels, *model.hidden, 1))  # of the decoder, at once
+    drawn = max(1, numbers // (BLOCK * model.latent))  # images, a block of whose noise is there at once
+    batch = min(drawn, max(1, rows // BLOCK, min(rows, rows * DECODES // samples)))
     for start in range(first, len(images), batch):
         x = images[start : start + batch].to(device)
         mu, logvar = model.encode(x)  # once an image

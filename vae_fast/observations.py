@@ -16,13 +16,13 @@ def observe(records: Sequence[Record]) -> str:
     "first epoch", "falling fast", "still falling", "levelled off", "rising", "diverged", "back from a divergence",
     "overfitting since epoch N"; "beta changes" where the loss before was another objective.
     """
-    if records[-1].get("beta") != records[max(0, len(records) - 2)].get("beta"):
-        return "beta changes"
-    records = [record for record in records if record.get("beta") == records[-1].get("beta")]
-    losses = [record["train_loss"] for record in records]
-    now = losses[-1]
+    now, beta = (records[-1].get(key) for key in ("train_loss", "beta"))
     if now is None:
         return "diverged"
+    if len(records) > 1 and records[-2].get("beta") != beta:
+        return "beta changes"
+    records = [record for record in records if record.get("beta") == beta]
+    losses = [record["train_loss"] for record in records]
     finite = [loss for loss in losses if loss is not None]
     if now > (1 + LOST) * min(finite):
         return "diverged"

@@ -17,16 +17,10 @@ from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS
 from vae_fast.plan import choose_device
 from vae_fast.run_directory import RunDirectory
-from vae_fast.splits import prepare
+from vae_fast.splits import Splits, prepare
 from vae_fast.stored import Pixels
 
 PARTS = ("test", "train", "valid")
-
-
-def _run_of(source: Path) -> Path | None:
-    """The run in whose checkpoints/ a checkpoint lies."""
-    folder = source.absolute().parent
-    return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.toml").is_file() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,17 +130,12 @@ class Trained:
         RunError where the run's are no longer those that it was trained on.
         """
         given = {name: value for name, value in settings.items() if value is not None}
-        if self.config is None and "data" not in given:
-            raise ConfigError(f"data: {self.source} belongs to no run that says which images; expected a name or path")
-        config = replace(self.config or Config(), **given)
-        if config.data != (self.config or config).data:
-            config = replace(config, valid=0)  # it counted the images of the run's own set
+        config = self._settings(given)
         found = DataSet.open(config.data, config.data_root)
         feed, _ = choose_feed("auto", found.nbytes, torch.device("cpu"), obstacle=found.obstacle)
         splits = prepare(config, found, feed)
-        if self.run is not None and not {"data", "binarize"} & given.keys():
-            in_memory = "stream" not in (feed, self.recorded["plan"]["feed"])  # a file's floats may be kept as bytes
-            RunDirectory.of(self.run).require(splits.fingerprint() if in_memory else splits.dimensions())
+        if not {"data", "binarize"} & given.keys():
+            self._require(splits, feed)
         if config.binarize == "dynamic":  # what is looked at is one sample
             config = replace(config, binarize="static")
             splits = prepare(config, found, feed)
@@ -160,3 +149,25 @@ class Trained:
                 f"({' x '.join(map(str, splits.image_shape))}), {self.source} takes {self.model.pixels}"
             )
         return Selection(pixels, splits.labels.get(part), found.name, part, config.binarize)
+
+    def _settings(self, given: dict[str, Any]) -> Config:
+        """The run's, but for what is given."""
+        if self.config is None:
+            if "data" in given:
+                return Config(**given)
+            raise ConfigError(f"data: {self.source} belongs to no run that says which images; expected a name or path")
+        config = replace(self.config, **given)
+        return config if config.data == self.config.data else replace(config, valid=0)  # it counted the run's images
+
+    def _require(self, splits: Splits, feed: str) -> None:
+        """That these are the images that the run was trained on; of floats that a file may keep otherwise, so many."""
+        if self.run is not None:
+            directory = RunDirectory.of(self.run)
+            in_memory = "stream" not in (feed, directory.recorded["plan"]["feed"])
+            directory.require(splits.fingerprint() if in_memory else splits.dimensions())
+
+
+def _run_of(source: Path) -> Path | None:
+    """The run in whose checkpoints/ a checkpoint lies."""
+    folder = source.absolute().parent
+    return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.toml").is_file() else None
