@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,26 @@ def test_mistakes_are_one_line(
 
 def test_numbers_of_the_command_line() -> None:
     assert command_line.whole_number("0") == 0
-    for parse, text in ((command_line.whole_number, "-1"), (command_line.positive_number, "0")):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"expected a whole number from ., got '{text}'"):
+    assert command_line.non_negative("0.5") == 0.5
+    for parse, text in (
+        (command_line.whole_number, "-1"),
+        (command_line.positive_number, "0"),
+        (command_line.at_least_two, "1"),
+        (command_line.non_negative, "nan"),
+        (command_line.non_negative, "-0.1"),
+        (command_line.non_negative, "x"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"expected a .*number from ., got '{text}'"):
             parse(text)
+
+
+def test_who_reads_may_leave(trained_run: Path) -> None:
+    """As `head` does."""
+    line = [sys.executable, "-m", "vae_fast.trace", str(trained_run), "--json", "--device", "cpu"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr.read() == ""
+        assert running.wait() in (0, 141)  # 0: all of it was in the pipe before

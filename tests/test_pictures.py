@@ -31,6 +31,11 @@ def test_a_grid_shows_each_image_in_its_place(tmp_path: Path, channels: int, mod
     assert (pixels[6:10, 123:] == 255).all()  # the place without an image
 
 
+def test_vectors_are_drawn_as_bars(tmp_path: Path) -> None:
+    save_grid([torch.rand(2, 1, 1, 40)], tmp_path / "grid.png")
+    assert read(tmp_path / "grid.png").size == (2 * (2 * 41 + 1), 2 * 12)
+
+
 def test_small_images_are_enlarged_by_a_whole_factor(tmp_path: Path) -> None:
     save_grid([torch.zeros(1, 1, 28, 28)], tmp_path / "grid.png")
     assert read(tmp_path / "grid.png").size == (60, 60)

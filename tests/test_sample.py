@@ -44,8 +44,9 @@ def test_a_grid_and_an_array(
 
 def test_where_things_go_by_default(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sample.main([str(trained_run), "--seed", "4"]) == 0
-    assert str(trained_run / "pictures" / "samples-seed4.png") in capsys.readouterr().out
-    assert (trained_run / "pictures" / "samples-seed4.npy").exists()
+    folder = trained_run / "pictures" / "step-00000014"
+    assert str(folder / "samples-seed4.png") in capsys.readouterr().out
+    assert (folder / "samples-seed4.npy").exists()
 
 
 def test_a_name_with_a_point_is_kept(trained_run: Path, tmp_path: Path) -> None:
@@ -77,6 +78,8 @@ def test_an_interpolation_joins_reconstructions(trained_run: Path) -> None:
         (reconstruct, ["--indices", "1000"], 1, "index: expected less than the 1000 test images, got 1000"),
         (interpolate, ["--indices", "1", "2", "3"], 2, "--indices: expected pairs, from and to, got 3 of them"),
         (traverse, ["--dimensions", "4"], 2, "--dimensions: expected less than the 4 of the model, got 4"),
+        (sample, ["--out", "."], 1, "--out: expected a file, . is a directory"),
+        (sample, ["--out", "/proc/x"], 1, "--out: nothing can be written in /proc (No such file or directory)"),
     ],
 )
 def test_mistakes_are_one_line(

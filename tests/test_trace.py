@@ -24,6 +24,9 @@ def test_the_stages_are_the_models(trained_run: Path, capsys: pytest.CaptureFixt
     torch.testing.assert_close(stages["normalised"], raw[0, 0] / 255)
     for name, value in (("mu", mu[0]), ("logvar", logvar[0]), ("z", z[0]), ("decoded", image[0, 0])):
         torch.testing.assert_close(stages[name], value, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        loss = vf.elbo_loss(model.decode(z), raw, mu, logvar)
+    assert found["loss"] == pytest.approx({"nll": loss.nll.item(), "kl": loss.kl.item(), "loss": loss.loss.item()})
     torch.testing.assert_close(stages["mu"] + (stages["logvar"] / 2).exp() * stages["eps"], stages["z"])
     assert [record["epoch"] for record in found["training"]] == [1, 2]
     assert found["training"][0]["observation"] == "first epoch"
@@ -37,11 +40,17 @@ def test_it_is_told_and_drawn(trained_run: Path, capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     lines = text.splitlines()
     assert max(map(len, lines)) <= 120
-    for step in ("1  raw pixels  [28, 28] uint8", "2  normalised", "3  encoder", "4  sampling", "5  decoder"):
+    for step in (
+        "1  raw pixels  [28, 28] uint8  grey pixels",
+        "2  normalised",
+        "3  encoder",
+        "4  sampling",
+        "5  decoder",
+    ):
         assert step in text
     assert "encoder.stats" in text
     assert "nats per image" in text
-    raw = lines.index("1  raw pixels  [28, 28] uint8")
+    raw = lines.index("1  raw pixels  [28, 28] uint8  grey pixels")
     assert all(len(line) == 56 for line in lines[raw + 1 : raw + 29])
     assert any("@" in line for line in lines[raw + 1 : raw + 29])
     chart = next(i for i, line in enumerate(lines) if line.startswith("training"))
@@ -50,4 +59,4 @@ def test_it_is_told_and_drawn(trained_run: Path, capsys: pytest.CaptureFixture[s
 
 def test_150_is_0_588(trained_run: Path) -> None:
     raw = torch.tensor([[0.0, 151.0, 150.0]])
-    assert command._normalised(raw, raw / 255, "uint8").strip() == "150 / 255 = 0.588"
+    assert command._normalised(raw, raw / 255, "uint8").strip() == "pixel [0, 2]: 150 / 255 = 0.588"

@@ -83,6 +83,24 @@ def test_an_older_checkpoint_has_the_records_of_its_own_epochs(small: Callable[.
     assert epochs == [[1], [1, 2], [1, 2, 3]]
 
 
+def test_a_damaged_checkpoint_is_not_passed_over_in_silence(
+    small: Callable[..., vf.Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = vf.fit(small()).directory
+    _, newest = sorted(run.glob("checkpoints/step-*"))
+    (newest / "state.json").write_text("{}")
+    capsys.readouterr()
+    trained = Trained.open(run)
+    assert trained.source < newest
+    assert len(trained.records()) == 1
+    assert "warning: skipped an invalid checkpoint: " in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="skipped an invalid checkpoint"):
+        vf.load(run)
+    (run / "config.toml").unlink()
+    with pytest.raises(RunError, match=r"its config\.toml is missing"):
+        Trained.open(run)
+
+
 @pytest.mark.parametrize("binarize", ["none", "dynamic"])
 def test_images_that_changed_since_are_not_the_runs(
     binarize: str, small: Callable[..., vf.Config], tmp_path: Path
@@ -92,7 +110,7 @@ def test_images_that_changed_since_are_not_the_runs(
     run = vf.fit(small(data=str(tmp_path / "own.npz"), epochs=1, batch_size=20, binarize=binarize)).directory
     assert len(Trained.open(run).images().pixels) == 200
     np.savez(tmp_path / "own.npz", train=images, test=255 - images)
-    with pytest.raises(RunError, match=r"data: .*run was trained on other images"):
+    with pytest.raises(RunError, match=r"data: .*own\.npz no longer has the images of .*run: sha256 \w+ then, \w+ now"):
         Trained.open(run).images()
     assert len(Trained.open(run).images(data=str(tmp_path / "own.npz")).pixels) == 200
 
@@ -115,7 +133,9 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ),
         (lambda t, p: t.images(data=str(p / "small.npy")), DataError, "has images of 16 pixels .* takes 784"),
         (lambda t, p: t.images().pick([1000]), DataError, "index: expected less than the 1000 test images, got 1000"),
-        (lambda t, p: Trained.open(p / "nothing"), RunError, "nothing: expected a run directory, a checkpoint"),
+        (lambda t, p: Trained.open(p / "nothing"), RunError, "nothing: expected a run .*; there is no such file"),
+        (lambda t, p: Trained.open(p), RunError, "expected a run directory, .*; it holds no model.safetensors"),
+        (lambda t, p: t.images("foo"), ValueError, "part: expected one of test, train, valid, got 'foo'"),
         (lambda t, p: Trained.open(t.run, "tpu"), ConfigError, "device: expected auto, cpu"),
         (lambda t, p: Trained.open(t.source / "model.safetensors").images(), ConfigError, "data: .* belongs to no run"),
     ],

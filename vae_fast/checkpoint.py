@@ -10,7 +10,8 @@ checkpoints/latest, best                         relative symlinks, replaced by 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,18 +132,22 @@ def load(path: str | Path) -> VAE:
     return _load_model(path / MODEL if path.is_dir() else path)
 
 
-def locate(path: str | Path) -> Path:
+def locate(path: str | Path, warn: Callable[[str], None] = warnings.warn) -> Path:
     """Of a run directory its latest valid checkpoint, of a link (latest, best) what it names, else what it is.
 
-    RunError where a run has none.
+    `warn` gets a line for each newer checkpoint that is not valid. RunError where there is none, or nothing at all.
     """
     path = Path(path)
-    if not (path / "checkpoints").is_dir():
-        return path.parent / path.readlink() if path.is_symlink() else path
-    found = next((c for c in valid_checkpoints(path / "checkpoints") if isinstance(c, Checkpoint)), None)
-    if found is None:
+    if (path / "checkpoints").is_dir():
+        for found in valid_checkpoints(path / "checkpoints"):
+            if isinstance(found, Checkpoint):
+                return found.path
+            warn(f"skipped an invalid checkpoint: {found}")
         raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
-    return found.path
+    if not path.is_file() and not (path / MODEL).is_file():
+        what = f"it holds no {MODEL}" if path.is_dir() else "there is no such file or directory"
+        raise RunError(f"{path}: expected a run directory, a checkpoint, an export or a model.safetensors file; {what}")
+    return path.parent / path.readlink() if path.is_symlink() else path
 
 
 def _load_model(file: Path) -> VAE:
@@ -151,10 +156,8 @@ def _load_model(file: Path) -> VAE:
             model = VAE(**json.loads(opened.metadata()[METADATA_KEY]))
             names = opened.keys()  # not iterable itself: it only looks like a mapping
             model.load_state_dict({name: opened.get_tensor(name) for name in names})
-    except OSError:
-        raise RunError(
-            f"{file}: expected a run directory, a checkpoint or a model.safetensors file, found none"
-        ) from None
+    except OSError as error:
+        raise RunError(f"{file}: not readable ({error.strerror or error})") from None
     except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise RunError(f"{file}: not a model saved by vae_fast ({error or type(error).__name__})") from None
     return model.eval()

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from vae_fast import durable, pictures
-from vae_fast.errors import ConfigError
+from vae_fast.errors import ConfigError, RunError
 from vae_fast.pixels import TREATMENTS
+from vae_fast.run_directory import require_writable
 from vae_fast.trained import PARTS, Selection, Trained
 
 
@@ -29,7 +31,9 @@ def parser(command: str, description: str | None, example: str, images: bool = T
         result.add_argument("--split", choices=PARTS, default="test", help="which images (default: test)")
         result.add_argument("--data", help="another data set than the run's: a name or a path, as for training")
         result.add_argument("--data-root", help="folder where mnist and fashion-mnist are looked for first")
-        result.add_argument("--binarize", choices=list(TREATMENTS), help="pixels (default: as in the run)")
+        result.add_argument(
+            "--binarize", choices=list(TREATMENTS), help="pixels (default: as in the run; dynamic: one static sample)"
+        )
     return result
 
 
@@ -50,6 +54,22 @@ def positive_number(text: str) -> int:
     return _integer(text, 1, "a whole number from 1")
 
 
+def non_negative(text: str) -> float:
+    """For argparse: a finite number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+    return value
+
+
+def at_least_two(text: str) -> int:
+    """For argparse: 2, 3, ..."""
+    return _integer(text, 2, "a whole number from 2")
+
+
 def _integer(text: str, least: int, expected: str) -> int:
     value = int(text) if text.isdecimal() and text.isascii() else -1
     if not least <= value < 2**63:
@@ -58,10 +78,19 @@ def _integer(text: str, least: int, expected: str) -> int:
 
 
 def place(trained: Trained, out: Path | None, *names: str) -> Path:
-    """Where a result goes, its folder made: `out`, or in the run's directory."""
+    """Where a result goes: `out`, or in the run's directory. Errors come now, not after the work."""
     path = out or trained.place(*names)
     if path is None:
-        raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a file")
+        raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a path")
+    require_writable(path.parent)
+    return path
+
+
+def file_place(trained: Trained, out: Path | None, *names: str) -> Path:
+    """The same, of a file, its folder made."""
+    path = place(trained, out, *names)
+    if path.is_dir():
+        raise RunError(f"--out: expected a file, {path} is a directory")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -74,8 +103,8 @@ def save_pictures(
     array: Tensor,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Write rows of images as a PNG grid, and `array` beside it as .npy: at `out`, or in the run's pictures/."""
-    path = place(trained, out, "pictures", name)
+    """Write rows of images as a PNG grid, and `array` beside it as .npy: at `out`, or in the run's pictures/step-N/."""
+    path = file_place(trained, out, "pictures", trained.source.name, name)
     if path.suffix in (".png", ".npy"):
         path = path.with_suffix("")
     png, npy = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "npy"))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from vae_fast import command_line, durable, latents
-from vae_fast.errors import ConfigError
 from vae_fast.estimates import Estimates
 from vae_fast.evaluation import evaluate as elbo
 from vae_fast.exits import exit_code
@@ -53,6 +52,8 @@ def evaluate(
         What JSON can hold: model, images, binarize, loss, nll, kl, nll_minus_entropy (null unless the pixels are grey),
         kl_per_dimension, mean_variance, active_units and, with iw, importance_weighted.
     """
+    if iw < 0:
+        raise ValueError(f"iw: expected 0 or more, got {iw!r}")
     pixels = selection.pixels.flatten(1)
     found = latents.survey(trained.model, pixels)
     result: dict[str, Any] = {
@@ -131,9 +132,8 @@ def _run(chosen: argparse.Namespace) -> None:
     trained, selection = command_line.opened(chosen)
     seed = trained.seed if chosen.seed is None else chosen.seed
     name = f"{trained.source.name}-{selection.slug}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
-    out = chosen.out or trained.place("evaluations", name)
-    if out is not None and out.is_dir():
-        raise ConfigError(f"--out: expected a file, {out} is a directory")
+    kept = chosen.out or trained.run is not None
+    out = command_line.file_place(trained, chosen.out, "evaluations", name) if kept else None
     result = evaluate(
         trained,
         selection,
@@ -144,7 +144,6 @@ def _run(chosen: argparse.Namespace) -> None:
         printer=Printer(stderr=True),
     )
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         durable.replace(out, json.dumps(result, indent=1).encode())
         _partial(out).unlink(missing_ok=True)
     if chosen.json:
@@ -166,7 +165,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=command_line.whole_number, help="of the noise (default: the run's, which gives its test loss)"
     )
-    parser.add_argument("--active-threshold", type=float, default=latents.ACTIVE, help="default: %(default)s")
+    parser.add_argument(
+        "--active-threshold",
+        type=command_line.non_negative,
+        default=latents.ACTIVE,
+        metavar="V",
+        help="variance of the posterior's mean above which a latent dimension counts as active (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result as JSON (default: in RUN/evaluations/)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser

@@ -4,6 +4,8 @@
 first speaks for all.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -28,6 +30,9 @@ def exit_code(command: Callable[[], object]) -> int:
         return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1, known_to_all=True)
     except torch.OutOfMemoryError as error:
         return _fail(f"error: out of memory: {first_line(error)}", 1)
+    except BrokenPipeError:  # who reads has enough, as `head` has; what is still to be flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         return _fail(f"error: {error.filename or 'the machine'}: {error.strerror or error}", 1)
     return 0

@@ -6,10 +6,12 @@ The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and gives mu and logva
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -158,8 +160,7 @@ def _onnx(model: VAE, directory: Path) -> Halves:
     runs = []
     for name, half, example in _halves(model):
         file = directory / f"{name}.onnx"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its own code
+        with _quiet():
             torch.onnx.export(
                 half,
                 (example,),
@@ -179,6 +180,20 @@ def _onnx(model: VAE, directory: Path) -> Halves:
             ]
         )
     return runs[0], runs[1]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch.onnx says of its own code, and of packages that it could make use of."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 INPUTS = {"encoder": "pixels", "decoder": "z"}

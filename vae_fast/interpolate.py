@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="I",
         help="from, to, from, to, ... (default: 0 to 11)",
     )
-    parser.add_argument("--steps", type=command_line.positive_number, default=12, help="default: %(default)s")
+    parser.add_argument("--steps", type=command_line.at_least_two, default=12, help="default: %(default)s")
     parser.add_argument("--path", choices=list(walks.PATHS), default="spherical", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/pictures/interpolations-PATH.png, .npy")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: in RUN/pictures/step-N/")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
@@ -49,7 +49,9 @@ def _run(chosen: argparse.Namespace) -> None:
     begins, ends = indices[::2], indices[1::2]
     images = interpolate(trained, selection.pick(begins), selection.pick(ends), chosen.steps, chosen.path)
     captions = [[f"{_said(selection, a)} to {_said(selection, b)}"] for a, b in zip(begins, ends, strict=True)]
-    command_line.save_pictures(trained, chosen.out, f"interpolations-{chosen.path}", list(images), images, captions)
+    command_line.save_pictures(
+        trained, chosen.out, f"interpolations-{chosen.path}-{selection.slug}", list(images), images, captions
+    )
 
 
 def _said(selection: Selection, index: int) -> str:

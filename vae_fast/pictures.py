@@ -16,6 +16,7 @@ COLUMNS, SAMPLE_ROWS = 12, 8
 MOST_RECONSTRUCTIONS = 4 * COLUMNS
 STRIP = 16  # pixels: a line of text
 SMALLEST_TILE = 56  # pixels: smaller images are enlarged by a whole factor
+FLATTEST = 4  # times as wide as high, of a vector
 
 
 def save_all(
@@ -56,6 +57,8 @@ def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence
     """
     from PIL import Image
 
+    if rows[0].shape[2] == 1:  # vectors: their values are drawn as bars
+        rows = [row.repeat_interleave(max(1, row.shape[3] // FLATTEST), 2) for row in rows]
     n, channels, height, width = rows[0].shape
     channels = 3 if channels == 3 else 1
     sheet = torch.ones(channels, len(rows) * (height + 1) + 1, n * (width + 1) + 1)

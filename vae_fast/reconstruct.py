@@ -19,27 +19,27 @@ def reconstruct(trained: Trained, images: Tensor) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.parser("reconstruct", __doc__, "runs/20261122T150000Z-mnist --indices 3 18 29")
-    parser.add_argument("--count", type=command_line.positive_number, default=48, help="the first N (default: 48)")
+    parser.add_argument("--count", type=command_line.positive_number, help="the first N (default: 48, or all)")
     parser.add_argument(
         "--indices", type=command_line.whole_number, nargs="+", metavar="I", help="these images instead"
     )
     parser.add_argument("--columns", type=command_line.positive_number, default=12, help="default: %(default)s")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: RUN/pictures/reconstructions-SPLIT.png, .npy"
+        "--out", type=Path, metavar="FILE", help="default: RUN/pictures/step-N/reconstructions-IMAGES.png, .npy"
     )
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = command_line.opened(chosen)
-    indices = chosen.indices or range(min(chosen.count, len(selection.pixels)))
+    indices = chosen.indices or range(chosen.count or min(48, len(selection.pixels)))
     images = selection.pick(indices)
     decoded = reconstruct(trained, images)
     labels = [selection.label(i) for i in indices]
     above = [labels[i : i + chosen.columns] for i in range(0, len(labels), chosen.columns)]
     captions = [texts for row in above for texts in (row if any(row) else [], [])]
     rows = pictures.below_each_other(images, decoded, chosen.columns)
-    command_line.save_pictures(trained, chosen.out, f"reconstructions-{selection.part}", rows, decoded, captions)
+    command_line.save_pictures(trained, chosen.out, f"reconstructions-{selection.slug}", rows, decoded, captions)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def _losses(trained: Trained) -> Iterator[str]:
         "Training",
         curve,
         webpage.note(
-            f"{told[-1]['observation']}; {len(records)} epochs, {seconds:.1f} s of training steps, "
+            f"{told[-1]['observation']}; {len(records)} epochs, {seconds:.2f} s of training steps, "
             f"{speed:,.0f} images/s (median epoch)"
         ),
         webpage.folded("every epoch", webpage.table("losses by epoch", head, rows, numbers=True)),
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = command_line.opened(chosen)
-    out = command_line.place(trained, chosen.out, "report.html")
+    out = command_line.file_place(trained, chosen.out, "report.html")
     durable.replace(out, report(trained, selection).encode())
     print(f"report  {out}")
 

@@ -58,7 +58,7 @@ class RunDirectory:
         held = next((name for name in ("config.toml", "metrics.jsonl", "checkpoints") if (path / name).exists()), None)
         if held is not None:
             raise RunError(f"--out: {path} already holds a run ({held}); continue it with --resume {path}")
-        _require_writable(path)
+        require_writable(path)
         return cls(path, {})
 
     @classmethod
@@ -68,7 +68,7 @@ class RunDirectory:
             old, new = before.get(name), now.get(name)
             if old != new:
                 raise ConfigError(f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}")
-        _require_writable(path)
+        require_writable(path)
         return cls.of(path)
 
     @property
@@ -92,9 +92,10 @@ class RunDirectory:
     def require(self, images: dict[str, Any]) -> None:
         """That they are the images of the run: RunError where what is known of them differs."""
         recorded = self.recorded.get("images", images)
-        before = {name: recorded.get(name) for name in images}
-        if before != images:
-            raise RunError(f"data: {self.path} was trained on other images: {before} then, {images} now")
+        differences = [f"{k} {recorded.get(k)} then, {v} now" for k, v in images.items() if recorded.get(k) != v]
+        if differences:
+            data = self.recorded.get("data")
+            raise RunError(f"data: {data} no longer has the images of {self.path}: {'; '.join(differences)}")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of the epochs so far; a last line that a killed process left incomplete is read past."""
@@ -159,7 +160,8 @@ def _fresh_path(data: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _require_writable(path: Path) -> None:
+def require_writable(path: Path) -> None:
+    """That a directory, which need not be there yet, can be written to; RunError else."""
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise RunError(f"--out: {existing} is a file, expected a directory")

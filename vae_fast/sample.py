@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=command_line.positive_number, default=96, help="default: %(default)s")
     parser.add_argument("--columns", type=command_line.positive_number, default=12, help="default: %(default)s")
     parser.add_argument("--seed", type=command_line.whole_number, default=0, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/pictures/samples-seedN.png and .npy")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: in RUN/pictures/step-N/")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

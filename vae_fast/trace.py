@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from vae_fast import command_line, terminal
 from vae_fast.exits import exit_code
-from vae_fast.kernels import reparameterize, streams
+from vae_fast.kernels import elbo_loss, reparameterize, streams
 from vae_fast.observations import nats, observed
-from vae_fast.pixels import floats
+from vae_fast.pixels import TREATMENTS, floats
 from vae_fast.trained import Selection, Trained
 
 CALLS = 50  # of each layer, for its time
@@ -31,10 +31,11 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     """All that the command shows, as JSON can hold it.
 
     Returns:
-        model; image: index, label, data; stages: raw, normalised, mu, logvar, eps, z, decoded, each with name, shape,
-        dtype and values ([H, W] or [C, H, W] for images, [Z] for latents); training: the run's records, each with its
-        `observation`; layers: name, kind, in, out, parameters, flops (of one image; a product with an n x m matrix and
-        its bias is 2 n m) and microseconds (median, of one image).
+        model; image: index, label, data, pixels; loss: nll, kl and loss of this image, in nats; stages: raw,
+        normalised, mu, logvar, eps, z, decoded, each with name, shape, dtype and values ([H, W] or [C, H, W] for
+        images, [Z] for latents); training: the run's records, each with its `observation`; layers: name, kind, in, out,
+        parameters, flops (of one image; a product with an n x m matrix and its bias is 2 n m) and microseconds (median,
+        of one image).
     """
     raw = selection.pick([index])  # [1, C, H, W]
     x = floats(raw)
@@ -43,7 +44,9 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     standard = torch.zeros_like(mu)
     eps = reparameterize(standard, standard, seed, 0, row_offset=index, stream=streams.EVALUATION)
     z = mu + (0.5 * logvar).exp() * eps
-    decoded = model.decode(z).sigmoid().view_as(x)
+    logits = model.decode(z)
+    loss = elbo_loss(logits, raw.to(trained.device), mu, logvar)
+    decoded = logits.sigmoid().view_as(x)
     stages = {
         "raw": _plane(raw),
         "normalised": _plane(x),
@@ -55,11 +58,17 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     }
     return {
         "model": trained.title,
-        "image": {"data": selection.title, "index": index, "label": selection.label(index) or None},
+        "image": {
+            "data": selection.title,
+            "index": index,
+            "label": selection.label(index) or None,
+            "pixels": TREATMENTS[selection.binarize],
+        },
         "stages": [
             {"name": name, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "values": t.tolist()}
             for name, t in stages.items()
         ],
+        "loss": {"nll": loss.nll.item(), "kl": loss.kl.item(), "loss": loss.loss.item()},
         "training": observed(trained.records()),
         "layers": list(layers(trained, raw)),
     }
@@ -115,7 +124,7 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     image = found["image"]
     label = f", a {image['label']}" if image["label"] else ""
     yield f"{found['model']}: image {image['index']} of {image['data']}{label}"
-    yield f"\n1  raw pixels  {_shape(stages['raw'])}"
+    yield f"\n1  raw pixels  {_shape(stages['raw'])}  {image['pixels']}{_drawn(values['raw'])}"
     yield from terminal.image(_grey(values["normalised"]))
     yield f"\n2  normalised to [0, 1]  {_shape(stages['normalised'])}"
     yield _normalised(values["raw"], values["normalised"], stages["raw"]["dtype"])
@@ -124,12 +133,13 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     yield f"\n4  sampling: z = mu + sigma * eps, sigma = exp(logvar / 2)  {_shape(stages['z'])}"
     yield from (f"   {name:<7} {_vector(values[name])}" for name in ("eps", "z"))
     mu, logvar, eps, z = (values[name][0].item() for name in ("mu", "logvar", "eps", "z"))
-    yield f"   the first: {mu:.3f} + exp({logvar:.3f} / 2) * {eps:.3f} = {z:.3f}"
+    yield f"   the first: {mu:.4f} + exp({logvar:.4f} / 2) * {eps:.4f} = {z:.4f}"
     decoded = values["decoded"]
     span = f"from {decoded.min():.3f} to {decoded.max():.3f}"
-    yield f"\n5  decoder: means of the pixels, {span}  {_shape(stages['decoded'])}"
+    yield f"\n5  decoder: means of the pixels, {span}  {_shape(stages['decoded'])}  the input | decoded"
     left, right = (terminal.image(_grey(values[name]), double=False) for name in ("normalised", "decoded"))
     yield from terminal.beside(left, right)
+    yield _loss(found["loss"])
     yield from _training(found["training"])
     yield from _layers(found["layers"])
 
@@ -139,11 +149,23 @@ def _grey(image: Tensor) -> Tensor:
     return image if image.dim() == 2 else image.mean(0)
 
 
+def _drawn(image: Tensor) -> str:
+    return "" if image.dim() == 2 else f", drawn as the mean of {len(image)} channels"
+
+
+def _loss(loss: dict[str, float]) -> str:
+    return (
+        f"   loss of this image: {loss['loss']:.2f} nats = nll {loss['nll']:.2f}, -log p(x | z) of its pixels, "
+        f"+ kl {loss['kl']:.2f}, KL(q(z | x) || N(0, I))"
+    )
+
+
 def _normalised(raw: Tensor, x: Tensor, dtype: str) -> str:
     if dtype != "uint8":
         return "   as they are: float pixels"
     position = int((raw - 150).abs().argmin())  # the pixel nearest to the example that everybody knows
-    return f"   {raw.flatten()[position]:.0f} / 255 = {x.flatten()[position]:.3f}"
+    place = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(position), raw.shape))
+    return f"   pixel [{place}]: {raw.flatten()[position]:.0f} / 255 = {x.flatten()[position]:.3f}"
 
 
 def _training(records: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -161,7 +183,7 @@ def _training(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _layers(found: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield "\nlayers, on one image"
+    yield "\nlayers, on one image: FLOPs are additions and multiplications, us the median time in microseconds"
     yield f"   {'layer':<18} {'kind':<9} {'in':>6} {'out':>6} {'parameters':>11} {'FLOPs':>10} {'us':>7}"
     for layer in found:
         yield (

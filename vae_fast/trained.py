@@ -1,5 +1,6 @@
 """A trained model, and the images to look at it with: what the commands share that work on a run."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +77,11 @@ class Trained:
 
         Raises RunError for what cannot be read or a device that is not there, ConfigError for one that no machine has.
         """
-        source = checkpoint.locate(path)
+        if (Path(path) / "checkpoints").is_dir() and not (Path(path) / "config.toml").is_file():
+            raise RunError(
+                f"{path}: its config.toml is missing, which says what the run is; name one of its checkpoints"
+            )
+        source = checkpoint.locate(path, lambda line: print(f"warning: {line}", file=sys.stderr))
         model = checkpoint.load(source).to(choose_device(device)[0])
         if not all(p.isfinite().all() for p in model.parameters()):
             raise RunError(f"{source}: not all parameters of the model are finite")
@@ -129,6 +134,8 @@ class Trained:
         Raises DataError for images that cannot be had or have another shape, ConfigError where no run says which,
         RunError where the run's are no longer those that it was trained on.
         """
+        if part not in PARTS:
+            raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
         given = {name: value for name, value in settings.items() if value is not None}
         config = self._settings(given)
         found = DataSet.open(config.data, config.data_root)

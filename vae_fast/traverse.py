@@ -34,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="J",
         help=f"default: the {ROWS} that carry most",
     )
-    parser.add_argument("--steps", type=command_line.positive_number, default=11, help="default: %(default)s")
+    parser.add_argument("--steps", type=command_line.at_least_two, default=11, help="default: %(default)s")
     parser.add_argument(
         "--around",
         type=command_line.whole_number,
         metavar="I",
         help="an image, at whose posterior's mean the others stay",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/pictures/traversals.png and .npy")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: in RUN/pictures/step-N/")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
@@ -56,9 +56,10 @@ def _run(chosen: argparse.Namespace) -> None:
             )
     around = None if chosen.around is None else walks.means(trained.model, selection.pick([chosen.around]))[0]
     images = traverse(trained, dimensions, chosen.steps, around)
-    low, *_, high = walks.quantiles(max(2, chosen.steps)).tolist()
+    low, *_, high = walks.quantiles(chosen.steps).tolist()
     captions = [[f"z{j} from {low:.2f} to {high:.2f}, {found.kl[j]:.2f} nats"] for j in dimensions]
-    command_line.save_pictures(trained, chosen.out, "traversals", list(images), images, captions)
+    centre = "" if chosen.around is None else f"-around-{selection.slug}-{chosen.around}"
+    command_line.save_pictures(trained, chosen.out, f"traversals{centre}", list(images), images, captions)
 
 
 if __name__ == "__main__":

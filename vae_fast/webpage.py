@@ -1,6 +1,7 @@
 """Pieces of a web page: text that is escaped, tables, pictures and curves, all inside the page itself."""
 
 import base64
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
@@ -106,9 +107,9 @@ def _axes(xs: Sequence[float], ys: Sequence[float], height: float = HEIGHT) -> t
 
 
 def _grid(place: Place, ticks: Sequence[float]) -> str:
-    lines = []
+    lines, decimals = [], max(1, 1 - math.floor(math.log10((ticks[-1] - ticks[0]) or 10) - 0.3))
     for value in ticks:
         _, y = place(0, value)
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.1f}</text>')
+        lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.{decimals}f}</text>')
     return "".join(lines)
