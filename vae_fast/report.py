@@ -27,7 +27,7 @@ from vae_fast.observations import nats, observed
 from vae_fast.pixels import TREATMENTS
 from vae_fast.trained import Selection, Trained
 
-SLIDERS = 12
+SLIDERS, REACH = 12, 3  # how many, and how far they go
 MAPPED = 2000  # images on the map
 STARTS = 6  # images from which the explorer can start
 EXACT = 1 / 255  # how far half precision may be off in a pixel; else the page holds single precision
@@ -164,7 +164,7 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
 
 def _explorer(found: latents.Latents, starts: int) -> str:
     rows = "".join(
-        f'<label><span>z{j} ({found.kl[j]:.2f} nats)</span><input type="range" min="-3" max="3" step="0.01" '
+        f'<label><span>z{j} ({found.kl[j]:.2f} nats)</span><input type="range" min="{-REACH}" max="{REACH}" step="0.01" '
         f'data-dimension="{j}"><output></output></label>'
         for j in found.most_active()[:SLIDERS]
     )
@@ -197,10 +197,14 @@ def _embedded(model: VAE, means: Tensor, shape: Sequence[int]) -> dict[str, Any]
 
 
 def _half_is_enough(model: VAE, means: Tensor) -> bool:
-    """Whether no pixel of some images moves by more than EXACT when the decoder's weights are rounded to half."""
+    """Whether no pixel of some images moves by more than EXACT when the decoder's weights are rounded to half.
+
+    At the starts, at draws of the prior, and at both ends of every slider.
+    """
     rounded = VAE(**model.hyperparameters)
     rounded.load_state_dict({name: t.cpu().half().float() for name, t in model.state_dict().items()})
-    z = torch.cat([means, walks.prior(model, 64, 0)])
+    ends = REACH * torch.eye(model.latent)
+    z = torch.cat([means, walks.prior(model, 64, 0), ends, -ends])
     return bool((walks.decode(model, z) - walks.decode(rounded, z)).abs().max() <= EXACT)
 
 
