@@ -164,8 +164,8 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
 
 def _explorer(found: latents.Latents, starts: int) -> str:
     rows = "".join(
-        f'<label><span>z{j} ({found.kl[j]:.2f} nats)</span><input type="range" min="{-REACH}" max="{REACH}" step="0.01" '
-        f'data-dimension="{j}"><output></output></label>'
+        f"<label><span>z{j} ({found.kl[j]:.2f} nats)</span>"
+        f'<input type="range" min="{-REACH}" max="{REACH}" step="0.01" data-dimension="{j}"><output></output></label>'
         for j in found.most_active()[:SLIDERS]
     )
     buttons = "".join(f'<button type="button" data-start="{i + 1}">image {i}</button>' for i in range(starts))
