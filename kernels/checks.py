@@ -4,6 +4,7 @@ On every call of a training step, so in the order of what costs least, without a
 tensor's dtype or shape takes 0.05 to 0.1 us, and on a CPU these checks took as long as the operators themselves.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,14 +48,14 @@ def counter(name: str, value: int | Tensor, device: torch.device | str | None) -
             raise ValueError(f"{name}: expected a 0-d int64 tensor, got {value.dtype} {list(value.shape)}")
         on_device(name, value, device)
         return value
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: expected an int or a 0-d int64 tensor, got {type(value).__name__}")
     if not 0 <= value <= MAX_SEED:
         raise ValueError(f"{name}: expected 0 <= {name} < 2^63, got {value}")
     if torch.compiler.is_compiling():
         tensor: Tensor = torch.ops.vae_fast.scalar(value, torch.device(device or "cpu"))
         return tensor
-    return torch.full((), value, dtype=torch.int64, device=device)
+    return torch.full((), int(value), dtype=torch.int64, device=device)
 
 
 def images(logits: Tensor, target: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -112,3 +113,11 @@ def test_sample_posterior_refuses(change: dict[str, Any], error: type[Exception]
 def test_reparameterize_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         vf.reparameterize(**{"mu": M, "logvar": M, "seed": 0, "step": 0, **change})
+
+
+def test_seed_and_step_may_be_numpys() -> None:
+    expected = vf.reparameterize(M, M, 3, 7)
+    for seed, step in ((np.int64(3), np.int32(7)), (np.uint8(3), 7)):
+        assert torch.equal(vf.reparameterize(M, M, seed, step), expected)
+    with pytest.raises(TypeError, match="step: expected an int or a 0-d int64 tensor, got float64"):
+        vf.reparameterize(M, M, 3, np.float64(7))

@@ -1,6 +1,7 @@
 """From where the images come, by the memory that is free."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import vae_fast as vf
 from vae_fast import memory
 from vae_fast.errors import RunError
-from vae_fast.memory import choose_feed, free_memory, network_memory, require_memory
+from vae_fast.memory import _left_by_control_groups, choose_feed, free_memory, network_memory, require_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GIB = 2**30
@@ -71,6 +72,30 @@ def test_what_is_counted(small: Callable[..., vf.Config]) -> None:
     # 784-16-4-16-784 with one matrix for 4 means: 25,216 weights, four numbers each, and a batch's activations
     assert network_memory(small(batch_size=128), 784) == 4 * (4 * 25_216 + 4 * 128 * (784 + 16 + 4))
     assert 2**20 < free_memory(CPU) < 2**50
+
+
+def group(folder: Path, limit: str, used: int, version: int = 2) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("max", "current", "inactive_file") if version == 2 else (
+        "limit_in_bytes", "usage_in_bytes", "total_inactive_file"
+    )  # fmt: skip
+    for name, value in zip(names[:2], (limit, used), strict=True):
+        (folder / f"memory.{name}").write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} 100\n")
+
+
+def test_control_groups_limit_what_is_free(tmp_path: Path) -> None:
+    own, mounted = tmp_path / "own", tmp_path / "mounted"
+    own.write_text("12:cpu,cpuacct:/x\n0::/pod/box\n")
+    group(mounted / "pod" / "box", "max", 700)
+    group(mounted / "pod", "1000", 700)
+    assert list(_left_by_control_groups(mounted, own)) == [400]
+    group(mounted / "pod" / "box", "800", 900)
+    assert list(_left_by_control_groups(mounted, own)) == [0, 400]
+    own.write_text("4:memory:/docker/0123\n0::/\n")  # a container sees its own group as the root
+    group(mounted / "memory", "2000", 1500, version=1)
+    assert list(_left_by_control_groups(mounted, own)) == [600]
+    assert list(_left_by_control_groups(mounted, tmp_path / "none")) == []
 
 
 def test_memory_is_checked_before_it_is_taken() -> None:

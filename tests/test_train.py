@@ -113,11 +113,13 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     assert_same_run(resumed(whole, out), Path(str(whole.out)))
 
 
-def test_resume_auto_starts_then_continues_then_is_done(small: Small) -> None:
+def test_resume_auto_starts_then_continues_then_is_done(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     first = vf.fit(small(resume="auto", epochs=1))
     second = vf.fit(small(resume="auto"))
     assert [m["epoch"] for m in second.metrics] == [1, 2]
+    assert "nothing is left to do" not in capsys.readouterr().out
     third = vf.fit(small(resume="auto"))
+    assert "nothing is left to do: all 2 epochs are done" in capsys.readouterr().out
     assert third.metrics == second.metrics
     assert first.directory == third.directory
 

@@ -300,6 +300,8 @@ class Training:
         self.engine.load_state(found.parameters, found.optimizer, found.state)
         self.epoch, self.best = found.state["epoch"], found.state["best"]
         self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
+        if done == most:
+            self.printer.line(f"nothing is left to do: all {self.config.epochs} epochs are done; --epochs adds some")
         self.world.first(self.directory.point_to_best, self.best)
         scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
