@@ -43,7 +43,7 @@ def report(trained: Trained, selection: Selection) -> str:
         *_losses(trained),
         webpage.section("Reconstructions", _reconstructions(trained, shown)),
         webpage.section("Samples", _samples(trained)),
-        webpage.section("Traversals", _traversals(trained, found)),
+        webpage.section("Traversals", *_traversals(trained, found)),
         webpage.section("Latent map", *_map(trained, selection)),
         webpage.section("Latent explorer", _explorer(found, min(STARTS, len(shown)))),
         *_settings(trained),
@@ -129,18 +129,19 @@ def _samples(trained: Trained) -> str:
     return _grid(images.split(pictures.COLUMNS), "Images decoded from draws of N(0, I)")
 
 
-def _traversals(trained: Trained, found: latents.Latents) -> str:
+def _traversals(trained: Trained, found: latents.Latents) -> Iterator[str]:
     dimensions = found.most_active()[:SLIDERS]
     z = walks.sweeps(torch.zeros(trained.model.latent), dimensions, walks.quantiles(pictures.COLUMNS))
-    rows = [row.view(-1, *trained.image_shape) for row in walks.decode(trained.model, z)]
-    captions = [[f"z{j}: {found.kl[j]:.2f} nats"] for j in dimensions]
-    text = "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at 0"
-    return _grid(rows, text, captions)
+    yield webpage.note(
+        "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at 0."
+    )
+    for j, row in zip(dimensions, walks.decode(trained.model, z), strict=True):
+        yield _grid([row.view(-1, *trained.image_shape)], f"z{j}: {found.kl[j]:.2f} nats")
 
 
-def _grid(rows: Sequence[Tensor], description: str, captions: Sequence[Sequence[str]] | None = None) -> str:
+def _grid(rows: Sequence[Tensor], description: str) -> str:
     content = io.BytesIO()
-    pictures.save_grid(rows, content, captions)
+    pictures.save_grid(rows, content)
     return webpage.picture(content.getvalue(), description)
 
 
