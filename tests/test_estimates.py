@@ -1,6 +1,7 @@
 """Estimates on the disk: what they are of, and what does not pass for them."""
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,23 @@ def model() -> vf.VAE:
     return vf.VAE(input_shape=(6,), hidden=(), latent=2)
 
 
+TAKEN = 0.05  # seconds
 IMAGES = torch.arange(60, dtype=torch.uint8).view(10, 6)
 
 
 def begun(file: Path, model: vf.VAE) -> Estimates:
     estimates = Estimates(file, model, IMAGES, 5, 0)
     estimates.append(torch.full((4,), -7.0, dtype=torch.float64))
+    time.sleep(TAKEN)
     estimates.save()
     return estimates
 
 
 def test_they_are_there_for_the_next(model: vf.VAE, tmp_path: Path) -> None:
     begun(tmp_path / "file", model)
-    assert Estimates(tmp_path / "file", model, IMAGES, 5, 0).values.tolist() == [-7.0] * 4
+    again = Estimates(tmp_path / "file", model, IMAGES, 5, 0)
+    assert again.values.tolist() == [-7.0] * 4
+    assert again.seconds >= TAKEN
     kept_nowhere = Estimates(None, model, IMAGES, 5, 0)
     kept_nowhere.save()
     assert len(kept_nowhere) == 0

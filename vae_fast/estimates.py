@@ -17,7 +17,7 @@ SAVE_EVERY = 5.0  # seconds
 
 
 class Estimates:
-    """Of the first images, in order; `values` is float64 [n].
+    """Of the first images, in order; `values` is float64 [n], `seconds` what they have taken, with those kept before.
 
     Args:
         path: the file, or None to keep nothing. One that holds estimates of something else is begun anew. It stays when
@@ -28,11 +28,15 @@ class Estimates:
     def __init__(self, path: Path | None, model: nn.Module, images: Pixels, samples: int, seed: int) -> None:
         self._path = path
         self._of = _digest(model, images, samples, seed) if path else ""
-        self.values = self._read()
-        self._saved = time.monotonic()
+        self.values, self._before = self._read()
+        self._began = self._saved = time.monotonic()
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
 
     def append(self, batch: Tensor) -> None:
         self.values = torch.cat([self.values, batch])
@@ -44,19 +48,19 @@ class Estimates:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
-        np.savez(content, of=self._of, values=self.values.numpy())
+        np.savez(content, of=self._of, values=self.values.numpy(), seconds=self.seconds)
         durable.replace(self._path, content.getvalue())
         self._saved = time.monotonic()
 
-    def _read(self) -> Tensor:
+    def _read(self) -> tuple[Tensor, float]:
         if self._path is not None and self._path.is_file():
             try:
                 with np.load(io.BytesIO(self._path.read_bytes())) as file:
                     if file["of"] == self._of:
-                        return torch.from_numpy(file["values"])
+                        return torch.from_numpy(file["values"]), float(file["seconds"])
             except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
                 pass  # not a file of ours, or a damaged one
-        return torch.empty(0, dtype=torch.float64)
+        return torch.empty(0, dtype=torch.float64), 0.0
 
 
 def _digest(model: nn.Module, images: Pixels, samples: int, seed: int) -> str:

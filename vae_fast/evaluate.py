@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 import textwrap
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,12 +77,12 @@ def evaluate(
 def importance_weighted(
     model: VAE, pixels: Pixels, samples: int, seed: int, partial: Path | None = None, printer: Printer | None = None
 ) -> dict[str, Any]:
-    """The mean of -log p(x) over images [N, D] and its standard error; seconds and images/s are of this call.
+    """The mean of -log p(x) over images [N, D] and its standard error; seconds are of all calls that it took.
 
     After a signal Interrupted; what has been estimated is in `partial`, if there is one.
     """
     estimates = Estimates(partial, model, pixels, samples, seed)
-    first, began = len(estimates), time.perf_counter()
+    first = len(estimates)
     title, printer = f"-log p(x), {samples:,} samples an image", printer or Printer(quiet=True)
     with collected_signals() as received, printer.bar(title, len(pixels), first, "images") as show:
         for batch in log_likelihoods(model, pixels, samples, seed, first=first):
@@ -92,13 +91,14 @@ def importance_weighted(
             if received:
                 estimates.save()
                 raise Interrupted(received[0], "the same command goes on" if partial else None)
-    values, seconds = estimates.values, time.perf_counter() - began
+    estimates.save()
+    values, seconds = estimates.values, estimates.seconds
     return {
         "samples": samples,
         "nll": -values.mean().item(),
         "standard_error": (values.var() / len(values)).sqrt().item() if len(values) > 1 else None,
         "seconds": seconds,
-        "images_per_second": (len(values) - first) / seconds,
+        "images_per_second": len(values) / seconds,
     }
 
 
