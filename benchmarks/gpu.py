@@ -165,11 +165,14 @@ class Run:
 def on_a_gpu(run: Run, precision: str) -> None:
     """Tests and the memory checker beside each other; then benchmarks alone, by what they are worth."""
     slow = "not out_of_bounds and not nearly_as_fast"  # stages of their own
-    nccl = "tests/test_distributed.py::test_nccl_is_recorded_in_the_graph"
+    others = (
+        "tests/test_distributed.py::test_nccl_is_recorded_in_the_graph",
+        "tests/test_trained.py::test_a_gpu_gives_the_numbers_of_a_cpu",
+    )
     run.stages(
         [
             run.tests("tests-kernels", "tests/test_gpu.py", "-k", slow, most=130),
-            run.tests("tests-engine", "tests/test_engine_gpu.py", nccl, most=130),
+            run.tests("tests-engine", "tests/test_engine_gpu.py", *others, most=130),
             sanitizer("memcheck", most=130),
         ]
     )
@@ -198,7 +201,7 @@ def on_a_gpu(run: Run, precision: str) -> None:
 def without_a_gpu(run: Run, precision: str) -> None:
     """That tests and benchmarks can be imported, that kernels compile, and what makes results of a run."""
     print("this machine has no GPU that torch can use: what can be checked without one is", flush=True)
-    gpu = ("tests/test_gpu.py", "tests/test_engine_gpu.py", "tests/test_distributed.py")
+    gpu = ("tests/test_gpu.py", "tests/test_engine_gpu.py", "tests/test_distributed.py", "tests/test_trained.py")
     kernel = "from benchmarks.kernel_resources import resources; print(resources('reparameterize_fwd, bf16', 'sm_90'))"
     case = f"cpu-{precision}-128"
     named = [*ids("train_step", case, CONTENDERS), *ids("elbo", case, LOSSES)]

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast import checkpoint
+from vae_fast import checkpoint, walks
 from vae_fast.errors import ConfigError, DataError, RunError
+from vae_fast.evaluate import evaluate
+from vae_fast.importance import log_likelihoods
 from vae_fast.trained import Trained
 
 
@@ -148,9 +150,21 @@ def test_mistakes_are_named(
         change(Trained.open(trained_run), tmp_path)
 
 
-def test_metrics_of_the_run_are_those_of_the_model(trained_run: Path) -> None:
-    from vae_fast.evaluate import evaluate
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_a_gpu_gives_the_numbers_of_a_cpu(trained_run: Path) -> None:
+    """The noise is the same; products and sums are in another order."""
+    on_cpu, on_gpu = (Trained.open(trained_run, device) for device in ("cpu", "cuda"))
+    pixels = on_cpu.images().pixels[:100].flatten(1)
+    ours, theirs = (torch.cat(list(log_likelihoods(one.model, pixels, 70, 0))) for one in (on_gpu, on_cpu))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-2)
+    ours, theirs = (evaluate(one, one.images())["kl_per_dimension"] for one in (on_gpu, on_cpu))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    shown = on_cpu.images().pick(range(8))
+    ours, theirs = (walks.reconstruct(one.model, shown) for one in (on_gpu, on_cpu))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
+
+def test_metrics_of_the_run_are_those_of_the_model(trained_run: Path) -> None:
     trained = Trained.open(trained_run)
     last = json.loads((trained_run / "metrics.jsonl").read_text().splitlines()[-1])
     found = evaluate(trained, trained.images(), seed=trained.seed)
