@@ -82,7 +82,8 @@ WAYS: dict[str, tuple[str, Callable[[vf.VAE], Callable[[Tensor], Tensor]]]] = {
 @pytest.mark.parametrize("name", WAYS)
 def test_importance(name: str, case: Case, pixels: Tensor, pace: Pace, benchmark: Any) -> None:
     model, images = trained(pixels.to(case.device)), pixels[: case.batch]
-    label, way, baseline = WAYS[name][0], *(WAYS[one][1](model) for one in (name, "eager"))
+    (label, build), (_, build_baseline) = WAYS[name], WAYS["eager"]
+    way, baseline = build(model), build_baseline(model)
     with torch.no_grad():
         difference = (way(images).cpu() - baseline(images).cpu()).double()
         error = difference.std() / math.sqrt(len(images))

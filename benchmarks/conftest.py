@@ -12,7 +12,7 @@ from benchmarks import contenders, cores, floors
 from benchmarks.facts import Case, machine
 from benchmarks.timing import Pace
 from vae_fast.catalogue import find_known
-from vae_fast.command_line import positive_number
+from vae_fast.command_line import non_negative, positive_number
 from vae_fast.plan import auto_precision
 
 BATCHES = {"cpu": [128, 1024], "cuda": [128, 1024, 4096, 8192]}
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--rounds", type=positive_number, default=9, help="of a contender and its baseline; of epochs half")
     waits = "seconds a benchmark may wait for cores that share a cache (CPU)"
-    group.addoption("--patience", type=cores.seconds, default=0.0, help=waits)
+    group.addoption("--patience", type=non_negative, default=0.0, help=waits)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks.results import FARTHER
+from vae_fast.command_line import non_negative
 from vae_fast.errors import RunError
 from vae_fast.exits import exit_code
 from vae_fast.kernels import library
@@ -59,7 +60,7 @@ def wait(patience: float) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints it twice a second, with the cores busy in between. RunError where it cannot be told."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=__doc__)
-    parser.add_argument("seconds", type=seconds, nargs="?", default=30.0, help="default: 30")
+    parser.add_argument("seconds", type=non_negative, nargs="?", default=30.0, help="default: 30")
     end = time.monotonic() + parser.parse_args(arguments).seconds
     if apart() is None:
         has = f"{usable_cpus()} CPUs, torch computes on {torch.get_num_threads()} threads, {library.status()}"
@@ -69,17 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         while time.monotonic() < now + 0.5:
             apart()
     print()
-
-
-def seconds(text: str) -> float:
-    """For command lines: a finite number of seconds, 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
-    return value
 
 
 if __name__ == "__main__":

@@ -259,7 +259,7 @@ def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path:
     [
         (["--batch", "0"], "argument --batch: expected a whole number from 1, got '0'"),
         (["--rounds=-3"], "argument --rounds: expected a whole number from 1, got '-3'"),
-        (["--patience=-1"], "argument --patience: expected seconds, 0 or more, got '-1'"),
+        (["--patience=-1"], "argument --patience: expected a number from 0, got '-1'"),
         (["--benchmark-json", "nowhere/x.json"], "--benchmark-json: the folder of nowhere/x.json does not exist"),
     ],
 )

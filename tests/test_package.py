@@ -33,7 +33,7 @@ LAYERS = {
     **dict.fromkeys(("vae_fast.model", "vae_fast.objective"), 2),
     **dict.fromkeys(("vae_fast.evaluation", "vae_fast.feed", "vae_fast.checkpoint", "vae_fast.pictures"), 3),
     **dict.fromkeys(("vae_fast.engine", "vae_fast.steps"), 3),
-    **dict.fromkeys(("vae_fast.walks", "vae_fast.latents", "vae_fast.importance"), 3),
+    **dict.fromkeys(("vae_fast.noise", "vae_fast.walks", "vae_fast.latents", "vae_fast.importance"), 3),
     "vae_fast.trained": 4,
     **dict.fromkeys(("vae_fast.train", "vae_fast.planning", "vae_fast.run_directory", "vae_fast.summary"), 4),
     **dict.fromkeys(("vae_fast.__init__", "vae_fast.__main__", "vae_fast.env"), 5),

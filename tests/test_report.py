@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast import report, walks
+from vae_fast import report, walks, webpage
 from vae_fast.model import ACTIVATIONS
 from vae_fast.trained import Trained
 
@@ -71,6 +71,24 @@ def test_every_curve_has_its_style(tmp_path: Path, small: Callable[..., vf.Confi
     assert all(f".{name} {{ stroke:" in style for name in classes)
     assert text.count('<circle class="curve') == 3  # one epoch is a point, not a line
     assert "valid kl" in text
+
+
+@pytest.mark.parametrize("losses", [(105.0, 105.2, 105.1), (300.0, 90.0, 80.0), (1e-4, 2e-4, 3e-4)])
+def test_lines_of_a_chart_have_labels_of_their_own(losses: tuple[float, ...]) -> None:
+    drawn = webpage.curves({"train": list(enumerate(losses, start=1))}, "losses")
+    labels = re.findall(r'text-anchor="end">([\d.]+)</text>', drawn)
+    assert len(labels) == len(set(labels)) == 5
+
+
+def test_a_decoder_that_half_precision_would_spoil_is_kept_in_single(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = vf.VAE(hidden=(32,), latent=3).eval()
+    pages = []
+    for factor in (1.0, 300.0):
+        model.decoder.logits.weight.data *= factor
+        trained = Trained(model, tmp_path / "model.safetensors", None, None)
+        pages.append(report.report(trained, trained.images(data="digits")))
+    assert [re.search(r'"precision": "(\w+)"', page)[1] for page in pages] == ["float16", "float32"]
 
 
 def test_text_is_escaped(trained_run: Path, tmp_path: Path) -> None:

@@ -121,6 +121,15 @@ def valid_checkpoints(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
             yield error
 
 
+def latest(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest that is valid; `warn` gets a line for each newer one that is not."""
+    for found in valid_checkpoints(checkpoints):
+        if isinstance(found, Checkpoint):
+            return found
+        warn(f"skipped an invalid checkpoint: {found}")
+    return None
+
+
 def load(path: str | Path) -> VAE:
     """The VAE of a run directory (its latest valid checkpoint), a checkpoint, an export or a model.safetensors file.
 
@@ -139,10 +148,8 @@ def locate(path: str | Path, warn: Callable[[str], None] = warnings.warn) -> Pat
     """
     path = Path(path)
     if (path / "checkpoints").is_dir():
-        for found in valid_checkpoints(path / "checkpoints"):
-            if isinstance(found, Checkpoint):
-                return found.path
-            warn(f"skipped an invalid checkpoint: {found}")
+        if (found := latest(path / "checkpoints", warn)) is not None:
+            return found.path
         raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
     if not path.is_file() and not (path / MODEL).is_file():
         what = f"it holds no {MODEL}" if path.is_dir() else "there is no such file or directory"

@@ -15,18 +15,27 @@ from vae_fast.pixels import TREATMENTS
 from vae_fast.run_directory import require_writable
 from vae_fast.trained import PARTS, Selection, Trained
 
+DRAWN = "picture and array go there, with .png and .npy (default: in RUN/pictures/step-N/)"
 
-def parser(command: str, description: str | None, example: str, images: bool = True) -> argparse.ArgumentParser:
-    """With RUN and --device, and with what chooses the images, if there are some."""
+
+def parser(
+    command: str, description: str | None, example: str, *, out: str | None = None, images: bool = True
+) -> argparse.ArgumentParser:
+    """With RUN and --device, --out if there is help for it, and what chooses the images, if there are some.
+
+    example: the arguments after RUN.
+    """
     prog = f"python -m vae_fast.{command}"
     result = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog=f"example: {prog} {example}",
+        epilog=f"example: {prog} runs/20261122T150000Z-mnist {example}".rstrip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("run", metavar="RUN", help="a run directory (its latest checkpoint), a checkpoint or an export")
     result.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
+    if out is not None:
+        result.add_argument("--out", type=Path, metavar="PATH", help=out)
     if images:
         result.add_argument("--split", choices=PARTS, default="test", help="which images (default: test)")
         result.add_argument("--data", help="another data set than the run's: a name or a path, as for training")

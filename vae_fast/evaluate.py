@@ -158,7 +158,9 @@ def _partial(out: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line.parser("evaluate", __doc__, "runs/20261122T150000Z-mnist --iw 5000")
+    parser = command_line.parser(
+        "evaluate", __doc__, "--iw 5000", out="a file for the result as JSON (default: in RUN/evaluations/)"
+    )
     parser.add_argument(
         "--iw", type=command_line.whole_number, default=0, metavar="K", help="importance samples an image for -log p(x)"
     )
@@ -172,7 +174,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="V",
         help="variance of the posterior's mean above which a latent dimension counts as active (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the result as JSON (default: in RUN/evaluations/)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser
 

@@ -20,6 +20,7 @@ def exit_code(command: Callable[[], object]) -> int:
     """Of a call of `command`, after the line that says what went wrong."""
     try:
         command()
+        sys.stdout.flush()
     except Interrupted as interruption:
         return _fail(str(interruption), 128 + interruption.number, known_to_all=True)
     except KeyboardInterrupt:

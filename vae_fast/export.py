@@ -210,7 +210,9 @@ def _halves(model: VAE) -> list[tuple[str, nn.Module, Tensor]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("export", __doc__, "runs/20261122T150000Z-mnist --formats pt2 onnx", images=False)
+    parser = command_line.parser(
+        "export", __doc__, "--formats pt2 onnx", out="a new directory (default: RUN/export)", images=False
+    )
     parser.add_argument(
         "--formats",
         choices=FORMATS,
@@ -218,7 +220,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=["safetensors", "pt2"],
         help=f"default: the first two; onnx has opset {OPSET} and a dynamic batch",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new directory (default: RUN/export)")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vae_fast.kernels import nll, reparameterize, streams
+from vae_fast.kernels import nll, streams
 from vae_fast.model import VAE
+from vae_fast.noise import standard_normal
 from vae_fast.stored import Pixels
 
 ACTIVATIONS = {"cpu": 1 << 22, "cuda": 1 << 28}  # bytes that a layer's outputs may take, or a draw of noise
@@ -73,8 +74,9 @@ def _noise(
     samples: int, count: int, latent: int, seed: int, first: int, together: int, device: torch.device
 ) -> Iterator[Tensor]:
     """Standard normal [S, count, latent] with S up to `together`, until there were `samples`."""
-    standard = torch.zeros(count, BLOCK * latent, device=device)
     for step in range(-(-samples // BLOCK)):
-        block = reparameterize(standard, standard, seed, step, row_offset=first, stream=streams.EVALUATION)
+        block = standard_normal(
+            count, BLOCK * latent, seed, step, row_offset=first, stream=streams.EVALUATION, device=device
+        )
         wanted = block.view(count, BLOCK, latent).transpose(0, 1)[: samples - step * BLOCK]
         yield from wanted.split(together)

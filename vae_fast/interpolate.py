@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -27,7 +26,7 @@ def interpolate(trained: Trained, begin: Tensor, end: Tensor, steps: int, path: 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("interpolate", __doc__, "runs/20261122T150000Z-mnist --indices 0 1 2 3 --path linear")
+    parser = command_line.parser("interpolate", __doc__, "--indices 0 1 2 3 --path linear", out=command_line.DRAWN)
     parser.add_argument(
         "--indices",
         type=command_line.whole_number,
@@ -37,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=command_line.at_least_two, default=12, help="default: %(default)s")
     parser.add_argument("--path", choices=list(walks.PATHS), default="spherical", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: in RUN/pictures/step-N/")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

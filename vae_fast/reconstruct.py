@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -18,15 +17,12 @@ def reconstruct(trained: Trained, images: Tensor) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("reconstruct", __doc__, "runs/20261122T150000Z-mnist --indices 3 18 29")
+    parser = command_line.parser("reconstruct", __doc__, "--indices 3 18 29", out=command_line.DRAWN)
     parser.add_argument("--count", type=command_line.positive_number, help="the first N (default: 48, or all)")
     parser.add_argument(
         "--indices", type=command_line.whole_number, nargs="+", metavar="I", help="these images instead"
     )
     parser.add_argument("--columns", type=command_line.positive_number, default=12, help="default: %(default)s")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: RUN/pictures/step-N/reconstructions-IMAGES.png, .npy"
-    )
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

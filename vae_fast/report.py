@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -210,8 +210,7 @@ def _half_is_enough(model: VAE, means: Tensor) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("report", __doc__, "runs/20261122T150000Z-mnist")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html")
+    parser = command_line.parser("report", __doc__, "", out="a file for the page (default: RUN/report.html)")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

@@ -18,15 +18,8 @@ from vae_fast.config import Config, read_toml, resumed_directory
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.model import VAE
 
-MAY_CHANGE = {
-    "epochs",
-    "data_root",
-    "device",
-    "feed",
-    "keep",
-    "log",
-    "nvtx",
-}  # on a resume; all else is what the run is
+# On a resume; all else is what the run is.
+MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx"}
 
 
 class RunDirectory:
@@ -142,15 +135,6 @@ class RunDirectory:
             target = checkpoint.directory(self.checkpoints, int(best["step"]))
             if target.is_dir():
                 checkpoint.point(self.checkpoints / "best", target)
-
-    def latest_checkpoint(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-        """The newest valid checkpoint, and a warning for each newer one that was skipped."""
-        warnings: list[str] = []
-        for found in checkpoint.valid_checkpoints(self.checkpoints):
-            if isinstance(found, checkpoint.Checkpoint):
-                return found, warnings
-            warnings.append(f"skipped an invalid checkpoint: {found}")
-        return None, warnings
 
 
 def _fresh_path(data: str) -> Path:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -18,11 +17,10 @@ def sample(trained: Trained, count: int, seed: int = 0) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("sample", __doc__, "runs/20261122T150000Z-mnist --count 60 --seed 3", images=False)
+    parser = command_line.parser("sample", __doc__, "--count 60 --seed 3", out=command_line.DRAWN, images=False)
     parser.add_argument("--count", type=command_line.positive_number, default=96, help="default: %(default)s")
     parser.add_argument("--columns", type=command_line.positive_number, default=12, help="default: %(default)s")
     parser.add_argument("--seed", type=command_line.whole_number, default=0, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: in RUN/pictures/step-N/")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

@@ -36,21 +36,23 @@ class Splits:
 
     def fingerprint(self) -> dict[str, Any]:
         """What config.toml keeps of the images, so that a resume notices when they are others."""
-        parts = [part for part in (self.train, self.valid, self.test) if part is not None]
         digest = hashlib.sha256()
-        for part in parts:
+        for part in self._parts:
             for piece in pieces(part):
                 digest.update(piece.to("cpu").numpy().data)
         return {**self.dimensions(), "sha256": digest.hexdigest()}
 
     def dimensions(self) -> dict[str, Any]:
         """How many images there are of each part, and how large they are."""
-        parts = [part for part in (self.train, self.valid, self.test) if part is not None]
-        return {"count": [len(part) for part in parts], "shape": list(self.image_shape)}
+        return {"count": [len(part) for part in self._parts], "shape": list(self.image_shape)}
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in (self.train, self.valid, self.test) if part is not None)
+        return sum(part.nbytes for part in self._parts)
+
+    @property
+    def _parts(self) -> list[Pixels]:
+        return [part for part in (self.train, self.valid, self.test) if part is not None]
 
 
 def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str], None] = lambda line: None) -> Splits:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from vae_fast import command_line, terminal
 from vae_fast.exits import exit_code
-from vae_fast.kernels import elbo_loss, reparameterize, streams
+from vae_fast.kernels import elbo_loss, streams
+from vae_fast.noise import standard_normal
 from vae_fast.observations import nats, observed
 from vae_fast.pixels import TREATMENTS, floats
 from vae_fast.trained import Selection, Trained
@@ -41,8 +42,7 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     x = floats(raw)
     model = trained.model
     mu, logvar = model.encode(raw.flatten(1).to(trained.device))
-    standard = torch.zeros_like(mu)
-    eps = reparameterize(standard, standard, seed, 0, row_offset=index, stream=streams.EVALUATION)
+    eps = standard_normal(1, model.latent, seed, 0, row_offset=index, stream=streams.EVALUATION, device=trained.device)
     z = mu + (0.5 * logvar).exp() * eps
     logits = model.decode(z)
     loss = elbo_loss(logits, raw.to(trained.device), mu, logvar)
@@ -204,7 +204,7 @@ def _vector(values: Tensor) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("trace", __doc__, "runs/20261122T150000Z-mnist --index 7")
+    parser = command_line.parser("trace", __doc__, "--index 7")
     parser.add_argument("--index", type=command_line.whole_number, default=0, help="of the image (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON, with all values, instead")
     return exit_code(lambda: _run(parser.parse_args(arguments)))

@@ -282,7 +282,8 @@ class Training:
         """The newest valid checkpoint, after checking that it is this run's, on these images; None to start anew."""
         path = self.directory.path
         self.directory.require(self.splits.fingerprint())
-        found, warnings = self.directory.latest_checkpoint()
+        warnings: list[str] = []
+        found = checkpoint.latest(self.directory.checkpoints, warnings.append)
         for warning in warnings:
             self.printer.line(f"warning: {warning}")
         if found is None:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ def traverse(trained: Trained, dimensions: Sequence[int], steps: int, around: Te
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("traverse", __doc__, "runs/20261122T150000Z-mnist --dimensions 0 3 --around 18")
+    parser = command_line.parser("traverse", __doc__, "--dimensions 0 3 --around 18", out=command_line.DRAWN)
     parser.add_argument(
         "--dimensions",
         type=command_line.whole_number,
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="I",
         help="an image, at whose posterior's mean the others stay",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: in RUN/pictures/step-N/")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

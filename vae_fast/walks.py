@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vae_fast.kernels import reparameterize, streams
+from vae_fast.kernels import streams
 from vae_fast.model import VAE
+from vae_fast.noise import standard_normal
 
 BATCH = 1000
 LOWEST_SINE = 1e-3  # of the angle between two latents, below which the sphere's arc is taken for the line
@@ -29,8 +30,7 @@ def means(model: VAE, images: Tensor) -> Tensor:
 
 def prior(model: VAE, count: int, seed: int) -> Tensor:
     """Draws of N(0, I), [count, Z]: row i is the same however many there are."""
-    zeros = torch.zeros(count, model.latent)
-    return reparameterize(zeros, zeros, seed, 0, stream=streams.SAMPLING)
+    return standard_normal(count, model.latent, seed, 0, stream=streams.SAMPLING)
 
 
 def sample(model: VAE, count: int, seed: int) -> Tensor:

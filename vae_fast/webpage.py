@@ -107,7 +107,8 @@ def _axes(xs: Sequence[float], ys: Sequence[float], height: float = HEIGHT) -> t
 
 
 def _grid(place: Place, ticks: Sequence[float]) -> str:
-    lines, decimals = [], max(1, 1 - math.floor(math.log10((ticks[-1] - ticks[0]) or 10) - 0.3))
+    lines = []
+    decimals = max(1, -math.floor(math.log10(ticks[1] - ticks[0] or 1)))  # that tell one line from the next
     for value in ticks:
         _, y = place(0, value)
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')

@@ -130,8 +130,9 @@ def _elbo_bwd_kernel(
         tl.store(grad_logits_ptr + row * D + column, grad_nll * by_logit, mask)
         if log_scale_ptr is not None:
             partial += grad_nll * by_scale
-        if mu_ptr is not None:  # noqa: SIM102  # known when compiled, unlike the next
-            if tl.program_id(1) == 0:
+        if mu_ptr is not None:  # known when compiled: without them none of this is there
+            is_first = tl.program_id(1) == 0
+            if is_first:
                 grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
                 for start in range(0, Z, BLOCK_Z):
                     j = start + tl.arange(0, BLOCK_Z)
