@@ -98,6 +98,13 @@ def test_control_groups_limit_what_is_free(tmp_path: Path) -> None:
     assert list(_left_by_control_groups(mounted, tmp_path / "none")) == []
 
 
+@pytest.mark.parametrize("limits", [[], [2**40, 12345]])
+def test_the_tightest_limit_counts(limits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_left_by_control_groups", lambda: limits)
+    monkeypatch.setattr(memory, "_free_on_machine", lambda: 2**30)
+    assert free_memory(CPU) == min([2**30, *limits])
+
+
 def test_memory_is_checked_before_it_is_taken() -> None:
     require_memory(15 * GIB, vf.Config(), 784, CPU)
     with pytest.raises(RunError, match=r"memory: cpu has 16\.0 GiB free, the run needs about 258\d\d\.\d GiB"):

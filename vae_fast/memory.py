@@ -78,7 +78,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that could be had on a device; of the host also by the limits of a container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_free_on_machine(), *_left_by_control_groups())
+    return min([_free_on_machine(), *_left_by_control_groups()])
 
 
 def _free_on_machine() -> int:
@@ -108,7 +108,7 @@ def _left_by_control_groups(mounted: Path = CONTROL_GROUPS, own: Path = OWN_GROU
         for folder in (base / group, *(base / parent for parent in group.parents)):
             with suppress(OSError, ValueError):  # no such group in a container's own view, or no limit ("max")
                 most, used = (int((folder / f"memory.{name}").read_text()) for name in (limit, usage))
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                stat = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
                 yield max(0, most - used + int(stat.get(f"{prefix}inactive_file", 0)))
 
 
