@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vae_fast.kernels.triton import elbo, philox, reparameterize
+from vae_fast.kernels.triton import elbo, finish_step, nll_with_gradient, philox, reparameterize
 from vae_fast.kernels.triton.likelihoods import LIKELIHOODS
 
 TARGETS = {
@@ -33,17 +33,26 @@ NOISE = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset": "i64", "stream": 
 
 @dataclass(frozen=True)
 class Variant:
-    """A kernel with types for its arguments; what is not named is int32, and divisible by 16 as aligned data's are."""
+    """A kernel with types for its arguments, a tuple of them for one that is a tuple.
+
+    What is not named is int32; integers and addresses are divisible by 16, as aligned data's are.
+    """
 
     name: str
     kernel: triton.JITFunction
-    pointers: dict[str, str]
+    types: dict[str, str | tuple[str, ...]]
     constants: dict[str, Any]
 
     def source(self) -> ASTSource:
         names = self.kernel.arg_names
-        types = {n: "constexpr" if n in self.constants else self.pointers.get(n, "i32") for n in names}
-        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in self.constants}
+        types = {n: "constexpr" if n in self.constants else self.types.get(n, "i32") for n in names}
+        places = [
+            (i, *j)
+            for i, name in enumerate(names)
+            for j in ([(j,) for j in range(len(types[name]))] if isinstance(types[name], tuple) else [()])
+            if types[name] not in ("constexpr", "fp32")
+        ]
+        aligned = {place: [["tt.divisibility", 16]] for place in places}
         return ASTSource(fn=self.kernel, signature=types, constexprs=self.constants, attrs=aligned)
 
 
@@ -66,6 +75,8 @@ def variants(dtypes: Sequence[str] = DTYPES) -> Iterator[Variant]:
         for likelihood in LIKELIHOODS:
             for with_kl in (True, False):
                 yield from _elbo(likelihood, dtype, with_kl)
+        yield _nll_with_gradient(dtype)
+        yield from _finish_step(dtype)
 
 
 def _reparameterize(dtype: str) -> Iterator[Variant]:
@@ -78,7 +89,7 @@ def _reparameterize(dtype: str) -> Iterator[Variant]:
     kernel = reparameterize._reparameterize_bwd_kernel
     pointers = {**_pointers(kernel, dtype), **NOISE, "grad_kl_ptr": "*fp32"}
     for title, unused in (("", ["grad_kl_ptr", "mu_ptr"]), ("with kl, ", []), ("kl only, ", ["grad_z_ptr"])):
-        constants = {**_together(kernel), "grad_kl_stride": 1, **tile, **dict.fromkeys(unused)}
+        constants = {**_together(kernel), "grad_kl_stride": 1, "grad_kl_column": 0, **tile, **dict.fromkeys(unused)}
         yield Variant(f"reparameterize_bwd, {title}{dtype}", kernel, pointers, constants)
 
 
@@ -105,6 +116,35 @@ def _elbo(likelihood: str, dtype: str, with_kl: bool) -> Iterator[Variant]:
         constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
         name = kernel.__name__.removeprefix("_").removesuffix("_kernel")
         yield Variant(f"{name}, {title}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
+
+
+def _nll_with_gradient(dtype: str) -> Variant:
+    kernel = nll_with_gradient._nll_with_gradient_kernel
+    floats = {"target_ptr": "*u8", "weight_ptr": "*fp32", "nll_ptr": "*fp32"}
+    constants = {**_together(kernel), "BLOCK_D": 1024}
+    return Variant(f"nll_with_gradient, {dtype}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
+
+
+def _finish_step(dtype: str) -> Iterator[Variant]:
+    """Of eight parameters with a gradient in `dtype` each, everything on that may be."""
+    types: dict[str, str | tuple[str, ...]] = {
+        "gradients": (f"*{dtype}",) * 8,
+        "sizes": ("i32",) * 8,
+        "firsts": ("i32",) * 9,
+        "weight_decay": "fp32",
+        "max_norm": "fp32",
+        "step_ptr": "*i64",
+        "growth_ptr": "*i32",
+        "copies_ptr": f"*{dtype}",
+        **dict.fromkeys(("terms_ptr", "sums_ptr", "ring_ptr"), "*fp64"),
+    }
+    unused = {} if dtype == "fp16" else {"scale_ptr": None, "growth_ptr": None}
+    unused |= {"copies_ptr": None} if dtype == "fp32" else {}
+    sizes = {"COUNT": 8, "PARTS": 1024, **finish_step.CONSTANTS, **finish_step.SCALER}
+    for kernel in (finish_step._sum_kernel, finish_step._update_kernel):
+        constants = {name: value for name, value in {**unused, **sizes}.items() if name in kernel.arg_names}
+        name = f"finish_step{kernel.__name__.removesuffix('_kernel')}, {dtype}"
+        yield Variant(name, kernel, {**_pointers(kernel, "fp32"), **types}, constants)
 
 
 def _pointers(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ if __name__ != "vae_fast.kernels":
 
 from . import streams
 from .adam import adam_
+from .finish_step import AdamState, Flat, Rates, Record, Scale, Terms, enter_, finish_step_, flat_like
 from .mlp import mlp_gradients, mlp_refuses, mlp_step_, mlp_workspace, set_flush_denormal
 from .ops import (
     Elbo,
@@ -20,12 +21,22 @@ from .ops import (
     sample_posterior,
 )
 from .products import linear
+from .training import nll_with_gradient, sample_posterior_gradient
 
 __all__ = [
+    "AdamState",
     "Elbo",
+    "Flat",
     "PosteriorSample",
+    "Rates",
+    "Record",
+    "Scale",
+    "Terms",
     "adam_",
     "elbo_loss",
+    "enter_",
+    "finish_step_",
+    "flat_like",
     "kl_per_dimension",
     "linear",
     "mlp_gradients",
@@ -33,9 +44,11 @@ __all__ = [
     "mlp_step_",
     "mlp_workspace",
     "nll",
+    "nll_with_gradient",
     "random_bits",
     "reparameterize",
     "sample_posterior",
+    "sample_posterior_gradient",
     "set_flush_denormal",
     "streams",
 ]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from . import library
+from .reference import BETA1, BETA2, EPSILON
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 HAS_LIBRARY = library.load()
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -21,7 +21,8 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 torch.library.define(
     "vae_fast::adam_",
     "(Tensor(a!)[] parameters, Tensor(b!)[] means, Tensor(c!)[] squares, Tensor(d!) count, Tensor[] gradients,"
-    " Tensor lr, float beta1, float beta2, float epsilon, float weight_decay, float max_norm) -> Tensor",
+    " Tensor lr, float beta1, float beta2, float epsilon, float weight_decay, float max_norm, Tensor? loss=None)"
+    " -> Tensor",
 )
 
 
@@ -43,8 +44,9 @@ def adam_(
     lr: float | Tensor,
     weight_decay: float = 0.0,
     max_norm: float = inf,
+    loss: Tensor | None = None,
 ) -> Tensor:
-    """Update parameters, moments and count in place, unless the norm of the gradients is not finite.
+    """Update parameters, moments and count in place, unless the loss or the norm of the gradients is not finite.
 
     Args:
         parameters, means, squares: of equal shapes, float32, contiguous, on one device.
@@ -53,6 +55,7 @@ def adam_(
         lr: the learning rate, a number or 0-d float32 on the parameters' device, where a CUDA graph reads it anew.
         weight_decay: the share of each weight taken off, times lr; it does not pass through the moments.
         max_norm: gradients whose norm is larger are scaled down to it.
+        loss: 0-d float64; None for one that is finite.
 
     Returns:
         The norm of all gradients before they are scaled, 0-d float32. In C++ squares are summed in float32 over runs of
@@ -68,7 +71,7 @@ def adam_(
     torch.autograd.graph.increment_version(parameters)  # whoever saved one for a backward pass is to notice
     if count.device.type == "cpu" and HAS_LIBRARY:
         norm: Tensor = torch.ops.vae_fast.adam_(
-            parameters, means, squares, count, gradients, lr, BETA1, BETA2, EPSILON, weight_decay, max_norm
+            parameters, means, squares, count, gradients, lr, BETA1, BETA2, EPSILON, weight_decay, max_norm, loss
         )
         return norm
     gradients = [g.contiguous() for g in gradients]
@@ -76,7 +79,8 @@ def adam_(
     norm = get_total_norm(gradients)
     if max_norm < inf:
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1))
-    skip = (~norm.isfinite()).float()
+    taken = norm.isfinite() if loss is None else norm.isfinite() & loss.isfinite()
+    skip = (~taken).float()
     count += 1 - skip
     torch._fused_adamw_(
         parameters,

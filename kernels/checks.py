@@ -121,3 +121,11 @@ def beta(value: float | Tensor, logits: Tensor) -> None:
         on_device("beta", value, logits.device)
     elif not isinstance(value, _NUMBERS):
         raise TypeError(f"beta: expected a float or a tensor, got {type(value).__name__}")
+
+
+def weight(name: str, value: Tensor, like: Tensor, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """A factor of a gradient: float32, or float64, of one of the shapes, on the device of `like`."""
+    floating(name, value)
+    if value.shape not in shapes:
+        raise ValueError(f"{name}: expected shape {' or '.join(str(list(s)) for s in shapes)}, got {list(value.shape)}")
+    on_device(name, value, like.device)

@@ -25,6 +25,8 @@ ARGUMENTS = {
     "sample_posterior": ("stats",),
     "elbo_loss": ("logits", "mu", "logvar", "target", "log_scale"),
     "nll": ("logits", "target", "log_scale"),
+    "nll_with_gradient": ("logits", "target"),
+    "sample_posterior_gradient": ("stats", "grad_z"),
 }
 # By Triton and C++: the dtypes of floating arguments, and of some others.
 TAKEN = (torch.float32, torch.float16, torch.bfloat16)
@@ -44,7 +46,7 @@ def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
     reason = _elsewhere(wanted, first.is_cpu, first.is_cuda)
     if reason is not None:
         reason += f", and {ARGUMENTS[function][0]} is on {first.device}"
-    reason = reason or _missing(wanted) or _refused(function, tensors)
+    reason = reason or missing(wanted) or _refused(function, tensors)
     if reason is None:
         return wanted
     if impl == "auto":
@@ -55,7 +57,7 @@ def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
 def preferred(device: torch.device) -> str:
     """What impl="auto" takes on a device, and why, for people to read."""
     impl = _made_for(device.type == "cuda")
-    reason = _elsewhere(impl, device.type == "cpu", device.type == "cuda") or _missing(impl)
+    reason = _elsewhere(impl, device.type == "cpu", device.type == "cuda") or missing(impl)
     if reason is not None:
         return f"reference: {reason}"
     dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in TAKEN)
@@ -75,7 +77,7 @@ def _elsewhere(impl: str, is_cpu: bool, is_cuda: bool) -> str | None:
     return None if is_cuda else "it runs on a GPU"
 
 
-def _missing(impl: str) -> str | None:
+def missing(impl: str) -> str | None:
     """What an implementation lacks on this machine, whatever the arguments, or None."""
     if impl == "cpp":
         return None if HAS_LIBRARY else LIBRARY_STATUS

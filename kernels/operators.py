@@ -36,8 +36,10 @@ for _schema in (
     " -> (Tensor, Tensor, Tensor, Tensor)",
     f"sample_posterior(Tensor stats, {_NOISE}) -> (Tensor, Tensor)",
     f"sample_posterior_backward(Tensor? grad_z, Tensor? grad_kl, Tensor stats, {_NOISE}) -> Tensor",
+    f"sample_posterior_gradient(Tensor grad_z, Tensor kl_weight, Tensor stats, {_NOISE}) -> Tensor",
     f"nll({_PIXELS}, Tensor? log_scale, str likelihood) -> Tensor",
     f"nll_backward(Tensor grad_nll, {_PIXELS}, Tensor? log_scale, str likelihood) -> (Tensor, Tensor)",
+    f"nll_with_gradient({_PIXELS}, Tensor weight) -> (Tensor, Tensor)",
 ):
     torch.library.define(f"vae_fast::{_schema.partition('(')[0]}", _schema[_schema.index("(") :])
 
@@ -106,6 +108,11 @@ def _sample_posterior_backward_fake(
     return stats.new_empty(stats.shape)
 
 
+@torch.library.register_fake("vae_fast::sample_posterior_gradient")
+def _sample_posterior_gradient_fake(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, *noise: Any) -> Tensor:
+    return stats.new_empty(stats.shape)
+
+
 @torch.library.register_fake("vae_fast::nll")
 def _nll_fake(logits: Tensor, *others: Any) -> Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.float32)
@@ -117,6 +124,11 @@ def _nll_backward_fake(
 ) -> tuple[Tensor, Tensor]:
     by_scale = logits.new_empty(0) if log_scale is None else log_scale.new_empty(log_scale.shape)
     return logits.new_empty(logits.shape), by_scale
+
+
+@torch.library.register_fake("vae_fast::nll_with_gradient")
+def _nll_with_gradient_fake(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape[0], dtype=torch.float32), logits.new_empty(logits.shape)
 
 
 def _reparameterize_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -196,6 +208,8 @@ for _name, _grad, _save in (
 ):
     torch.library.register_autograd(f"vae_fast::{_name}", _grad, setup_context=_save)
     torch.library.register_autograd(f"vae_fast::{_name}_backward", _no_second_derivative)
+for _name in ("sample_posterior_gradient", "nll_with_gradient"):
+    torch.library.register_autograd(f"vae_fast::{_name}", _no_second_derivative)
 
 
 def _random_bits_triton(*arguments: Any) -> Tensor:
@@ -236,6 +250,16 @@ def _sample_posterior_backward_triton(
     return grad_stats
 
 
+def _sample_posterior_gradient_triton(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, *noise: *Noise) -> Tensor:
+    from .triton.reparameterize import reparameterize_bwd_triton
+
+    grad_stats = stats.new_empty(stats.shape)
+    mu, logvar = _halves(stats)
+    by_dimension = 0, kl_weight.stride(0) if kl_weight.dim() else 0
+    reparameterize_bwd_triton(grad_z, kl_weight, mu, logvar, *noise, _halves(grad_stats), by_dimension)
+    return grad_stats
+
+
 def _halves(stats: Tensor) -> tuple[Tensor, Tensor]:
     latent = stats.shape[1] // 2
     return stats[:, :latent], stats[:, latent:]
@@ -266,6 +290,12 @@ def _nll_backward_triton(grad_nll: Tensor, logits: Tensor, target: Tensor, *othe
     return by_logits, by_scale
 
 
+def _nll_with_gradient_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from .triton.nll_with_gradient import nll_with_gradient_triton
+
+    return nll_with_gradient_triton(*arguments)
+
+
 def _on_its_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device, which need not be the one where the arguments are."""
 
@@ -285,7 +315,9 @@ for _name, _kernel in (
     ("elbo_backward", _elbo_backward_triton),
     ("sample_posterior", _sample_posterior_triton),
     ("sample_posterior_backward", _sample_posterior_backward_triton),
+    ("sample_posterior_gradient", _sample_posterior_gradient_triton),
     ("nll", _nll_triton),
     ("nll_backward", _nll_backward_triton),
+    ("nll_with_gradient", _nll_with_gradient_triton),
 ):
     torch.library.impl(f"vae_fast::{_name}", "CPU" if INTERPRETED else "CUDA", _on_its_device(_kernel))

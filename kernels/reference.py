@@ -6,7 +6,7 @@ inf, NaN goes in and comes out, and whoever trains decides what to do with such 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,27 @@ def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | Non
         pixels = pixels / LEVELS
     scale = () if log_scale is None else (log_scale.to(dtype),)
     return LIKELIHOODS[likelihood](logits, pixels, *scale).sum(1)
+
+
+def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, bits: Tensor) -> Tensor:
+    """The gradient by `stats` [B, 2 Z] of a loss that has grad_z [B, Z] by z and kl_weight, [] or [Z], by each kl_bj.
+
+    dmu = dz + w mu and dlogvar = (dz exp(logvar / 2) eps + w (e^logvar - 1)) / 2.
+    """
+    dtype = compute_dtype(stats, grad_z, kl_weight)
+    mu, logvar = stats.to(dtype).chunk(2, dim=1)
+    eps, grad_z, weight = philox.normals(bits)[:, : mu.shape[1]].to(dtype), grad_z.to(dtype), kl_weight.to(dtype)
+    by_logvar = 0.5 * (grad_z * (0.5 * logvar).exp() * eps + weight * (logvar.exp() - 1))
+    return torch.cat((grad_z + weight * mu, by_logvar), dim=1).to(stats.dtype)
+
+
+def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their shape and dtype."""
+    with torch.enable_grad():
+        leaf = logits.detach().to(compute_dtype(logits, target)).requires_grad_()
+        value = nll(leaf, target, "bernoulli", None)
+        (gradient,) = torch.autograd.grad(value, leaf, weight.to(value.dtype).expand(value.shape))
+    return value.detach(), gradient.to(logits.dtype)
 
 
 def elbo(
@@ -125,3 +146,63 @@ LIKELIHOODS: dict[str, Callable[..., Tensor]] = {
     "discretized_logistic": discretized_logistic,
 }
 SCALED = ("gaussian", "discretized_logistic")
+
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
+GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0, 0.5, 2000  # of the loss's scale: torch.amp.GradScaler's
+
+
+def finish_step_(
+    parameters: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    copies: Sequence[Tensor] | None,
+    count: Tensor,
+    gradients: Sequence[Tensor],
+    terms: tuple[Tensor, Tensor, Tensor | None],
+    rates: tuple[Tensor, Tensor],
+    record: tuple[Tensor, Tensor, Tensor],
+    scale: tuple[Tensor, Tensor] | None,
+    *,
+    weight_decay: float,
+    max_norm: float,
+    images: int,
+) -> None:
+    """What ends a training step, in place and in the parameters' dtype; `finish_step.py` says what each argument is.
+
+    The gradients, divided by the loss's scale, are clipped to max_norm (Pascanu et al., On the Difficulty of Training
+    Recurrent Neural Networks, 2013) and go to Adam (Kingma and Ba, Adam, 2014, algorithm 1) with decoupled decay
+    (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017). Unless the loss and their norm are finite
+    nothing but the counters changes, and the step is entered as skipped.
+    """
+    (nll, kl, penalty), (lr, beta), (step, sums, ring) = terms, rates, record
+    inverse = 1.0 if scale is None else 1 / scale[0].to(parameters[0].dtype)
+    gradients = [g.to(p.dtype) * inverse for g, p in zip(gradients, parameters, strict=True)]
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    of_nll, of_kl = nll.double().sum(), kl.double().sum()
+    loss = of_nll + beta.double() * (of_kl if penalty is None else images * penalty.double())
+    finite = bool(norm.isfinite() & loss.isfinite())
+    if finite:
+        count += 1
+        for p, m, v, g in zip(parameters, means, squares, gradients, strict=True):
+            g = g * (max_norm / (norm + 1e-6)).clamp(max=1)
+            p.mul_(1 - lr * weight_decay)
+            m.mul_(BETA1).add_((1 - BETA1) * g)
+            v.mul_(BETA2).add_((1 - BETA2) * g * g)
+            corrected = m / (1 - BETA1**count), v / (1 - BETA2**count)
+            p.sub_(lr * corrected[0] / (corrected[1].sqrt() + EPSILON))
+        if copies is not None:
+            for copy, parameter in zip(copies, parameters, strict=True):
+                copy.copy_(parameter)
+    entry = (loss, of_nll, of_kl, images, 0) if finite else (0, 0, 0, 0, 1)
+    ring[step % len(ring)] = torch.tensor(entry, dtype=ring.dtype)
+    sums += ring[step % len(ring)]
+    step += 1
+    if scale is not None:
+        factor, growth = scale
+        growth.copy_(growth + 1 if finite else torch.zeros_like(growth))
+        if not finite:
+            factor *= BACKOFF
+        elif growth == GROWTH_INTERVAL:
+            factor *= GROWTH if (factor * GROWTH).isfinite() else 1.0
+            growth.zero_()

@@ -9,6 +9,7 @@ torchrun any other SIGNAL, unless torchrun has started it anew.
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
+import vae_fast.steps
 from vae_fast import engine, objective, train
 from vae_fast.distributed import ALONE, World, join
 from vae_fast.evaluation import Evaluation
-from vae_fast.kernels import library, sample_posterior
+from vae_fast.kernels import AdamState, finish_step_, library, sample_posterior
 from vae_fast.plan import make_plan
 
 BATCH, STEPS_PER_EPOCH = 33, 50  # a batch that does not divide
@@ -55,9 +57,12 @@ def steps(world: World, name: str) -> dict[str, Any]:
         return sample_posterior(stats, *args, **kwargs)
 
     e.model.encoder.register_forward_pre_hook(lambda module, inputs: seen["images"].append(inputs[0]))
-    e.optimizer.register_step_pre_hook(
-        lambda *args: seen["gradients"].append(torch.cat([p.grad.flatten() for p in e.model.parameters()]))
-    )
+
+    def finish(adam: AdamState, gradients: Sequence[Tensor], *args: Any, **kwargs: Any) -> None:
+        seen["gradients"].append(torch.cat([g.float().flatten() for g in gradients]))
+        finish_step_(adam, gradients, *args, **kwargs)
+
+    vae_fast.steps.finish_step_ = finish
     objective.sample_posterior = draw
     for step in range(count):
         if step % STEPS_PER_EPOCH == 0:
@@ -67,7 +72,7 @@ def steps(world: World, name: str) -> dict[str, Any]:
                 order[1, -1] = 40  # one process alone has it
             e.begin_epoch(order)
         e.advance(1)
-    objective.sample_posterior = sample_posterior
+    objective.sample_posterior, vae_fast.steps.finish_step_ = sample_posterior, finish_step_
     return {
         **{key: torch.stack(values) for key, values in seen.items() if values},
         "parameters": torch.cat([p.detach().flatten() for p in e.model.parameters()]),

@@ -1,71 +1,80 @@
-"""Adam and AdamW as an optimizer of PyTorch's kind: the state that `vae_fast.kernels.adam_` works on."""
+"""Adam's state for `vae_fast.kernels.finish_step_`: moments, low-precision copies of the weights, and all of it by name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vae_fast.kernels import adam_
+from vae_fast.kernels import AdamState, Flat, flat_like
 
 
-class Adam(torch.optim.Optimizer):
-    """Adam, or with weight_decay AdamW; a step whose gradients are not finite changes nothing.
-
-    Every parameter must have a gradient at each step.
+class Adam:
+    """Adam, or with weight_decay AdamW.
 
     Args:
         parameters: (name, parameter) pairs, float32, on one device.
-        lr: the learning rate; each step reads param_groups[0]["lr"], a number or 0-d float32.
         weight_decay: the share of each weight taken off, times lr, at every step.
         clip: the largest norm of all gradients together; larger ones are scaled down to it.
+        copies: the parameters again, in a dtype of fewer bits: what the products read.
+        flat: move parameters, copies and moments into one tensor each, as Triton's kernel wants them.
 
     Attributes:
-        means, squares: the parameters' moments, in their order; count: of the steps taken, 0-d.
-        norm: of the latest step's gradients, before clipping, 0-d.
+        state: what `finish_step_` works on; settings: those of its keyword arguments that are Adam's.
     """
-
-    _step_supports_amp_scaling = True  # so that GradScaler leaves skipping to the device
 
     def __init__(
         self,
         parameters: Iterable[tuple[str, nn.Parameter]],
-        lr: float,
         weight_decay: float = 0.0,
         clip: float | None = None,
+        copies: Sequence[nn.Parameter] | None = None,
+        flat: bool = False,
     ) -> None:
         named = dict(parameters)
-        super().__init__(named.values(), {"lr": lr})
-        self._names = list(named)
-        self._parameters: list[Tensor] = list(named.values())
-        self._settings = {"weight_decay": weight_decay, "max_norm": inf if clip is None else clip}
-        self.means = [torch.zeros_like(p) for p in self._parameters]
-        self.squares = [torch.zeros_like(p) for p in self._parameters]
-        self.count = torch.zeros((), device=self._parameters[0].device)
-        self.norm = torch.zeros_like(self.count)  # of the latest step's gradients, before clipping
+        self._names, masters = list(named), list(named.values())
+        self.settings: dict[str, Any] = {"weight_decay": weight_decay, "max_norm": inf if clip is None else clip}
+        self.state = AdamState(
+            _held(masters, flat),
+            _zeros(masters, flat),
+            _zeros(masters, flat),
+            None if copies is None else _held(copies, flat),
+            torch.zeros((), device=masters[0].device),
+        )
+        self.copy_weights()
 
-    def step(self, closure: Any = None) -> Any:
-        """Update every parameter in place; no closure is called, so no loss is returned.
-
-        RuntimeError if a GradScaler's `unscale_` was left out.
-        """
-        if getattr(self, "grad_scale", None) is not None:
-            raise RuntimeError("call scaler.unscale_(optimizer) before scaler.step(optimizer)")
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        lr = self.param_groups[0]["lr"]
-        self.norm = adam_(self._parameters, self.means, self.squares, self.count, gradients, lr=lr, **self._settings)
+    @torch.no_grad()
+    def copy_weights(self) -> None:
+        """Bring the copies up to weights that were set from outside."""
+        if self.state.copies is not None:
+            torch._foreach_copy_(self.state.copies.views, self.state.parameters.views)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by name: the count, and every parameter's two moments."""
         moments = {
             f"{name}.{key}": tensor
-            for key, tensors in (("exp_avg", self.means), ("exp_avg_sq", self.squares))
-            for name, tensor in zip(self._names, tensors, strict=True)
+            for key, of in (("exp_avg", self.state.means), ("exp_avg_sq", self.state.squares))
+            for name, tensor in zip(self._names, of.views, strict=True)
         }
-        return {"step": self.count, **moments}
+        return {"step": self.state.count, **moments}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` gave; KeyError or RuntimeError where names or shapes differ."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
+
+
+def _zeros(like: Sequence[Tensor], flat: bool) -> Flat:
+    return flat_like(like, torch.float32) if flat else Flat(None, [torch.zeros_like(t) for t in like])
+
+
+def _held(parameters: Sequence[nn.Parameter], flat: bool) -> Flat:
+    """The parameters' own memory, flat if it is to be."""
+    if not flat:
+        return Flat(None, [p.detach() for p in parameters])
+    held = flat_like(parameters, parameters[0].dtype)
+    for parameter, view in zip(parameters, held.views, strict=True):
+        view.copy_(parameter.detach())
+        parameter.data = view
+    return held

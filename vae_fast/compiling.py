@@ -7,6 +7,7 @@ from types import FunctionType, MethodType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from vae_fast.errors import RunError, first_line
 
@@ -29,8 +30,27 @@ def keep_compiled_code() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
+def compiled_with_backward(function: Callable[..., R]) -> Callable[..., R]:
+    """A function of tensors that runs its own backward passes, compiled whole; shapes and all else are constants.
+
+    torch.compile follows no call of autograd. So the first call of the function writes down the operators that it runs,
+    backward ones too, and these are compiled as one: a backward pass shares what the forward pass holds, and nothing
+    lies between them. Its results have no gradients.
+    """
+    keep_compiled_code()
+    kept: list[Callable[..., R]] = []
+
+    def call(*args: Any) -> R:
+        if not kept:
+            kept.append(compiled(_operators_of(function, args)))
+        with torch.no_grad():
+            return kept[0](*args)
+
+    return call
+
+
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, or a bound method, compiled whole; its shapes are constants."""
+    """`function` by torch.compile, whole; its shapes are constants."""
     keep_compiled_code()
     from torch._inductor import config  # slow to import, and only compiled runs need it
 
@@ -40,8 +60,33 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return torch.compile(_of_its_own(function), fullgraph=True, dynamic=False, options=options)
 
 
+def _operators_of(function: Callable[..., R], args: tuple[Any, ...]) -> torch.fx.GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(lambda *given: function(*given))(*args)  # of a bound method it would count `self` too
+    if any(isinstance(arg, Tensor) and arg.is_cuda for arg in args):
+        _fold_activations(graph)
+    return graph
+
+
+def _fold_activations(module: torch.fx.GraphModule) -> None:
+    """Let a product that adds a bias take the ReLU that follows it too: cuBLASLt does both as it writes the result."""
+    aten = torch.ops.aten
+    for relu in module.graph.find_nodes(op="call_function", target=aten.relu.default):
+        product = relu.args[0]
+        if product.target is aten.addmm.default and len(product.users) == 1:
+            with module.graph.inserting_before(relu):
+                folded = module.graph.call_function(aten._addmm_activation.default, product.args)
+            relu.replace_all_uses_with(folded)
+            module.graph.erase_node(relu)
+            module.graph.erase_node(product)
+    module.recompile()
+
+
 def _of_its_own(function: Callable[P, R]) -> Callable[P, R]:
     """The same function with code of its own: Dynamo counts compilations by code, and refuses the ninth."""
+    if isinstance(function, torch.fx.GraphModule):
+        return function  # whose code was written for it
     plain: Any = getattr(function, "__func__", function)
     code = plain.__code__.replace()
     twin = FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)

@@ -59,6 +59,11 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is nobody to send anything to."""
+        return self._devices is None
+
     def share(self, count: int) -> slice:
         """What this process takes of `count` things: contiguous, in the processes' order, sizes at most 1 apart."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
@@ -123,33 +128,29 @@ class World:
             with _contact():
                 dist.all_reduce(tensor, group=self._devices)
 
-    def mean(self, mean: Tensor, weight: float) -> Tensor:
-        """The batch's mean, from that of this process's share, whose part of the batch is `weight`.
-
-        Differentiated it is the mean of the share, so that gradients summed with these weights are the batch's.
-        """
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, of a tensor that all have; what a compiled function may hold."""
         if self._devices is None:
-            return mean
-        total = mean.detach() * weight
-        self.sum_(total)
-        return mean + (total - mean.detach())
+            return tensor
+        from torch.distributed._functional_collectives import all_reduce, wait_tensor
 
-    def summed(self, gradients: tuple[Tensor, ...], terms: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The sums over the processes of gradients, float32, and a step's terms, float64 [T], in one all-reduce.
+        return wait_tensor(all_reduce(tensor, "sum", self._devices))
 
-        Each process has its own places for its terms, as two float32 of 24 bits; they are summed in float64.
+    def summed(self, gradients: Sequence[Tensor], terms: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """In one all-reduce the sums over the processes of gradients, in float32, and each one's terms, float64 [T].
+
+        The terms come back as float32 [R, T], whose sums over R in float64 are those over the processes: each has its
+        own places, two float32 of 24 bits.
         """
-        if self._devices is None:
-            return gradients, terms
         high = terms.float()
         places = high.new_zeros(self.size, 2, len(terms))
         places[self.rank] = torch.stack((high, (terms - high).float()))
         parts = [*gradients, places]
-        flat = torch.cat([part.reshape(-1) for part in parts])
+        flat = torch.cat([part.reshape(-1).float() for part in parts])
         self.sum_(flat)
         sizes = [part.numel() for part in parts]
         *sums, places = (new.view(part.shape) for new, part in zip(flat.split(sizes), parts, strict=True))
-        return tuple(sums), places.double().sum((0, 1))
+        return tuple(sums), places.flatten(0, 1)
 
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the first one's values, in place."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from vae_fast import graphs
-from vae_fast.adam import Adam
 from vae_fast.compiling import compile_errors
 from vae_fast.config import Config
 from vae_fast.distributed import ALONE, World
@@ -66,8 +65,7 @@ class Engine:
         self.recent_loss: float | None = None  # as far as the host has heard
         device = plan.torch_device
         self.ledger = Ledger(device)
-        self._step = torch.zeros((), dtype=torch.int64, device=device)
-        self._seed = torch.full((), config.seed, dtype=torch.int64, device=device)
+        seed = torch.full((), config.seed, dtype=torch.int64, device=device)
         self._world, self._share = world, world.share(config.batch_size)
         batch = self._share.stop - self._share.start
         self._images: Tensor | None = None
@@ -78,9 +76,9 @@ class Engine:
             most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs else 1)
             self._slots = torch.zeros(most, batch, images.shape[1], dtype=images.dtype, device=device)
         self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
-        self.optimizer = Adam(model.named_parameters(), config.lr, config.weight_decay, config.clip)
         step = FusedStep if plan.step == "fused" else AutogradStep
-        self._train = step(model, config, plan, self.optimizer, self._seed, self._step, world, mark)
+        self._train = step(model, config, plan, self._schedule, seed, self.ledger, world, mark)
+        self.optimizer = self._train.optimizer
         self._capture = capture
         self._graphs: dict[int, graphs.Graph] = {}  # by the number of their steps
         self.graphs_failed: str | None = None  # why there are none although the plan wanted them
@@ -102,12 +100,11 @@ class Engine:
         RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
         """
         self._world.spread(list(self.model.parameters()))
-        scaler = self._train.scaler_state()
-        with graphs.preserved(self._state()), compile_errors():
+        self.optimizer.copy_weights()
+        with graphs.preserved(self._train.changed()), compile_errors():
             self._program(1)
         if self.plan.cuda_graphs:
             self._record()
-        self._train.load_scaler_state(scaler)
 
     def begin_epoch(self, order: Tensor) -> None:
         """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
@@ -163,7 +160,7 @@ class Engine:
             "step": self.step_number,
             "sums": self.ledger.sums.tolist(),
             "skips_in_a_row": self.ledger.recent(self.step_number).skips_in_a_row if self.step_number else 0,
-            "scaler": self._train.scaler_state(),
+            "scaler": self._train.scale.state(),
         }
         return self.model.state_dict(), self.optimizer.tensors(), counters
 
@@ -171,19 +168,18 @@ class Engine:
         """Go on from what `state` gave."""
         self.model.load_state_dict(parameters)
         self.optimizer.load_tensors(optimizer)
+        self.optimizer.copy_weights()
         self.step_number = counters["step"]
-        self._step.fill_(self.step_number)
         self.ledger.load(self.step_number, counters["sums"], counters["skips_in_a_row"])
-        self._train.load_scaler_state(counters["scaler"])
+        self._train.scale.load(counters["scaler"])
 
     def _record(self) -> None:
         try:
-            with graphs.preserved(self._state()):
+            with graphs.preserved(self._train.changed()):
                 self._graphs = self._recorded()
         except ContactLost:
             raise
         except RuntimeError as error:
-            self._train.break_off()
             cause = first_line(error)
             if self.config.cuda_graphs == "on":
                 raise RunError(f"--cuda-graphs on: recording a step failed: {cause}") from error
@@ -201,25 +197,10 @@ class Engine:
             return {1: one}
         return {1: one, together: self._world.together(self._capture, partial(self._program, together))}
 
-    def _state(self) -> list[Tensor]:
-        """All that a step changes, but for the scaler."""
-        return [
-            *self.model.parameters(),
-            *self.optimizer.tensors().values(),
-            self._step,
-            self.ledger.sums,
-            self.ledger.ring,
-        ]
-
     def _program(self, count: int) -> None:
         """`count` steps. What it reads and writes are static tensors; no Python value of it changes between steps."""
         for slot in range(count):
-            position = (self._step % self.steps_per_epoch).view(1)
-            rate, beta = self._schedule.index_select(0, position).view(2).unbind()
             if self._images is None:
-                terms = self._train(self._slots[slot], None, rate, beta)
+                self._train(self._slots[slot], None)
             else:
-                rows = self._order.index_select(0, position).view(-1)  # [B]
-                terms = self._train(self._images, rows, rate, beta)
-            self.ledger.add(self._step, terms)
-            self._step += 1
+                self._train(self._images, self._order)

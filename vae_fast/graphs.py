@@ -7,7 +7,6 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 import gc
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -19,8 +18,8 @@ Program = Callable[[], None]
 
 WARM_UP_RUNS = 3  # cuBLAS, Triton and the allocator have settled by then
 TIMED_REPLAYS = 50
-LAUNCH_SECONDS = 10e-6  # of the host's, for one: 5 to 10 us are what others report
-MOST_STEPS = 32
+GRAPH_SECONDS = 0.75e-3  # of work in one graph: a launch takes the host 5 to 10 us, as others report, and leaves a gap
+MOST_STEPS = 64
 
 
 class Graph(Protocol):
@@ -44,7 +43,7 @@ def capture(program: Program) -> Graph:
     torch.cuda.empty_cache()  # nothing is to be freed while recording
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(stream):
-        graph.capture_begin()
+        graph.capture_begin(capture_error_mode="thread_local")  # what another thread does meanwhile is its own matter
         try:
             program()
         except BaseException:
@@ -69,9 +68,9 @@ def preserved(state: Sequence[Tensor]) -> Iterator[None]:
 
 
 def steps_worth_a_graph(graph: Graph) -> int:
-    """How many steps to record together, from the time that replays of one step take. Waits for the device.
+    """How many steps to record together, so that they take GRAPH_SECONDS, by the time that replays of one step take.
 
-    So many that a launch by the host hides behind ten times its own time of work.
+    Waits for the device.
     """
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     graph.replay()
@@ -81,4 +80,4 @@ def steps_worth_a_graph(graph: Graph) -> int:
     end.record()
     end.synchronize()
     seconds: float = start.elapsed_time(end) / 1e3 / TIMED_REPLAYS
-    return min(MOST_STEPS, max(1, math.ceil(10 * LAUNCH_SECONDS / seconds)))
+    return min(MOST_STEPS, max(1, round(GRAPH_SECONDS / seconds)))

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vae_fast.kernels import Record
+
+COLUMNS = 5
 LATEST = 256  # steps whose terms are kept one by one
 
 
@@ -20,18 +23,15 @@ class Recent(NamedTuple):
 
 
 class Ledger:
-    """Sums over the epoch, and a ring buffer of the latest steps."""
+    """The number of steps attempted, sums over the epoch, and a ring buffer of the latest steps."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
-        self.ring = torch.zeros(LATEST, 5, dtype=torch.float64, device=device)
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.sums = torch.zeros(COLUMNS, dtype=torch.float64, device=device)
+        self.ring = torch.zeros(LATEST, COLUMNS, dtype=torch.float64, device=device)
+        self.record = Record(self.step, self.sums, self.ring)  # what a step writes to
         self._copy = HostCopy(self.ring)
         self._copied_step = 0
-
-    def add(self, step: Tensor, terms: Tensor) -> None:
-        """Enter a step: its number, int64 0-d, and its terms."""
-        self.sums += terms
-        self.ring.index_copy_(0, (step % LATEST).view(1), terms.view(1, 5))
 
     def request(self, step_number: int) -> None:
         """Have the ring copied to the host, as it is after `step_number` steps, unless a copy is under way."""
@@ -48,7 +48,7 @@ class Ledger:
         return _recent(self.ring.cpu(), step_number)
 
     def latest(self, step_number: int, count: int) -> Tensor:
-        """The terms of the `count` steps before `step_number`, float64 [count, 5]; at most LATEST. Waits."""
+        """The terms of the `count` steps before `step_number`, float64 [count, COLUMNS]; at most LATEST. Waits."""
         return self.ring.cpu()[(torch.arange(-count, 0) + step_number) % LATEST]
 
     def finish_epoch(self) -> dict[str, float | int | None]:
@@ -60,6 +60,7 @@ class Ledger:
 
     def load(self, step_number: int, sums: list[float], skips_in_a_row: int) -> None:
         """Go on after `step_number` steps."""
+        self.step.fill_(step_number)
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
         ring = torch.zeros(self.ring.shape, dtype=torch.float64)
         ring[(step_number - 1 - torch.arange(min(skips_in_a_row, LATEST))) % LATEST, 4] = 1

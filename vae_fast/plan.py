@@ -15,7 +15,7 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import library, mlp_refuses, products, set_flush_denormal
+from vae_fast.kernels import choice, library, mlp_refuses, products, set_flush_denormal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,7 +30,7 @@ class Plan:
     step: str
     """how a step is computed: autograd, or fused: forward, backward and Adam of the MLP as one C++ operator on a CPU"""
     optimizer: str
-    """what computes Adam: the fused step itself, cpp (an operator of ours) or torch (PyTorch's fused kernel)"""
+    """what computes Adam: the fused step itself, triton or cpp (operators of ours), or torch (PyTorch's fused kernel)"""
     compile: bool
     cuda_graphs: bool
     steps_per_graph: int
@@ -92,9 +92,7 @@ def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> 
         hindrance = _no_fused_step(config, plan.torch_device, plan.precision, processes)
         if hindrance is not None:
             raise RunError(f"config.toml: the run began with the fused step, which cannot be had: {hindrance}")
-    if plan.optimizer == "cpp" and not library.load():
-        plan = replace(plan, optimizer="torch")
-    return plan
+    return replace(plan, optimizer=_optimizer(plan.step, plan.torch_device)[0])
 
 
 def auto_precision(device: torch.device) -> tuple[str, str]:
@@ -113,10 +111,12 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
     """What a run asks of the whole process, and gives back: its GPU, deterministic algorithms, what denormals are."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     flushed = _are_denormals_flushed()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing is read before it was written
     if plan.flush_denormals:
         _flush_denormals(True)
     try:
@@ -124,6 +124,7 @@ def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
         if plan.flush_denormals:
             _flush_denormals(flushed)
 
@@ -253,7 +254,10 @@ def _optimizer(step: str, device: torch.device) -> tuple[str, str]:
         return "fused", "part of the step"
     if device.type == "cpu" and library.load():
         return "cpp", "norm, clipping and update in two passes"
-    return "torch", "its fused kernel" if device.type != "cpu" else library.status()
+    if device.type == "cpu":
+        return "torch", library.status()
+    hindrance = choice.missing("triton")
+    return ("triton", "two launches for all parameters") if hindrance is None else ("torch", hindrance)
 
 
 def _cuda_graphs(wish: str, device: torch.device) -> tuple[bool, str]:

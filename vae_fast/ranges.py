@@ -4,7 +4,7 @@ A range is put around a function once, when the run is built, and not around eac
 is `function` itself when ranges are off, so that nothing is left in the hot loop. On, all ranges are of one NVTX
 domain, with names registered beforehand: a push hands over one pointer.
 
-No range is inside what torch.compile compiles, for Dynamo would trace it: "forward" goes around the compiled call. Nor
+No range is inside what is compiled: "gradients" goes around the call that is forward and backward as one. Nor
 does a CUDA graph replay ranges, which are the host's: of recorded steps only "step" is left, one for each launch.
 """
 
@@ -22,6 +22,7 @@ COLOURS = {  # by name, as ARGB: matplotlib's tab10, which the figures in docs/ 
     "step": 0xFF17BECF,
     "forward": 0xFF1F77B4,
     "backward": 0xFFFF7F0E,
+    "gradients": 0xFFE377C2,
     "optimizer": 0xFF2CA02C,
     "evaluation": 0xFF9467BD,
     "checkpoint": 0xFFD62728,

@@ -1,38 +1,50 @@
 """One training step on a batch, in two implementations that learn the same: by autograd, and as one operator.
 
-Each is called with images [N, D], which of them make the batch (int64 [B], or None for all), the learning rate and
-beta, all on the device. It changes model and optimizer in place and returns the step's terms for the ledger. Nothing
-changes, and the terms say so, where the loss or the gradients' norm is not finite.
+Each is called with images and the epoch's order of them, from which, as from the epoch's schedule, the number of the
+step picks: int64 [steps_per_epoch, B], or None for images [B, D] that are the batch. It changes model, optimizer and
+ledger in place. Nothing but the ledger changes where the loss or the gradients' norm is not finite.
 """
 
-from functools import partial
-from math import inf
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vae_fast.adam import Adam
-from vae_fast.compiling import compiled
+from vae_fast.compiling import compiled_with_backward
 from vae_fast.config import Config
 from vae_fast.distributed import World
-from vae_fast.kernels import adam_, mlp_gradients, mlp_step_, mlp_workspace
+from vae_fast.kernels import Rates, Terms, adam_, enter_, finish_step_, mlp_gradients, mlp_step_, mlp_workspace
+from vae_fast.ledger import COLUMNS, Ledger
+from vae_fast.loss_scale import LossScale
 from vae_fast.model import VAE
-from vae_fast.objective import objective
+from vae_fast.objective import Noise, Pass, backward, forward
 from vae_fast.pixels import bernoulli_sample
 from vae_fast.plan import DTYPES, Plan
 from vae_fast.ranges import Mark, unmarked
 
 
+def place(order: Tensor | None, schedule: Tensor, step: Tensor) -> tuple[Tensor | None, Rates]:
+    """Which images step number `step` sees, int64 [B], and its rates; schedule: [steps_per_epoch, 2], lr and beta."""
+    position = (step % len(schedule)).view(1)
+    rates = Rates(*schedule.index_select(0, position).view(2).unbind())
+    return None if order is None else order.index_select(0, position).view(-1), rates
+
+
 class AutogradStep:
-    """Forward, compiled if the plan says so, autograd's backward, and the optimizer.
+    """Forward and autograd's backward, compiled as one function if the plan says so, and `finish_step_`.
+
+    In mixed precision the network is computed in a twin of the model, whose weights are the model's in the products'
+    dtype: `finish_step_` writes both, so that no step has to cast them.
 
     Args:
         model, config, plan: as the engine's.
-        optimizer: of the model.
-        seed, step: 0-d int64, of the noise; the step's number changes between calls.
+        schedule: float32 [steps_per_epoch, 2], learning rate and beta; its values change between epochs.
+        seed: 0-d int64, of the noise.
+        ledger: of the steps.
         world: the processes whose batches together are the run's.
-        mark: puts the ranges forward, backward and optimizer around what they say.
+        mark: puts the ranges forward and backward, or gradients where they are one, and optimizer around what they say.
     """
 
     def __init__(
@@ -40,77 +52,86 @@ class AutogradStep:
         model: VAE,
         config: Config,
         plan: Plan,
-        optimizer: Adam,
+        schedule: Tensor,
         seed: Tensor,
-        step: Tensor,
+        ledger: Ledger,
         world: World,
         mark: Mark = unmarked,
     ) -> None:
-        self._model, self._config, self._plan = model, config, plan
-        self._optimizer, self._seed, self._step = optimizer, seed, step
-        self._world, share = world, world.share(config.batch_size)
-        self._first_row, self._weight = share.start, (share.stop - share.start) / config.batch_size
-        device = plan.torch_device
-        self._parameters = list(model.parameters())
-        self._none_skipped = torch.zeros((), device=device)
-        self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64, device=device)
-        self._forward = mark("forward", compiled(self._losses) if plan.compile else self._losses)
-        self._backward, self._update = mark("backward", self._gradients), mark("optimizer", self._updated)
-        self.break_off()
+        self._config, self._plan, self._world = config, plan, world
+        self._schedule, self._seed, self._ledger = schedule, seed, ledger
+        self._row_offset = world.share(config.batch_size).start
+        mixed = plan.precision != "fp32"
+        self.network = deepcopy(model).to(DTYPES[plan.precision]) if mixed else model
+        self.optimizer = Adam(
+            model.named_parameters(),
+            config.weight_decay,
+            config.clip,
+            copies=list(self.network.parameters()) if mixed else None,
+            flat=plan.optimizer == "triton",
+        )
+        self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
+        self._forward, self._backward = mark("forward", self._activations), mark("backward", backward)
+        self._learn = mark("gradients", compiled_with_backward(self._gradients)) if plan.compile else self._gradients
+        self._update = mark("optimizer", self._finished)
 
-    def __call__(self, images: Tensor, rows: Tensor | None, rate: Tensor, beta: Tensor) -> Tensor:
-        loss, terms = self._forward(images, rows, beta)
-        gradients, terms = self._world.summed(self._backward(loss), terms)
-        finite = self._update(gradients, rate)
-        return torch.where(finite, terms, self._one_skip)
+    def __call__(self, images: Tensor, order: Tensor | None) -> None:
+        self._update(*self._learn(images, order, self._schedule, self._ledger.step, self._seed, self.scale.factor))
 
-    def break_off(self) -> None:
-        """Begin with a new scaler: one that was left in the middle of a step refuses the next."""
-        self._scaler = torch.amp.GradScaler(self._none_skipped.device.type, enabled=self._plan.precision == "fp16")
-        self._scaler.scale(self._none_skipped)  # which makes its tensors
+    def changed(self) -> list[Tensor]:
+        """All tensors that a step changes."""
+        copies, scale = self.optimizer.state.copies, self.scale.moved
+        return [
+            *self.optimizer.state.parameters.views,
+            *self.optimizer.tensors().values(),
+            *(copies.views if copies is not None else ()),
+            *(scale or ()),
+            *self._ledger.record,
+        ]
 
-    def scaler_state(self) -> dict[str, Any]:
-        """Of the loss's scale under fp16; empty otherwise. Waits."""
-        return self._scaler.state_dict()
-
-    def load_scaler_state(self, state: dict[str, Any]) -> None:
-        self._scaler.load_state_dict(state)
-
-    def _losses(self, images: Tensor, rows: Tensor | None, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, and its terms for the ledger."""
+    def _gradients(
+        self, images: Tensor, order: Tensor | None, schedule: Tensor, step: Tensor, seed: Tensor, scale: Tensor
+    ) -> tuple[Terms, Rates, tuple[Tensor, ...]]:
+        """Of the loss times the scale; what changes between steps are arguments, for torch.compile sees the rest once."""
+        rows, rates = place(order, schedule, step)
         x = images if rows is None else images.index_select(0, rows)  # [B, D]
         if self._config.binarize == "dynamic":
-            x = bernoulli_sample(x, self._seed, self._step, self._first_row)
-        with torch.autocast(x.device.type, DTYPES[self._plan.precision], enabled=self._plan.precision != "fp32"):
-            loss, nll, kl = objective(
-                self._model,
-                x,
-                self._seed,
-                self._step,
-                beta=beta,
-                free_bits=self._config.free_bits,
-                row_offset=self._first_row,
-                batch_mean=partial(self._world.mean, weight=self._weight),
-            )
-        count = loss.new_full((), len(x))
-        terms = (nll.detach().sum(dtype=torch.float64), kl.detach().sum(dtype=torch.float64))
-        return loss, torch.stack((loss.detach() * count, *terms, count, self._none_skipped))
+            x = bernoulli_sample(x, seed, step, self._row_offset)
+        noise = Noise(seed, step, self._row_offset)
+        done = self._forward(x, noise)
+        terms, gradients = self._backward(
+            self.network,
+            x,
+            noise,
+            done,
+            rates,
+            scale,
+            images=self._config.batch_size,
+            free_bits=self._config.free_bits,
+            total=None if self._world.is_alone else self._world.total,
+        )
+        return terms, rates, gradients
 
-    def _gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        """Of the loss, scaled, for each parameter."""
-        # 0 * inf is NaN: a loss that is not finite makes every gradient NaN, so that one test serves for both.
-        start = self._weight + 0 * loss.detach()
-        return torch.autograd.grad(self._scaler.scale(loss), self._parameters, start)
+    def _activations(self, x: Tensor, noise: Noise) -> Pass:
+        dtype = DTYPES[self._plan.precision]
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+            return forward(self.network, x, noise)
 
-    def _updated(self, gradients: tuple[Tensor, ...], rate: Tensor) -> Tensor:
-        """Change the model by gradients of all processes: whether these, and the loss, were finite, 0-d bool."""
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._scaler.unscale_(self._optimizer)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return self._optimizer.norm.isfinite()
+    def _finished(self, terms: Terms, rates: Rates, gradients: tuple[Tensor, ...]) -> None:
+        """Change the model by the gradients of all processes."""
+        if not self._world.is_alone:
+            gradients, parts = self._world.summed(gradients, torch.stack([t.double().sum() for t in terms[:2]]))
+            terms = terms._replace(nll=parts[:, 0].contiguous(), kl=parts[:, 1].contiguous())
+        finish_step_(
+            self.optimizer.state,
+            gradients,
+            terms,
+            rates,
+            self._ledger.record,
+            self.scale.moved,
+            images=self._config.batch_size,
+            **self.optimizer.settings,
+        )
 
 
 class FusedStep:
@@ -124,22 +145,19 @@ class FusedStep:
         model: VAE,
         config: Config,
         plan: Plan,
-        optimizer: Adam,
+        schedule: Tensor,
         seed: Tensor,
-        step: Tensor,
+        ledger: Ledger,
         world: World,
         mark: Mark = unmarked,
     ) -> None:
-        self._seed, self._step, self._world = seed, step, world
+        self._schedule, self._seed, self._ledger, self._world = schedule, seed, ledger, world
         self._binarize = config.binarize == "dynamic"
-        self._parameters: list[Tensor] = list(model.parameters())
-        self._optimizer = optimizer
-        self._terms = torch.zeros(5, dtype=torch.float64)
+        self.optimizer = Adam(model.named_parameters(), config.weight_decay, config.clip)
+        self.scale = LossScale(False, plan.torch_device)
+        self._parameters = self.optimizer.state.parameters.views
+        self._terms = torch.zeros(COLUMNS, dtype=torch.float64)
         self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64)
-        self._decay: dict[str, Any] = {
-            "weight_decay": config.weight_decay,
-            "max_norm": inf if config.clip is None else config.clip,
-        }
         share = world.share(config.batch_size)
         batch = share.stop - share.start
         self._settings: dict[str, Any] = {
@@ -152,26 +170,26 @@ class FusedStep:
         }
         self._gradients = [torch.empty_like(p) for p in self._parameters] if world.size > 1 else []
 
-    def __call__(self, images: Tensor, rows: Tensor | None, rate: Tensor, beta: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, order: Tensor | None) -> None:
+        seed, step = self._seed, self._ledger.step
+        rows, rates = place(order, self._schedule, step)
         if self._binarize:
             x = images if rows is None else images.index_select(0, rows)
-            images, rows = bernoulli_sample(x, self._seed, self._step, self._settings["row_offset"]), None
-        parameters, adam, seed, step = self._parameters, self._optimizer, self._seed, self._step
+            images, rows = bernoulli_sample(x, seed, step, self._settings["row_offset"]), None
+        enter_(self._ledger.record, self._learn(images, rows, seed, step, rates))
+
+    def changed(self) -> list[Tensor]:
+        """All tensors that a step changes."""
+        return [*self._parameters, *self.optimizer.tensors().values(), *self._ledger.record]
+
+    def _learn(self, images: Tensor, rows: Tensor | None, seed: Tensor, step: Tensor, rates: Rates) -> Tensor:
+        """Change the model; the step's terms."""
+        batch, adam, settings = (images, rows, seed, step), self.optimizer.state, self.optimizer.settings
+        state = adam.parameters.views, adam.means.views, adam.squares.views, adam.count
         if self._world.size == 1:
-            means, squares, count, settings = adam.means, adam.squares, adam.count, {**self._settings, **self._decay}
-            mlp_step_(parameters, means, squares, count, images, rows, seed, step, rate, beta, **settings)
+            mlp_step_(*state, *batch, rates.lr, rates.beta, **self._settings, **settings)
             return self._terms
-        mlp_gradients(parameters, self._gradients, images, rows, seed, step, beta, **self._settings)
-        gradients, terms = self._world.summed(tuple(self._gradients), self._terms)
-        norm = adam_(parameters, adam.means, adam.squares, adam.count, gradients, lr=rate, **self._decay)
-        return torch.where(norm.isfinite(), terms, self._one_skip)
-
-    def break_off(self) -> None:
-        """Nothing is kept from step to step."""
-
-    def scaler_state(self) -> dict[str, Any]:
-        """Of no scaler."""
-        return {}
-
-    def load_scaler_state(self, state: dict[str, Any]) -> None:
-        pass
+        mlp_gradients(self._parameters, self._gradients, *batch, rates.beta, **self._settings)
+        gradients, parts = self._world.summed(self._gradients, self._terms)
+        norm = adam_(*state, gradients, lr=rates.lr, **settings)
+        return torch.where(norm.isfinite(), parts.sum(0, dtype=torch.float64), self._one_skip)

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 namespace vae_fast {
@@ -76,11 +77,17 @@ double norm_of(const Chunks& chunks) {
 
 at::Tensor adam_(at::TensorList parameters, at::TensorList means, at::TensorList squares, const at::Tensor& count,
                  at::TensorList gradients, const at::Tensor& lr, double beta1, double beta2, double epsilon,
-                 double weight_decay, double max_norm) {
+                 double weight_decay, double max_norm, const std::optional<at::Tensor>& loss) {
   check_float(lr, "adam_", "lr");
   TORCH_CHECK_VALUE(lr.dim() == 0, "adam_: lr: expected a 0-d tensor, got ", lr.sizes());
+  bool is_finite = true;
+  if (loss) {
+    TORCH_CHECK_TYPE(loss->scalar_type() == at::kDouble, "adam_: loss: expected float64, got ", loss->scalar_type());
+    TORCH_CHECK_VALUE(loss->dim() == 0, "adam_: loss: expected a 0-d tensor, got ", loss->sizes());
+    is_finite = std::isfinite(*loss->const_data_ptr<double>());
+  }
   const AdamSettings settings{*lr.const_data_ptr<float>(), beta1, beta2, epsilon, weight_decay, max_norm};
-  const double norm = adam_update("adam_", parameters, means, squares, count, gradients, settings);
+  const double norm = adam_update("adam_", parameters, means, squares, count, gradients, settings, is_finite);
   return at::scalar_tensor(norm, count.options());
 }
 
@@ -99,12 +106,12 @@ AdamStep adam_step(const AdamSettings& by, double count, double norm) {
 }
 
 double adam_update(const char* op, at::TensorList parameters, at::TensorList means, at::TensorList squares,
-                   const at::Tensor& count, at::TensorList gradients, const AdamSettings& settings) {
+                   const at::Tensor& count, at::TensorList gradients, const AdamSettings& settings, bool is_finite) {
   check_float(count, op, "count");
   TORCH_CHECK_VALUE(count.dim() == 0, op, ": count: expected a 0-d tensor, got ", count.sizes());
   const Chunks chunks(op, parameters, means, squares, gradients);
   const double norm = norm_of(chunks);
-  if (std::isfinite(norm)) {
+  if (is_finite && std::isfinite(norm)) {
     const AdamStep step = adam_step(settings, *count.mutable_data_ptr<float>() += 1, norm);
     chunks.for_each([&](size_t, const Chunk& chunk) { loops().adam(step, chunk); });
   }

@@ -14,9 +14,11 @@ struct AdamSettings {
 // What step number `count` (from 1) does with gradients of this norm.
 AdamStep adam_step(const AdamSettings& settings, double count, double norm);
 
-// The norm of all gradients. Unless it is not finite, parameters, moments and the 0-d float32 count are updated in place.
+// The norm of all gradients. Unless it or the loss is not finite, parameters, moments and the 0-d float32 count are
+// updated in place.
 // Raises TypeError or ValueError, in the name of `op`, for tensors that do not fit.
 double adam_update(const char* op, at::TensorList parameters, at::TensorList means, at::TensorList squares,
-                   const at::Tensor& count, at::TensorList gradients, const AdamSettings& settings);
+                   const at::Tensor& count, at::TensorList gradients, const AdamSettings& settings,
+                   bool is_finite = true);
 
 }  // namespace vae_fast

@@ -26,7 +26,7 @@ ROWS = 32  # whose gradients by the scale one program adds up
 
 
 @triton.jit
-def _pixels(target_ptr, offset, mask):
+def pixels(target_ptr, offset, mask):
     """float32 in [0, 1], from uint8 or floats."""
     x = tl.load(target_ptr + offset, mask, 0)
     if target_ptr.dtype.element_ty == tl.uint8:
@@ -65,7 +65,7 @@ def _elbo_fwd_kernel(
         column = start + tl.arange(0, BLOCK_D)
         mask = column < D
         logit = tl.load(logits_ptr + row * logits_stride + column * logits_column, mask, 0).to(tl.float32)
-        x = _pixels(target_ptr, row * target_stride + column * target_column, mask)
+        x = pixels(target_ptr, row * target_stride + column * target_column, mask)
         scale = tl.zeros_like(logit)
         if log_scale_ptr is not None:
             scale = tl.load(log_scale_ptr + column * log_scale_column, mask, 0).to(tl.float32)
@@ -122,7 +122,7 @@ def _elbo_bwd_kernel(
     for row in tl.range(first, tl.minimum(first + ROWS, B), disable_licm=True):
         grad_nll = tl.load(grad_nll_ptr + row * grad_nll_stride).to(tl.float32)
         logit = tl.load(logits_ptr + row * logits_stride + column * logits_column, mask, 0).to(tl.float32)
-        x = _pixels(target_ptr, row * target_stride + column * target_column, mask)
+        x = pixels(target_ptr, row * target_stride + column * target_column, mask)
         scale = tl.zeros_like(logit)
         if log_scale_ptr is not None:
             scale = tl.load(log_scale_ptr + column * log_scale_column, mask, 0).to(tl.float32)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .math import exp_f, log1p_f, log_f
+from .math import exp_f, log1p_f, log_f, one_minus_exp
 
 
 @triton.jit
@@ -22,17 +22,6 @@ def _sigmoid(x):
 @triton.jit
 def _log_sigmoid(x):
     return tl.where(x < 0.0, x, 0.0) - log1p_f(exp_f(-tl.abs(x)))
-
-
-@triton.jit
-def _one_minus_exp(x):
-    """1 - e^-x for x >= 0, exact to a few ulp: by its series below 0.25, where the difference cancels."""
-    p = -0.0013888889 * x + 0.008333334
-    p = p * -x + 0.041666668
-    p = p * -x + 0.16666667
-    p = p * -x + 0.5
-    p = p * -x + 1.0
-    return tl.where(x < 0.25, p * x, 1.0 - exp_f(-x))
 
 
 @triton.jit
@@ -50,7 +39,7 @@ def continuous_bernoulli(logit, x, s):
     """The Bernoulli's less log(logit / tanh(logit / 2)): near 0 by its series in (logit / 2)^2."""
     near = tl.abs(logit) < 0.5
     size = tl.where(near, 1.0, tl.abs(logit))
-    far = log_f(size) + log1p_f(exp_f(-size)) - log_f(_one_minus_exp(size))
+    far = log_f(size) + log1p_f(exp_f(-size)) - log_f(one_minus_exp(size))
     far = tl.where(size == float("inf"), size, far)  # log_f takes finite values
     square = tl.where(near, 0.25 * logit * logit, 0.0)
     series = square * (0.33333334 - square * (0.07777778 - square * (0.021869488 - square * 0.0067195767)))
@@ -63,7 +52,7 @@ def continuous_bernoulli_gradient(logit, x, s):
     near = tl.abs(logit) < 0.5
     size = tl.where(near, 1.0, tl.abs(logit))
     small = exp_f(-size)
-    far = tl.div_rn(1.0, size) - tl.div_rn(2.0 * small, _one_minus_exp(2.0 * size))  # they nearly cancel
+    far = tl.div_rn(1.0, size) - tl.div_rn(2.0 * small, one_minus_exp(2.0 * size))  # they nearly cancel
     square = tl.where(near, 0.25 * logit * logit, 0.0)
     series = 0.33333334 - square * (0.15555556 - square * (0.065608464 - square * 0.026878307))
     return _sigmoid(logit) - x - tl.where(near, 0.5 * logit * series, tl.where(logit < 0.0, -far, far)), tl.zeros_like(
@@ -94,7 +83,7 @@ def discretized_logistic(logit, x, s):
     width = inverse * 0.003921569
     # ln(1 - e^-w), of a narrow bin by its series: w itself may be too small for log_f
     narrow = -5.5412635 - s - 0.5 * width  # ln(1 / 255)
-    inside = below_upper + above_lower + tl.where(width < 0.000244140625, narrow, log_f(_one_minus_exp(width)))
+    inside = below_upper + above_lower + tl.where(width < 0.000244140625, narrow, log_f(one_minus_exp(width)))
     return -tl.where(x <= 0.0, below_upper, tl.where(x >= 1.0, above_lower, inside))
 
 
@@ -107,7 +96,7 @@ def discretized_logistic_gradient(logit, x, s):
     by_upper = tl.where(x >= 1.0, 0.0, -_sigmoid(-upper))
     by_lower = tl.where(x <= 0.0, 0.0, _sigmoid(lower))
     width = inverse * 0.003921569
-    by_width = width * exp_f(-width) / _one_minus_exp(width)
+    by_width = width * exp_f(-width) / one_minus_exp(width)
     inside = (x > 0.0) & (x < 1.0)
     by_scale = -by_upper * upper - by_lower * lower
     return -(by_upper + by_lower) * inverse, by_scale + tl.where(inside, by_width, 0.0)

@@ -60,7 +60,7 @@ def _reparameterize_fwd_kernel(
 @triton.jit
 def _reparameterize_bwd_kernel(
     grad_z_ptr,  # [B, Z], or None: no noise is drawn
-    grad_kl_ptr,  # [B] float32, or None
+    grad_kl_ptr,  # [B], [Z] or [] float32, by its strides, or None
     mu_ptr,  # [B, Z]; with grad_kl only
     logvar_ptr,  # [B, Z]
     grad_mu_ptr,  # [B, Z]
@@ -74,6 +74,7 @@ def _reparameterize_bwd_kernel(
     grad_z_stride,
     grad_z_column,
     grad_kl_stride,
+    grad_kl_column,
     mu_stride,
     mu_column,
     logvar_stride,
@@ -95,7 +96,7 @@ def _reparameterize_bwd_kernel(
         grad_mu = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
         grad_logvar = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     if grad_kl_ptr is not None:
-        grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride, row < B, 0).to(tl.float32)
+        grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride + column * grad_kl_column, mask, 0).to(tl.float32)
         mu = tl.load(mu_ptr + row * mu_stride + column * mu_column, mask, 0).to(tl.float32)
         grad_mu += grad_kl * mu
         grad_logvar += 0.5 * grad_kl * (exp_f(logvar) - 1.0)
@@ -142,10 +143,12 @@ def reparameterize_bwd_triton(
     row_offset: int,
     stream: int,
     out: tuple[Tensor, Tensor],
+    kl_strides: tuple[int, int] | None = None,
 ) -> None:
     """Write dmu and dlogvar into `out`: [..., Z] each, of one row stride, columns together.
 
-    A gradient of None contributes nothing; mu is needed with grad_kl only.
+    A gradient of None contributes nothing; mu is needed with grad_kl only. grad_kl is [B], or whatever `kl_strides`, of
+    images and of dimensions, make of it.
     """
     rows, columns = _rows(logvar), logvar.shape[-1]
     if rows == 0 or columns == 0:
@@ -168,7 +171,7 @@ def reparameterize_bwd_triton(
         rows,
         columns,
         *strides(grad_rows),
-        0 if grad_kl is None else grad_kl.stride(0),
+        *(kl_strides or (0 if grad_kl is None else grad_kl.stride(0), 0)),
         *strides(mu_rows),
         *strides(logvar_rows),
         out[0].stride(-2) if out[0].dim() > 1 else columns,

@@ -1,0 +1,218 @@
+"""What ends a training step: the test that all is finite, clipping, Adam, low-precision copies, counters, the loss's scale.
+
+On a GPU with Triton it is one operator, two launches however many parameters there are, on tensors that lie flat
+(`flat_like`). Elsewhere `adam_` does the update, and PyTorch's operators the rest.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import operators
+from .adam import Tensors, adam_
+from .reference import BACKOFF, GROWTH, GROWTH_INTERVAL
+
+ALIGNMENT = 1024  # values: what each parameter's place in a flat tensor is a multiple of
+
+torch.library.define(
+    "vae_fast::finish_step_",
+    "(Tensor(a!) parameters, Tensor(b!) means, Tensor(c!) squares, Tensor(d!)? copies, Tensor(e!) count,"
+    " Tensor[] gradients, Tensor nll, Tensor kl, Tensor? penalty, Tensor lr, Tensor beta, Tensor(f!) step,"
+    " Tensor(g!) sums, Tensor(h!) ring, Tensor(i!)? scale, Tensor(j!)? growth, float weight_decay, float? max_norm,"
+    " SymInt images) -> ()",
+)
+
+
+class Flat(NamedTuple):
+    """Tensors as `views` of one, `data`, 1-d, zero between them; None where they lie apart."""
+
+    data: Tensor | None
+    views: list[Tensor]
+
+
+def flat_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Flat:
+    """Zeros of the tensors' shapes, on their device, each from a multiple of ALIGNMENT on."""
+    sizes = [-(-t.numel() // ALIGNMENT) * ALIGNMENT for t in tensors]
+    data = tensors[0].new_zeros(sum(sizes), dtype=dtype)
+    parts = data.split(sizes)
+    return Flat(data, [part[: t.numel()].view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+
+
+class AdamState(NamedTuple):
+    """What Adam works on. The four are alike: parameters and moments float32, copies of the weights in another dtype.
+
+    parameters, means, squares: of equal shapes. copies: the same rounded, or None. count: the steps taken, 0-d float32.
+    """
+
+    parameters: Flat
+    means: Flat
+    squares: Flat
+    copies: Flat | None
+    count: Tensor
+
+
+class Terms(NamedTuple):
+    """A step's losses. nll and kl: float32 [rows], whose sums are those over its images.
+
+    penalty: what beta weighs in place of the mean of kl, 0-d float32, if it is anything else.
+    """
+
+    nll: Tensor
+    kl: Tensor
+    penalty: Tensor | None = None
+
+
+class Rates(NamedTuple):
+    """What the schedules say of a step: learning rate and beta, 0-d float32."""
+
+    lr: Tensor
+    beta: Tensor
+
+
+class Record(NamedTuple):
+    """What is counted, in place. step: attempted so far, 0-d int64.
+
+    sums, ring: float64 [5] and [latest, 5]: loss, nll and kl summed over the images, the number of the images, and
+    whether the step was skipped; of all steps together, and of each of the latest in the place of its number.
+    """
+
+    step: Tensor
+    sums: Tensor
+    ring: Tensor
+
+
+class Scale(NamedTuple):
+    """The loss's scale under float16, 0-d float32, and the steps taken since it last changed, 0-d int32."""
+
+    factor: Tensor
+    growth: Tensor
+
+
+def finish_step_(
+    adam: AdamState,
+    gradients: Tensors,
+    terms: Terms,
+    rates: Rates,
+    record: Record,
+    scale: Scale | None = None,
+    *,
+    weight_decay: float = 0.0,
+    max_norm: float = inf,
+    images: int,
+    impl: str = "auto",
+) -> None:
+    """End a training step: everything that its gradients change, in place and without the host.
+
+    The gradients are divided by the scale, scaled down to a norm of max_norm where theirs is larger, and taken by Adam.
+    Where the loss or their norm is not finite the step is skipped: parameters, moments, copies and count stay, and the
+    step is entered as (0, 0, 0, 0, 1). The scale halves after a skipped step, and doubles after 2,000 taken in a row.
+
+    Args:
+        adam: parameters and moments; for Triton they lie flat, as `flat_like` lays them.
+        gradients: one for each parameter, of its shape, float32, bfloat16 or float16, of the loss times the scale.
+        terms: the losses; rates: of this step; record: the counters; scale: of the loss, None for 1.
+        weight_decay: the share of each weight taken off, times lr; it does not pass through the moments (AdamW).
+        max_norm: the largest norm of all gradients together.
+        images: how many the step has.
+        impl: "triton", "torch" (`adam_` and PyTorch's operators), or "auto": the first for tensors that lie flat.
+
+    Sums are float32 within 1024 values, those of the terms float64; the order is fixed, so that the same arguments give
+    the same bits. Source: reference.py, `finish_step_`.
+    """
+    if impl == "triton" or (impl == "auto" and adam.parameters.data is not None):
+        torch.autograd.graph.increment_version(adam.parameters.views)
+        torch.ops.vae_fast.finish_step_(
+            adam.parameters.data,
+            adam.means.data,
+            adam.squares.data,
+            None if adam.copies is None else adam.copies.data,
+            adam.count,
+            list(gradients),
+            *terms,
+            *rates,
+            *record,
+            *(scale or (None, None)),
+            weight_decay,
+            None if max_norm == inf else max_norm,
+            images,
+        )
+    else:
+        _finish_step(adam, gradients, terms, rates, record, scale, weight_decay, max_norm, images)
+
+
+def _finish_step(
+    adam: AdamState,
+    gradients: Tensors,
+    terms: Terms,
+    rates: Rates,
+    record: Record,
+    scale: Scale | None,
+    weight_decay: float,
+    max_norm: float,
+    images: int,
+) -> None:
+    gradients = [g.float() for g in gradients]
+    if scale is not None:
+        torch._foreach_mul_(gradients, scale.factor.reciprocal())
+    entry, loss = _entry(terms, rates.beta, images)
+    parameters = adam.parameters.views
+    norm = adam_(
+        parameters,
+        adam.means.views,
+        adam.squares.views,
+        adam.count,
+        gradients,
+        lr=rates.lr,
+        weight_decay=weight_decay,
+        max_norm=max_norm,
+        loss=loss,
+    )
+    is_finite = norm.isfinite() & loss.isfinite()
+    if adam.copies is not None:
+        torch._foreach_copy_(adam.copies.views, parameters)
+    enter_(record, torch.cat((entry.where(is_finite, 0), ~is_finite.view(1))))
+    if scale is not None:
+        _rescale(scale, is_finite)
+
+
+def enter_(record: Record, entry: Tensor) -> None:
+    """Enter a step: its terms, float64 [5]."""
+    step, sums, ring = record
+    sums += entry
+    ring.index_copy_(0, (step % len(ring)).view(1), entry.view(1, 5))
+    step += 1
+
+
+def _entry(terms: Terms, beta: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Loss, nll and kl summed over the images, and their number; the first once more alone. float64."""
+    of_nll, of_kl = terms.nll.sum(dtype=torch.float64), terms.kl.sum(dtype=torch.float64)
+    loss = of_nll + beta * (of_kl if terms.penalty is None else images * terms.penalty)
+    count = loss.new_full((), images)
+    return torch.stack((loss, of_nll, of_kl, count)), loss
+
+
+def _rescale(scale: Scale, is_finite: Tensor) -> None:
+    grown = torch.where(is_finite, scale.growth + 1, 0)
+    larger = scale.factor * GROWTH
+    grows = (grown == GROWTH_INTERVAL) & larger.isfinite()
+    taken = torch.where(grows, larger, scale.factor)
+    scale.factor.copy_(torch.where(is_finite, taken, scale.factor * BACKOFF))
+    scale.growth.copy_(torch.where(grown == GROWTH_INTERVAL, 0, grown))
+
+
+def _finish_step_triton(*arguments: object) -> None:
+    from .triton.finish_step import finish_step_triton
+
+    with torch.cuda.device_of(arguments[0]):
+        finish_step_triton(*arguments)  # type: ignore[arg-type]
+
+
+torch.library.impl("vae_fast::finish_step_", "CPU" if operators.INTERPRETED else "CUDA", _finish_step_triton)
+
+
+@torch.library.register_fake("vae_fast::finish_step_")
+def _finish_step_fake(*arguments: object) -> None:
+    pass

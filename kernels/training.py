@@ -1,0 +1,99 @@
+"""Operators for a training step, where what a backward pass begins with is known before the forward pass.
+
+The loss is a mean: its gradient by the nll of each image is 1 / B, and by each KL beta / B, both times the loss's scale.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import checks, reference
+from .choice import IMPLEMENTATIONS, chosen
+from .ops import random_bits
+
+
+class NllWithGradient(NamedTuple):
+    """`nll`, [B], in nats per image, and `gradient`, of the logits' shape and dtype."""
+
+    nll: Tensor
+    gradient: Tensor
+
+
+def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor, *, impl: str = "auto") -> NllWithGradient:
+    """The Bernoulli's nll_b = -sum_d log p(x_bd | z_b), and the gradient of weight sum_b nll_b by the logits, at once.
+
+    Args:
+        logits, target: as for `elbo_loss`; no gradient flows back into either.
+        weight: 0-d float32 on the same device.
+        impl: as for `elbo_loss`.
+
+    Returns:
+        NllWithGradient(nll, gradient): [B], float32 (float64 if any floating input is), and the logits' shape and dtype.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
+
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, appendix C.1.
+    """
+    checks.images(logits, target)
+    checks.one_of("impl", impl, IMPLEMENTATIONS)
+    checks.weight("weight", weight, logits, ((),))
+    logits, target = logits.detach(), target.detach()
+    wanted = chosen("nll_with_gradient", impl, logits, target)
+    if wanted == "triton":
+        return NllWithGradient(*torch.ops.vae_fast.nll_with_gradient(logits, target, weight))
+    if wanted == "cpp":
+        value = torch.ops.vae_fast.nll(logits, target, None, "bernoulli")
+        each = weight.expand(len(logits))
+        return NllWithGradient(value, torch.ops.vae_fast.nll_backward(each, logits, target, None, "bernoulli")[0])
+    return NllWithGradient(*reference.nll_with_gradient(logits, target, weight))
+
+
+def sample_posterior_gradient(
+    grad_z: Tensor,
+    kl_weight: Tensor,
+    stats: Tensor,
+    seed: int | Tensor,
+    step: int | Tensor,
+    *,
+    row_offset: int = 0,
+    stream: int = 0,
+    impl: str = "auto",
+) -> Tensor:
+    """The gradient by an encoder's output of a loss in the z that `sample_posterior` draws of it, and in its KL.
+
+    Args:
+        grad_z: [B, Z], the loss's gradient by z; floating.
+        kl_weight: its gradient by the KL of each image, 0-d float32, or by that of each image and dimension, [Z].
+        stats, seed, step, row_offset, stream, impl: as they were given to `sample_posterior`; the noise is drawn again.
+
+    Returns:
+        [B, 2 Z], of stats' dtype; no gradient flows back.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
+
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, section 2.4 and appendix B.
+    """
+    checks.floating("stats", stats)
+    checks.floating("grad_z", grad_z)
+    rows, columns = stats.shape
+    if grad_z.shape != (rows, columns // 2):
+        raise ValueError(f"grad_z: expected {[rows, columns // 2]}, got {list(grad_z.shape)}")
+    checks.weight("kl_weight", kl_weight, stats, ((), (columns // 2,)))
+    checks.one_of("impl", impl, IMPLEMENTATIONS)
+    seed, step = checks.counter("seed", seed, stats.device), checks.counter("step", step, stats.device)
+    grad_z, stats = grad_z.detach(), stats.detach()
+    wanted = chosen("sample_posterior_gradient", impl, stats, grad_z)
+    noise = (seed, step, row_offset, stream)
+    if wanted == "triton":
+        gradient: Tensor = torch.ops.vae_fast.sample_posterior_gradient(grad_z, kl_weight, stats, *noise)
+        return gradient
+    if wanted == "cpp" and kl_weight.dim() == 0:
+        gradient = torch.ops.vae_fast.sample_posterior_backward(grad_z, kl_weight.expand(rows), stats, *noise)
+        return gradient
+    bits = random_bits(
+        rows, columns // 2 + columns // 2 % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl
+    )
+    return reference.sample_posterior_gradient(grad_z, kl_weight, stats, bits)
