@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 ARGS ?=
+TORCH ?= 2.14.1
 OLD ?= benchmarks/results/cpu-steps.json benchmarks/results/cpu.json
 RESULTS := build/bench/results.json
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint types bench bench-compare gpu clean
+.PHONY: install demo test test-all lint types bench bench-compare gpu nullgpu clean
 
 install: .venv/installed
 	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
@@ -59,6 +60,10 @@ else
 gpu:
 	$(PYTHON) -m benchmarks.gpu --build $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
 endif
+
+# What a GPU is given to do, on one that is not there. ARGS names another command: "python -m benchmarks.graph_nodes".
+nullgpu:
+	$(PYTHON) -m benchmarks.nullgpu --torch $(TORCH) $(ARGS)
 
 # Keeps .venv and runs/.
 clean:

@@ -7,7 +7,7 @@ loads and stores of global memory. The table goes to benchmarks/kernel_resources
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ DTYPES = ("fp32", "bf16", "fp16")  # of all floating data
 TABLE = Path(__file__).with_suffix(".md")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SCALED = ("gaussian", "discretized_logistic")
-NOISE = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset": "i64", "stream": "i64"}
+NOISE = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset_ptr": "*i64", "row_offset": "i64", "stream": "i64"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Variant:
 
     name: str
     kernel: triton.JITFunction
-    types: dict[str, str | tuple[str, ...]]
+    types: Mapping[str, str | tuple[str, ...]]
     constants: dict[str, Any]
 
     def source(self) -> ASTSource:
@@ -83,7 +83,11 @@ def _reparameterize(dtype: str) -> Iterator[Variant]:
     tile = {"BLOCK_R": 32, "BLOCK_C": 32}
     kernel = reparameterize._reparameterize_fwd_kernel
     pointers = {**_pointers(kernel, dtype), **NOISE, "kl_ptr": "*fp32"}
-    for title, unused in (("", ["kl_ptr"]), ("with kl, ", [])):
+    for title, unused in (
+        ("", ["kl_ptr", "row_offset_ptr"]),
+        ("with kl, ", ["row_offset_ptr"]),
+        ("from, with kl, ", []),
+    ):
         constants = {**_together(kernel), **tile, **dict.fromkeys(unused)}
         yield Variant(f"reparameterize_fwd, {title}{dtype}", kernel, pointers, constants)
     kernel = reparameterize._reparameterize_bwd_kernel

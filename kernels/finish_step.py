@@ -1,4 +1,4 @@
-"""What ends a training step: the test that all is finite, clipping, Adam, low-precision copies, counters, the loss's scale.
+"""What ends a training step: the test that all is finite, clipping, Adam, low-precision copies, counters, the scale.
 
 On a GPU with Triton it is one operator, two launches however many parameters there are, on tensors that lie flat
 (`flat_like`). Elsewhere `adam_` does the update, and PyTorch's operators the rest.
@@ -44,14 +44,14 @@ def flat_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Flat:
 class AdamState(NamedTuple):
     """What Adam works on. The four are alike: parameters and moments float32, copies of the weights in another dtype.
 
-    parameters, means, squares: of equal shapes. copies: the same rounded, or None. count: the steps taken, 0-d float32.
+    parameters, means, squares: of equal shapes. copies: the same rounded, or None. taken: how many steps, 0-d float32.
     """
 
     parameters: Flat
     means: Flat
     squares: Flat
     copies: Flat | None
-    count: Tensor
+    taken: Tensor
 
 
 class Terms(NamedTuple):
@@ -124,23 +124,28 @@ def finish_step_(
     """
     if impl == "triton" or (impl == "auto" and adam.parameters.data is not None):
         torch.autograd.graph.increment_version(adam.parameters.views)
-        torch.ops.vae_fast.finish_step_(
-            adam.parameters.data,
-            adam.means.data,
-            adam.squares.data,
-            None if adam.copies is None else adam.copies.data,
-            adam.count,
-            list(gradients),
-            *terms,
-            *rates,
-            *record,
-            *(scale or (None, None)),
-            weight_decay,
-            None if max_norm == inf else max_norm,
-            images,
-        )
+        state = (adam, gradients, terms, rates, record, scale)
+        torch.ops.vae_fast.finish_step_(*operator_arguments(*state, weight_decay, max_norm, images))
     else:
         _finish_step(adam, gradients, terms, rates, record, scale, weight_decay, max_norm, images)
+
+
+def operator_arguments(
+    adam: AdamState,
+    gradients: Tensors,
+    terms: Terms,
+    rates: Rates,
+    record: Record,
+    scale: Scale | None,
+    weight_decay: float,
+    max_norm: float,
+    images: int,
+) -> tuple[object, ...]:
+    """What `finish_step_` is given as the operator takes it."""
+    flat = (adam.parameters.data, adam.means.data, adam.squares.data, adam.copies.data if adam.copies else None)
+    norm = None if max_norm == inf else max_norm
+    losses = (*terms, *rates, *record, *(scale or (None, None)))
+    return (*flat, adam.taken, list(gradients), *losses, weight_decay, norm, images)
 
 
 def _finish_step(
@@ -163,7 +168,7 @@ def _finish_step(
         parameters,
         adam.means.views,
         adam.squares.views,
-        adam.count,
+        adam.taken,
         gradients,
         lr=rates.lr,
         weight_decay=weight_decay,
@@ -189,7 +194,7 @@ def enter_(record: Record, entry: Tensor) -> None:
 def _entry(terms: Terms, beta: Tensor, images: int) -> tuple[Tensor, Tensor]:
     """Loss, nll and kl summed over the images, and their number; the first once more alone. float64."""
     of_nll, of_kl = terms.nll.sum(dtype=torch.float64), terms.kl.sum(dtype=torch.float64)
-    loss = of_nll + beta * (of_kl if terms.penalty is None else images * terms.penalty)
+    loss = of_nll + beta * (of_kl if terms.penalty is None else images * terms.penalty.double())
     count = loss.new_full((), images)
     return torch.stack((loss, of_nll, of_kl, count)), loss
 

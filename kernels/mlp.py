@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import library
-from .adam import BETA1, BETA2, EPSILON
+from .reference import BETA1, BETA2, EPSILON
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh")
 HAS_LIBRARY = library.load()

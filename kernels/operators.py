@@ -36,6 +36,7 @@ for _schema in (
     " -> (Tensor, Tensor, Tensor, Tensor)",
     f"sample_posterior(Tensor stats, {_NOISE}) -> (Tensor, Tensor)",
     f"sample_posterior_backward(Tensor? grad_z, Tensor? grad_kl, Tensor stats, {_NOISE}) -> Tensor",
+    "sample_posterior_from(Tensor stats, Tensor seed, Tensor step, Tensor row_offset, int stream) -> (Tensor, Tensor)",
     f"sample_posterior_gradient(Tensor grad_z, Tensor kl_weight, Tensor stats, {_NOISE}) -> Tensor",
     f"nll({_PIXELS}, Tensor? log_scale, str likelihood) -> Tensor",
     f"nll_backward(Tensor grad_nll, {_PIXELS}, Tensor? log_scale, str likelihood) -> (Tensor, Tensor)",
@@ -95,6 +96,7 @@ def _elbo_backward_fake(
     return logits.new_empty(logits.shape), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape), by_scale
 
 
+@torch.library.register_fake("vae_fast::sample_posterior_from")
 @torch.library.register_fake("vae_fast::sample_posterior")
 def _sample_posterior_fake(stats: Tensor, *noise: Any) -> tuple[Tensor, Tensor]:
     rows, columns = stats.shape
@@ -208,7 +210,7 @@ for _name, _grad, _save in (
 ):
     torch.library.register_autograd(f"vae_fast::{_name}", _grad, setup_context=_save)
     torch.library.register_autograd(f"vae_fast::{_name}_backward", _no_second_derivative)
-for _name in ("sample_posterior_gradient", "nll_with_gradient"):
+for _name in ("sample_posterior_from", "sample_posterior_gradient", "nll_with_gradient"):
     torch.library.register_autograd(f"vae_fast::{_name}", _no_second_derivative)
 
 
@@ -315,6 +317,7 @@ for _name, _kernel in (
     ("elbo_backward", _elbo_backward_triton),
     ("sample_posterior", _sample_posterior_triton),
     ("sample_posterior_backward", _sample_posterior_backward_triton),
+    ("sample_posterior_from", _sample_posterior_triton),
     ("sample_posterior_gradient", _sample_posterior_gradient_triton),
     ("nll", _nll_triton),
     ("nll_backward", _nll_backward_triton),

@@ -134,7 +134,7 @@ def sample_posterior(
     seed: int | Tensor,
     step: int | Tensor,
     *,
-    row_offset: int = 0,
+    row_offset: int | Tensor = 0,
     stream: int = 0,
     impl: str = "auto",
 ) -> PosteriorSample:
@@ -149,7 +149,8 @@ def sample_posterior(
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
             A tensor must keep its value until the backward pass, which draws the noise again. Under torch.func.vmap
             every sample has the same rows, and so the same noise.
-        row_offset: the index of the first row in the global batch.
+        row_offset: the index of the first row in the global batch: an int; or a 0-d int64 tensor on the same device, so
+            that a replayed graph may go from batch to batch, and then without gradients.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
         impl: as for `reparameterize`; z and kl of "triton" and "cpp" are one node of the graph, so that going back
             through one and then the other takes retain_graph=True.
@@ -169,9 +170,13 @@ def sample_posterior(
         raise ValueError(f"stats: expected [B, 2 Z], got {list(stats.shape)}")
     device = stats.device
     seed, step = checks.counter("seed", seed, device), checks.counter("step", step, device)
-    checks.count("row_offset", row_offset)
     checks.count("stream", stream, bits=32)
     checks.one_of("impl", impl, IMPLEMENTATIONS)
+    if isinstance(row_offset, Tensor):
+        return _sample_posterior_from(
+            stats.detach(), seed, step, checks.counter("row_offset", row_offset, device), stream, impl
+        )
+    checks.count("row_offset", row_offset)
     if chosen("sample_posterior", impl, stats) != "reference":
         return PosteriorSample(*torch.ops.vae_fast.sample_posterior.default(stats, seed, step, row_offset, stream))
     rows, columns = stats.shape
@@ -288,6 +293,16 @@ def _constant(target: Tensor) -> Tensor:
 def _bits(rows: int, latent: int, seed: Tensor, step: Tensor, row_offset: int, stream: int, impl: str) -> Tensor:
     """What the reference makes its normals from, which are made in pairs."""
     return random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
+
+
+def _sample_posterior_from(
+    stats: Tensor, seed: Tensor, step: Tensor, row_offset: Tensor, stream: int, impl: str
+) -> PosteriorSample:
+    if chosen("sample_posterior", impl, stats) == "triton":
+        return PosteriorSample(*torch.ops.vae_fast.sample_posterior_from(stats, seed, step, row_offset, stream))
+    rows, latent = stats.shape[0], stats.shape[1] // 2
+    bits = philox.random_bits(rows, latent + latent % 2, seed, step, row_offset, stream)
+    return PosteriorSample(*reference.sample_posterior(stats, bits))
 
 
 def _weighted(nll: Tensor, kl: Tensor, beta: float | Tensor) -> Tensor:

@@ -47,7 +47,9 @@ def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return upper >> 16, (upper & 0xFFFF) << 16 | lower & 0xFFFF
 
 
-def random_bits(rows: int, columns: int, seed: Tensor, step: Tensor, row_offset: int = 0, stream: int = 0) -> Tensor:
+def random_bits(
+    rows: int, columns: int, seed: Tensor, step: Tensor, row_offset: int | Tensor = 0, stream: int = 0
+) -> Tensor:
     """32 random bits for each of `rows` x `columns` places.
 
     `seed` and `step` are 0-d int64 tensors; the result is on their device, int64 [rows, columns] in [0, 2^32).

@@ -1,6 +1,6 @@
 """Operators for a training step, where what a backward pass begins with is known before the forward pass.
 
-The loss is a mean: its gradient by the nll of each image is 1 / B, and by each KL beta / B, both times the loss's scale.
+The loss is a mean: its gradient by each image's nll is 1 / B, and by its KL beta / B, both times the loss's scale.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor, *, impl: s
         impl: as for `elbo_loss`.
 
     Returns:
-        NllWithGradient(nll, gradient): [B], float32 (float64 if any floating input is), and the logits' shape and dtype.
+        NllWithGradient(nll, gradient): [B], float32 (float64 if any floating input is); the logits' shape and dtype.
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
@@ -87,13 +87,13 @@ def sample_posterior_gradient(
     grad_z, stats = grad_z.detach(), stats.detach()
     wanted = chosen("sample_posterior_gradient", impl, stats, grad_z)
     noise = (seed, step, row_offset, stream)
+    gradient: Tensor
     if wanted == "triton":
-        gradient: Tensor = torch.ops.vae_fast.sample_posterior_gradient(grad_z, kl_weight, stats, *noise)
-        return gradient
-    if wanted == "cpp" and kl_weight.dim() == 0:
+        gradient = torch.ops.vae_fast.sample_posterior_gradient(grad_z, kl_weight, stats, *noise)
+    elif wanted == "cpp" and kl_weight.dim() == 0:
         gradient = torch.ops.vae_fast.sample_posterior_backward(grad_z, kl_weight.expand(rows), stats, *noise)
-        return gradient
-    bits = random_bits(
-        rows, columns // 2 + columns // 2 % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl
-    )
-    return reference.sample_posterior_gradient(grad_z, kl_weight, stats, bits)
+    else:
+        latent = columns // 2
+        bits = random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
+        gradient = reference.sample_posterior_gradient(grad_z, kl_weight, stats, bits)
+    return gradient

@@ -11,6 +11,7 @@ from vae_fast.kernels import adam, adam_, library
 
 EPS = torch.finfo(torch.float32).eps
 SHAPES = [(3, 5), (), (0, 4), (7,), (131, 129)]  # the last spans three chunks
+NAMES = ["0.weight", "0.bias", "1.weight", "1.bias"]
 IMPLEMENTATIONS = [
     pytest.param("cpp", marks=pytest.mark.skipif(not library.load(), reason=library.status())),
     "torch",
@@ -79,6 +80,16 @@ def test_gradients_that_are_not_finite_change_nothing(value: float, max_norm: fl
     assert all(torch.equal(b, t) for b, t in zip(before, (t for group in state for t in group), strict=True))
 
 
+@pytest.mark.parametrize("value", [inf, float("nan"), 1.0])
+@pytest.mark.usefixtures("impl")
+def test_a_loss_that_is_not_finite_changes_nothing(value: float) -> None:
+    parameter, mean, square, count = torch.ones(4, 3), torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(())
+    loss = torch.tensor(value, dtype=torch.float64)
+    norm = adam_([parameter], [mean], [square], count, [torch.ones(4, 3)], lr=0.1, loss=loss)
+    assert norm.isfinite()
+    assert (count == 1) == (not (parameter == 1).all()) == (not (mean == 0).all()) == (value == 1.0)
+
+
 @pytest.mark.usefixtures("impl")
 def test_a_gradient_may_have_any_strides_and_a_stale_graph_is_noticed() -> None:
     gradient = torch.randn(4, 3)
@@ -129,7 +140,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, list[Tensor]], message: 
 @pytest.mark.skipif(not library.load(), reason=library.status())
 def test_it_is_a_proper_operator() -> None:
     state = [[torch.rand(4, 3), torch.rand(5)] for _ in range(4)]
-    arguments = (*state[:3], torch.zeros(()), state[3], torch.tensor(0.1), 0.9, 0.999, 1e-8, 0.0, inf)
+    arguments = (*state[:3], torch.zeros(()), state[3], torch.tensor(0.1), 0.9, 0.999, 1e-8, 0.0, inf, None)
     torch.library.opcheck(torch.ops.vae_fast.adam_, arguments)
 
 
@@ -138,30 +149,30 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
 
 
-def test_the_optimizer_reads_its_rate_and_clips() -> None:
-    model = network()
-    optimizer = Adam(model.named_parameters(), 1.0, clip=1e-12)
-    optimizer.param_groups[0]["lr"] = 0.5
-    for p in model.parameters():
-        p.data.zero_()
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    norm = (7 * 5 + 5 + 5 * 3 + 3) ** 0.5
-    assert optimizer.norm.item() == pytest.approx(norm)
-    # each gradient becomes g = 1e-12 / norm, so far below epsilon = 1e-8 that lr g / (g + epsilon) is lr g / epsilon
-    for p in model.parameters():
-        torch.testing.assert_close(-p.detach(), torch.full_like(p, 0.5 * 1e-4 / norm), rtol=2 * 1e-4 / norm, atol=0)
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_state_by_name_is_taken_over(flat: bool) -> None:
+    one, two = (Adam(network().named_parameters(), flat=flat) for _ in range(2))
+    for number, tensor in enumerate(one.tensors().values()):
+        tensor.fill_(number + 1)
+    two.load_tensors(one.tensors())
+    assert list(two.tensors()) == ["step", *(f"{n}.{k}" for k in ("exp_avg", "exp_avg_sq") for n in NAMES)]
+    assert [t.mean().item() for t in two.tensors().values()] == list(range(1, 10))
 
 
-def test_a_scaler_has_to_unscale_first() -> None:
-    model = network()
-    optimizer, scaler = Adam(model.named_parameters(), 1e-2), torch.amp.GradScaler("cpu")
-    scaler.scale(model(torch.ones(2, 7)).sum()).backward()
-    with pytest.raises(RuntimeError, match="unscale_"):
-        scaler.step(optimizer)
+def test_weights_move_with_their_copies_and_keep_their_values() -> None:
+    model, twin = network(), network().to(torch.bfloat16)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = Adam(model.named_parameters(), copies=list(twin.parameters()), flat=True)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    with torch.no_grad():
+        model[0].weight.fill_(3.0)
+    optimizer.copy_weights()
+    assert (twin[0].weight == 3).all()
+    assert optimizer.state.parameters.data is not None
+    assert optimizer.state.parameters.data.sum() == sum(p.sum() for p in model.parameters())
 
 
 def test_a_state_of_another_network_is_refused() -> None:
-    optimizer = Adam(network().named_parameters(), 1e-2)
+    optimizer = Adam(network().named_parameters())
     with pytest.raises(KeyError):
         optimizer.load_tensors({"step": torch.zeros(())})

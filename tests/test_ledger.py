@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from vae_fast.kernels import enter_
 from vae_fast.ledger import LATEST, HostCopy, Ledger
 
 CPU = torch.device("cpu")
@@ -12,9 +13,9 @@ SKIPPED = torch.tensor([0.0, 0, 0, 0, 1], dtype=torch.float64)
 def entered(steps: list[float | None]) -> Ledger:
     """A ledger of steps with two images and the given loss an image; None is a skipped step."""
     ledger = Ledger(CPU)
-    for number, loss in enumerate(steps):
+    for loss in steps:
         terms = SKIPPED if loss is None else torch.tensor([2 * loss, loss, loss, 2, 0], dtype=torch.float64)
-        ledger.add(torch.tensor(number), terms)
+        enter_(ledger.record, terms)
     return ledger
 
 
@@ -34,6 +35,7 @@ def test_skips_in_a_row_are_those_at_the_end(before: int, skips: int) -> None:
     again.load(len(steps), ledger.sums.tolist(), skips)
     assert again.recent(len(steps)).skips_in_a_row == skips
     assert torch.equal(again.sums, ledger.sums)
+    assert again.step == ledger.step == len(steps)
 
 
 def test_the_latest_steps_are_kept_one_by_one_and_told_when_asked_for() -> None:

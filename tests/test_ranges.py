@@ -16,6 +16,7 @@ import vae_fast as vf
 from vae_fast import ranges
 from vae_fast.engine import Engine
 from vae_fast.errors import RunError
+from vae_fast.objective import backward
 from vae_fast.plan import make_plan
 from vae_fast.ranges import COLOURS, in_domain, marks, unmarked
 
@@ -95,7 +96,7 @@ def test_off_nothing_is_there(small: Small, monkeypatch: pytest.MonkeyPatch) -> 
     assert marks(False, profiler=False) is unmarked
     config = small(step="autograd")
     step: Any = Engine(vf.VAE(), torch.zeros(8, 784), config, make_plan(config)[0], 1)._train
-    assert (step._forward, step._backward, step._update) == (step._losses, step._gradients, step._updated)
+    assert (step._forward, step._backward, step._update) == (step._activations, backward, step._finished)
     vf.fit(config)
 
 

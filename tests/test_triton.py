@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.finish_step_cases import Case
 from vae_fast.testing import SEED, STEP, images, posterior
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -57,9 +58,11 @@ def test_compiled(dtype: str, target: str) -> None:
         half_on_cdna = target == "gfx942" and "fp32" not in variant.name
         widest = 8 if half_on_cdna else 16
         assert r.load >= widest, variant.name
-        assert r.store >= (4 if "elbo_fwd" in variant.name else widest), (
-            variant.name
-        )  # elbo_fwd stores two floats a row
+        # elbo_fwd stores two floats a row, finish_step_sum three sums
+        sums = next(
+            (width for kernel, width in {"elbo_fwd": 4, "finish_step_sum": 8}.items() if kernel in variant.name), 0
+        )
+        assert r.store >= (sums or widest), variant.name
 
 
 def test_a_white_pixel_is_exactly_1() -> None:
@@ -130,6 +133,8 @@ def test_launches_reach_the_device(
 ) -> None:
     """Through Triton's own specialisation of the arguments, which interpreting leaves out."""
     from vae_fast.kernels.triton.elbo import elbo_bwd_triton, elbo_fwd_triton
+    from vae_fast.kernels.triton.finish_step import finish_step_triton
+    from vae_fast.kernels.triton.nll_with_gradient import nll_with_gradient_triton
     from vae_fast.kernels.triton.philox import random_bits_triton
     from vae_fast.kernels.triton.reparameterize import reparameterize_bwd_triton, reparameterize_fwd_triton
 
@@ -148,4 +153,7 @@ def test_launches_reach_the_device(
         elbo_bwd_triton(*gradients, logits, target, mu, logvar, log_scale, likelihood)
         elbo_fwd_triton(logits, target, None, None, log_scale, likelihood)
         elbo_bwd_triton(gradients[0], None, logits, target, None, None, log_scale, likelihood)
-    assert len(compiled) == 18
+    nll_with_gradient_triton(logits, target, torch.ones(()))
+    case = Case({"dtype": dtype, "weight_decay": 0.1, "max_norm": 1.0, "penalty": b == 1}, "cpu", [(d, z), (b,)])
+    finish_step_triton(*case.arguments(0))
+    assert len(compiled) == 21

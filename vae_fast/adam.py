@@ -1,4 +1,4 @@
-"""Adam's state for `vae_fast.kernels.finish_step_`: moments, low-precision copies of the weights, and all of it by name."""
+"""Adam's state for `vae_fast.kernels.finish_step_`: moments and low-precision copies of the weights, and it by name."""
 
 from collections.abc import Iterable, Sequence
 from math import inf
@@ -57,7 +57,7 @@ class Adam:
             for key, of in (("exp_avg", self.state.means), ("exp_avg_sq", self.state.squares))
             for name, tensor in zip(self._names, of.views, strict=True)
         }
-        return {"step": self.state.count, **moments}
+        return {"step": self.state.taken, **moments}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` gave; KeyError or RuntimeError where names or shapes differ."""

@@ -134,7 +134,8 @@ class World:
             return tensor
         from torch.distributed._functional_collectives import all_reduce, wait_tensor
 
-        return wait_tensor(all_reduce(tensor, "sum", self._devices))
+        total: Tensor = wait_tensor(all_reduce(tensor, "sum", self._devices))
+        return total
 
     def summed(self, gradients: Sequence[Tensor], terms: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """In one all-reduce the sums over the processes of gradients, in float32, and each one's terms, float64 [T].

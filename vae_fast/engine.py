@@ -22,7 +22,7 @@ from vae_fast.ledger import Ledger
 from vae_fast.model import VAE
 from vae_fast.plan import Plan
 from vae_fast.ranges import Mark, unmarked
-from vae_fast.schedules import beta_at, epoch_schedule, learning_rate_at
+from vae_fast.schedules import beta_at, epoch_schedule, is_constant, learning_rate_at
 from vae_fast.steps import AutogradStep, FusedStep
 from vae_fast.stored import Pixels
 
@@ -75,7 +75,7 @@ class Engine:
         else:
             most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs else 1)
             self._slots = torch.zeros(most, batch, images.shape[1], dtype=images.dtype, device=device)
-        self._schedule = torch.zeros(steps_per_epoch, 2, device=device)
+        self._schedule, self._is_scheduled = torch.zeros(steps_per_epoch, 2, device=device), False
         step = FusedStep if plan.step == "fused" else AutogradStep
         self._train = step(model, config, plan, self._schedule, seed, self.ledger, world, mark)
         self.optimizer = self._train.optimizer
@@ -111,7 +111,9 @@ class Engine:
         epoch = self.step_number // self.steps_per_epoch
         if self._images is not None:
             self._order.copy_(order[:, self._share])
-        self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
+        if not (self._is_scheduled and is_constant(self.config)):
+            self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
+            self._is_scheduled = True
 
     def launches(self, steps: int) -> list[int]:
         """How many steps each of the next calls of `advance` has to make for `steps` in all."""

@@ -3,7 +3,10 @@
 One sample of z an image, with the noise of its own index, so that the result does not depend on the batch.
 """
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from vae_fast.distributed import ALONE, World
 from vae_fast.graphs import Capture, Graph
@@ -27,8 +30,8 @@ class Evaluation:
         model: the VAE.
         images: [N, D], uint8 or float32; those on another device than the model go there batch by batch.
         seed: of the noise.
-        capture: how to record a whole pass, so that it is replayed; None to run it each time. It takes images that are
-            on the device. The batches' offsets are part of what is recorded, so nothing has to be padded or masked.
+        capture: how to record a batch, and one of the size of the last, so that they are replayed; None to run them as
+            they are. It takes images that are on the device, where the number of a batch's first one then is, too.
         world: the processes that share the images.
     """
 
@@ -38,23 +41,34 @@ class Evaluation:
         self._model, self._images, self._seed, self._world = model, images, seed, world
         self._device = next(model.parameters()).device
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        self._graph: Graph | None = capture(self._pass) if capture else None
+        share = world.share(len(images))
+        self._batches = [
+            range(first, min(first + BATCH, share.stop)) for first in range(share.start, share.stop, BATCH)
+        ]
+        self._first = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._graphs: dict[int, Graph] = {}  # by the number of their images
+        if capture is not None:
+            sizes = sorted({len(batch) for batch in self._batches})
+            self._graphs = {size: capture(partial(self._add_resident, size)) for size in sizes}
 
     def __call__(self) -> dict[str, float]:
         """Evaluate the model as it is now. Waits."""
-        if self._graph is None:
-            self._pass()
-        else:
-            self._graph.replay()
+        self._sums.zero_()
+        for batch in self._batches:
+            if self._graphs:
+                self._first.fill_(batch.start)
+                self._graphs[len(batch)].replay()
+            else:
+                self._add(self._images[batch.start : batch.stop].to(self._device), batch.start)
+        self._world.sum_(self._sums)
         nll, kl = (self._sums / len(self._images)).tolist()
         return {"loss": nll + kl, "nll": nll, "kl": kl}
 
+    def _add_resident(self, size: int) -> None:
+        rows = self._first + torch.arange(size, device=self._device)
+        self._add(self._images.index_select(0, rows), self._first)
+
     @torch.no_grad()
-    def _pass(self) -> None:
-        self._sums.zero_()
-        share = self._world.share(len(self._images))
-        for start in range(share.start, share.stop, BATCH):
-            x = self._images[start : min(start + BATCH, share.stop)].to(self._device)
-            _, nll, kl = objective(self._model, x, self._seed, 0, row_offset=start, stream=streams.EVALUATION)
-            self._sums += torch.stack((nll.double().sum(), kl.double().sum()))
-        self._world.sum_(self._sums)
+    def _add(self, x: Tensor, first: int | Tensor) -> None:
+        _, nll, kl = objective(self._model, x, self._seed, 0, row_offset=first, stream=streams.EVALUATION)
+        self._sums += torch.stack((nll.double().sum(), kl.double().sum()))

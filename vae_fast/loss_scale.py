@@ -1,7 +1,8 @@
-"""What the loss is multiplied by under float16, so that small gradients survive it: torch.amp.GradScaler's, on the device.
+"""What the loss is multiplied by under float16, so that small gradients survive it.
 
-It is found by trial: it halves after a step whose gradients are not finite and doubles after 2,000 others in a row
-(Micikevicius et al., Mixed Precision Training, 2018, section 3.2). `vae_fast.kernels.finish_step_` moves it.
+It is torch.amp.GradScaler's, but lives on the device alone. Found by trial, it halves after a step whose gradients are
+not finite and doubles after 2,000 others in a row (Micikevicius et al., Mixed Precision Training, 2018, section 3.2).
+`vae_fast.kernels.finish_step_` moves it.
 """
 
 from typing import Any

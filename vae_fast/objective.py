@@ -32,7 +32,7 @@ def objective(
     *,
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
-    row_offset: int = 0,
+    row_offset: int | Tensor = 0,
     stream: int = streams.TRAINING,
 ) -> Elbo:
     """The loss of one batch, with its nll and KL per image, in nats.

@@ -30,7 +30,7 @@ class Plan:
     step: str
     """how a step is computed: autograd, or fused: forward, backward and Adam of the MLP as one C++ operator on a CPU"""
     optimizer: str
-    """what computes Adam: the fused step itself, triton or cpp (operators of ours), or torch (PyTorch's fused kernel)"""
+    """what computes Adam: the fused step itself, triton or cpp (operators of ours) or torch (PyTorch's fused kernel)"""
     compile: bool
     cuda_graphs: bool
     steps_per_graph: int
@@ -110,23 +110,35 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 @contextmanager
 def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
     """What a run asks of the whole process, and gives back: its GPU, deterministic algorithms, what denormals are."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
     flushed = _are_denormals_flushed()
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing is read before it was written
     if plan.flush_denormals:
         _flush_denormals(True)
     try:
         with torch.cuda.device(plan.torch_device) if plan.torch_device.type == "cuda" else nullcontext():
-            yield
+            with _deterministic() if deterministic else nullcontext():
+                yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
         if plan.flush_denormals:
             _flush_denormals(flushed)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """PyTorch's deterministic algorithms, but for its filling of new memory: nothing is read before it was written.
+
+    Only where it is asked for: what changes this setting imports Inductor, which takes a tenth of a second.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic  # a module whose attribute is a property
+    filled = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
 
 
 def require_compiler(device: torch.device) -> None:

@@ -34,10 +34,15 @@ def beta_at(step: int, config: Config, steps_per_epoch: int) -> float:
 
 
 def epoch_schedule(epoch: int, config: Config, steps_per_epoch: int) -> Tensor:
-    """(learning rate, beta) of every step of an epoch (counted from 0): float32 [steps_per_epoch, 2].
+    """Learning rate and beta of every step of an epoch (counted from 0): float32 [steps_per_epoch, 2].
 
     On the device it is what lets a replayed step follow schedules without the host.
     """
     steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
     rows = [(learning_rate_at(s, config, steps_per_epoch), beta_at(s, config, steps_per_epoch)) for s in steps]
     return torch.tensor(rows)
+
+
+def is_constant(config: Config) -> bool:
+    """Whether every epoch has the same values."""
+    return (config.lr_schedule, config.lr_warmup, config.beta_schedule) == ("constant", 0, "constant")

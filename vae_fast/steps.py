@@ -92,7 +92,7 @@ class AutogradStep:
     def _gradients(
         self, images: Tensor, order: Tensor | None, schedule: Tensor, step: Tensor, seed: Tensor, scale: Tensor
     ) -> tuple[Terms, Rates, tuple[Tensor, ...]]:
-        """Of the loss times the scale; what changes between steps are arguments, for torch.compile sees the rest once."""
+        """Of the loss times the scale. What changes between steps are arguments: a compiler sees all else once."""
         rows, rates = place(order, schedule, step)
         x = images if rows is None else images.index_select(0, rows)  # [B, D]
         if self._config.binarize == "dynamic":
@@ -184,12 +184,14 @@ class FusedStep:
 
     def _learn(self, images: Tensor, rows: Tensor | None, seed: Tensor, step: Tensor, rates: Rates) -> Tensor:
         """Change the model; the step's terms."""
-        batch, adam, settings = (images, rows, seed, step), self.optimizer.state, self.optimizer.settings
-        state = adam.parameters.views, adam.means.views, adam.squares.views, adam.count
+        adam, decay = self.optimizer.state, self.optimizer.settings
+        parameters, means, squares, count = adam.parameters.views, adam.means.views, adam.squares.views, adam.taken
+        lr, beta = rates
         if self._world.size == 1:
-            mlp_step_(*state, *batch, rates.lr, rates.beta, **self._settings, **settings)
+            settings = {**self._settings, **decay}
+            mlp_step_(parameters, means, squares, count, images, rows, seed, step, lr, beta, **settings)
             return self._terms
-        mlp_gradients(self._parameters, self._gradients, *batch, rates.beta, **self._settings)
+        mlp_gradients(parameters, self._gradients, images, rows, seed, step, beta, **self._settings)
         gradients, parts = self._world.summed(self._gradients, self._terms)
-        norm = adam_(*state, gradients, lr=rates.lr, **settings)
+        norm = adam_(parameters, means, squares, count, gradients, lr=lr, **decay)
         return torch.where(norm.isfinite(), parts.sum(0, dtype=torch.float64), self._one_skip)

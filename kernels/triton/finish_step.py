@@ -2,12 +2,12 @@
 
 The first takes partial sums: of the gradients' squares, and of the loss's terms. The second adds them up, every program
 for itself and in the same order, so that each knows whether the step is taken; then each updates its block of the
-parameters with their moments and low-precision copies, and the first one all that is counted. What it counts on and what
-the others read of it (the number of steps taken, the loss's scale) the first launch has put aside.
+parameters with their moments and low-precision copies. Its first program updates all that is counted, too. Of that the
+others need the number of steps taken and the loss's scale, as they were: the first launch has put them aside.
 
-Parameters, moments and copies lie flat, each parameter from a multiple of BLOCK on (`finish_step.py`); the gradients lie
-where the products left them. Arithmetic is float32, of the terms' sums float64. Nothing depends on the order in which
-programs run.
+Parameters, moments and copies lie flat, each parameter from a multiple of BLOCK on (`finish_step.py`); the gradients
+are where the products left them. Arithmetic is float32, that of the terms' sums float64. Nothing depends on the order
+in which programs run.
 
 Source: kernels/reference.py, `finish_step_`, which names the papers.
 """

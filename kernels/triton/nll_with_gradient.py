@@ -5,8 +5,8 @@
 
 A training step knows the weight beforehand: it minimises a mean, whose gradient by each image's nll is 1 / B, times the
 scale of the loss under float16. So nothing has to wait for a backward pass to begin. Bytes a pixel, logits in bfloat16,
-target uint8: 2 + 1 read and 2 written, 5, where `elbo.py`'s two kernels take 8. One program takes a row; sums are float32
-in a fixed order; uint8 pixels k stand for k / 255.
+target uint8: 2 + 1 read and 2 written, 5, where `elbo.py`'s two kernels take 8. One program takes a row; sums are
+float32 in a fixed order; uint8 pixels k stand for k / 255.
 """
 
 import torch
@@ -49,7 +49,7 @@ def _nll_with_gradient_kernel(
 
 
 def nll_with_gradient_triton(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """nll [B] float32, and the gradient in the logits' shape and dtype; logits and target [B, ...], weight 0-d float32."""
+    """nll [B] float32, and the gradient by the logits; logits and target [B, ...], weight 0-d float32."""
     gradient = logits.new_empty(logits.shape)
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
     rows, columns = logits.shape

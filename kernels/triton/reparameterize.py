@@ -29,6 +29,7 @@ def _reparameterize_fwd_kernel(
     kl_ptr,  # [B] float32, or None
     seed_ptr,  # [] int64
     step_ptr,  # [] int64
+    row_offset_ptr,  # [] int64, in place of row_offset, or None
     row_offset,
     stream,
     B,
@@ -42,6 +43,8 @@ def _reparameterize_fwd_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]  # [BLOCK_R, 1]
     seed, step = tl.load(seed_ptr), tl.load(step_ptr)
+    if row_offset_ptr is not None:
+        row_offset = tl.load(row_offset_ptr)
     kl = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for start in range(0, Z, BLOCK_C):
         column = start + tl.arange(0, BLOCK_C)[None, :]
@@ -105,9 +108,10 @@ def _reparameterize_bwd_kernel(
 
 
 def reparameterize_fwd_triton(
-    mu: Tensor, logvar: Tensor, seed: Tensor, step: Tensor, row_offset: int, stream: int, with_kl: bool
+    mu: Tensor, logvar: Tensor, seed: Tensor, step: Tensor, row_offset: int | Tensor, stream: int, with_kl: bool
 ) -> tuple[Tensor, Tensor | None]:
     """z like mu, contiguous, and with `with_kl` the KL [B] in float32; mu and logvar [..., Z], of one dtype."""
+    on_device = isinstance(row_offset, Tensor)
     rows, columns = _rows(mu), mu.shape[-1]
     z = mu.new_empty(mu.shape)
     kl = mu.new_empty(rows, dtype=torch.float32) if with_kl else None
@@ -122,7 +126,8 @@ def reparameterize_fwd_triton(
         kl,
         seed,
         step,
-        row_offset,
+        row_offset if on_device else None,
+        0 if on_device else row_offset,
         stream,
         rows,
         columns,

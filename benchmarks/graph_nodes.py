@@ -1,0 +1,198 @@
+"""How many nodes a captured training step has. On the null GPU: `make nullgpu ARGS="python -m benchmarks.graph_nodes"`
+
+A small node that waits for the one before it takes 1.3 to 2 us on an H100-class GPU, as others report: at small batches
+the nodes are a step's time. Each setting's step is captured once and its nodes counted, by who made them; so are the
+rivals'. The counts of this torch go to benchmarks/graph_nodes.md.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+import vae_fast as vf
+from benchmarks.network import D
+from benchmarks.nullgpu import log
+from benchmarks.nullgpu.log import Call
+from benchmarks.ordinary import CarefulVAE
+from benchmarks.tables import markdown
+from vae_fast import graphs
+from vae_fast.compiling import compiled
+from vae_fast.engine import Engine
+from vae_fast.evaluation import Evaluation
+from vae_fast.feed import Feed
+from vae_fast.plan import make_plan, process_settings
+
+TABLE = Path(__file__).with_suffix(".md")
+KINDS = ("products", "ours", "Inductor's", "PyTorch's", "copies")
+IMAGES = 60_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A step of this engine: settings of `vf.Config`, the most nodes it may have, and how many it once had."""
+
+    most: int | None = None
+    before: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _compiled(precision: str, most: int | None, before: int | None, **settings: Any) -> Setting:
+    amp_dtype = {} if precision == "fp32" else {"amp_dtype": precision}
+    return Setting(most, before, {"compile": True, **amp_dtype, **settings})
+
+
+# Before: of commit 088c1a6, whose step was a compiled forward, its backward, PyTorch's fused Adam and a GradScaler. Of
+# the 67 nodes in bf16 11 were products, 4 ours, 24 Inductor's and 28 PyTorch's.
+SETTINGS = {
+    "bf16": _compiled("bf16", 26, 67),
+    "bf16, clip": _compiled("bf16", 26, 72, clip=1.0),
+    "bf16, schedules": _compiled("bf16", 26, None, lr_schedule="cosine", lr_warmup=1.0, beta_schedule="linear"),
+    "bf16, AdamW": _compiled("bf16", 26, None, optimizer="adamw", weight_decay=0.1),
+    "bf16, feed host": _compiled("bf16", 26, None, feed="host"),
+    "bf16, deterministic": _compiled("bf16", 29, 109, deterministic=True),
+    "bf16, free bits": _compiled("bf16", 32, 69, free_bits=0.1),
+    "bf16, dynamic binarization": _compiled("bf16", 32, 68, binarize="dynamic"),
+    "bf16, SiLU, two hidden layers": _compiled("bf16", None, None, hidden=(512, 256), activation="silu"),
+    "bf16, batch 1024": _compiled("bf16", None, 73, batch_size=1024),
+    "bf16, batch 4096": _compiled("bf16", None, 73, batch_size=4096),
+    "bf16, eager": Setting(None, 87, {"amp_dtype": "bf16"}),
+    "fp16": _compiled("fp16", 28, 78),
+    "fp16, clip": _compiled("fp16", 28, 83, clip=1.0),
+    "fp32": _compiled("fp32", 24, 55),
+    "fp32, clip": _compiled("fp32", 24, 60, clip=1.0),
+    "fp32, eager": Setting(None, 70, {}),
+}
+EVALUATIONS = {
+    "evaluation, 1,000 images": 1_000,
+    "evaluation, 10,000 images": 10_000,
+    "evaluation, 60,000 images": IMAGES,
+}
+RIVALS = {  # precision, whether images are gathered, whether gradients are clipped
+    f"plain model, {precision}{', gather' if gather else ''}{', clip' if clip else ''}": (precision, gather, clip)
+    for precision in ("bf16", "fp32")
+    for gather, clip in ((False, False), (True, False), (True, True))
+}
+
+
+def engine(settings: dict[str, Any], together: int = 1) -> Engine:
+    """784-400-20 on 60,000 images of zeros, before it is warmed up; `together` steps a graph, 0 for as many as pay."""
+    config = vf.Config(**{"hidden": (400,), "device": "cuda", "cuda_graphs": "on", **settings})
+    feed = Feed(IMAGES, config.batch_size, config.seed)
+    plan = replace(make_plan(config)[0], steps_per_graph=together)
+    data = torch.zeros(IMAGES, D, dtype=torch.uint8, device="cuda" if plan.feed == "device" else "cpu")
+    torch._dynamo.reset()
+    return Engine(
+        vf.VAE(hidden=config.hidden, activation=config.activation).cuda(), data, config, plan, feed.steps_per_epoch
+    )
+
+
+def step_calls(settings: dict[str, Any]) -> list[Call]:
+    """What warming up calls, which ends in the capture of one step."""
+    config = vf.Config(device="cuda", **settings)
+    with process_settings(make_plan(config)[0], config.deterministic):
+        e = engine(settings)
+        with log.calls() as found:
+            e.warm_up()
+    return found
+
+
+def evaluation_calls(images: int) -> list[Call]:
+    data = torch.zeros(images, D, dtype=torch.uint8, device="cuda")
+    with log.calls() as found:
+        Evaluation(vf.VAE().cuda(), data, 0, graphs.capture)
+    return found
+
+
+def rival_calls(precision: str, gather: bool, clip: bool) -> list[Call]:
+    """The plain model by torch.compile, autocast and fused Adam, captured by hand; no schedule, skip or metrics."""
+    torch._dynamo.reset()
+    model = CarefulVAE().cuda()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
+    data = torch.zeros(IMAGES, D, dtype=torch.uint8, device="cuda")
+    batch, rows = torch.zeros(128, D, device="cuda"), torch.zeros(128, dtype=torch.int64, device="cuda")
+
+    def loss_of(rows: Tensor) -> Tensor:
+        return model.loss(data.index_select(0, rows).float() / 255 if gather else batch, precision)
+
+    forward = compiled(loss_of)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        forward(rows).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    with log.calls() as found:
+        graphs.capture(step)
+    return found
+
+
+def kinds(nodes: Sequence[Call]) -> Counter[str]:
+    """The nodes by who made them."""
+    return Counter(map(_kind, nodes))
+
+
+def _kind(node: Call) -> str:
+    if node.kind in ("copy", "fill"):
+        return "copies"
+    if node.kind == "product":
+        return "products"
+    if node.what.startswith("triton_"):
+        return "Inductor's"
+    return "PyTorch's" if node.what.startswith("_Z") else "ours"
+
+
+def counted(name: str) -> Counter[str]:
+    """The nodes of a setting, an evaluation's graphs together, or a rival's step."""
+    if name in SETTINGS:
+        captured = log.graphs(step_calls(SETTINGS[name].settings))[:1]
+    elif name in EVALUATIONS:
+        captured = log.graphs(evaluation_calls(EVALUATIONS[name]))
+    else:
+        captured = log.graphs(rival_calls(*RIVALS[name]))
+    return kinds([node for graph in captured for node in graph])
+
+
+def section(version: str) -> str:
+    rows = []
+    for name in (*SETTINGS, *EVALUATIONS, *RIVALS):
+        found = counted(name)
+        setting = SETTINGS.get(name, Setting())
+        known = ["-" if n is None else str(n) for n in (setting.before, setting.most)]
+        rows.append([name, str(found.total()), *known, *(str(found[kind]) for kind in KINDS)])
+        print(*rows[-1], sep="  ", flush=True)
+    header = ["step", "nodes", "before", "at most", *KINDS]
+    return "\n".join([f"## {version}", "", *markdown(header, rows, 1), ""])
+
+
+HEAD = """# Nodes of a captured step
+
+784-400-20-400-784, batch 128 unless said, one step with all that it does: gather, schedules, forward, loss, backward,
+clipping, Adam, the test that all is finite, step counter, metrics. The rivals are the plain model by torch.compile,
+autocast and fused Adam in one capture: without schedules, skipping and metrics. Counted on a GPU that is not there
+(`benchmarks/nullgpu`), which shows launches and no times.
+
+    make nullgpu [TORCH=2.11.0] ARGS="python -m benchmarks.graph_nodes"
+"""
+
+
+def main() -> None:
+    if not log.is_present():
+        raise SystemExit('error: this counts on the null GPU: make nullgpu ARGS="python -m benchmarks.graph_nodes"')
+    version = f"torch {torch.__version__}, triton {triton.__version__}"
+    text = TABLE.read_text(encoding="utf-8") if TABLE.exists() else ""
+    parts = {part.partition("\n")[0]: f"## {part}" for part in re.split(r"^## ", text, flags=re.M)[1:]}
+    parts[version] = section(version)
+    TABLE.write_text("\n".join([HEAD, *(parts[key].strip() + "\n" for key in sorted(parts))]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

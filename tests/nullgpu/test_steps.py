@@ -1,0 +1,149 @@
+"""What a GPU is given to do, on one that is not there: nodes, no wait, nothing that a capture forbids, no memory."""
+
+import ctypes
+import re
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.nullgpu import log
+from benchmarks.nullgpu.log import WAITS, Call
+
+pytestmark = [
+    pytest.mark.null_gpu,
+    pytest.mark.skipif(not log.is_present(), reason="this is not the null GPU: make nullgpu"),
+]
+
+if log.is_present():
+    from benchmarks import graph_nodes
+    from benchmarks.network import D
+    from vae_fast import graphs
+    from vae_fast.arrivals import Arrivals
+    from vae_fast.engine import Engine
+    from vae_fast.evaluation import Evaluation
+    from vae_fast.feed import Feed
+
+    SETTINGS, EVALUATIONS = graph_nodes.SETTINGS, graph_nodes.EVALUATIONS
+else:
+    SETTINGS, EVALUATIONS = {}, {}
+
+HELD = [name for name, setting in SETTINGS.items() if setting.most is not None]
+
+
+def recorded(name: str) -> int | None:
+    """What the committed table says for this torch."""
+    version = f"## torch {torch.__version__},"
+    part = graph_nodes.TABLE.read_text(encoding="utf-8").partition(version)[2].partition("\n## ")[0]
+    found = re.search(rf"^\| {re.escape(name)} \| (\d+) ", part, re.M)
+    return int(found[1]) if found else None
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_step_has_few_nodes_on_one_stream_and_nothing_that_a_capture_forbids(name: str) -> None:
+    found = graph_nodes.step_calls(SETTINGS[name].settings)
+    (nodes,) = log.graphs(found)
+    assert len(nodes) <= SETTINGS[name].most
+    assert len(nodes) == (recorded(name) or len(nodes)), "the table is not today's: python -m benchmarks.graph_nodes"
+    assert len({node.stream for node in nodes}) == 1
+    assert [call for call in found if call.unsafe] == []
+    assert not [call for call in found if call.captured and call.kind in {"host-allocation", *WAITS}]
+
+
+def test_an_evaluations_graph_does_not_grow_with_the_images() -> None:
+    few, many = (graph_nodes.counted(name).total() for name in list(EVALUATIONS)[1:])
+    assert few == many <= 40
+
+
+def batches(e: "Engine", feed: "Feed", epoch: int) -> AbstractContextManager[Any]:
+    order = feed.order(epoch)
+    e.begin_epoch(order)
+    if e.plan.feed == "device":
+        return nullcontext(repeat(None))
+    images = torch.zeros(graph_nodes.IMAGES, D, dtype=torch.uint8)
+    return Arrivals(images, torch.device("cuda")).chunks(order, e.launches(len(order)))
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_no_step_of_an_epoch_waits(name: str) -> None:
+    """In the thread that launches; the one that gathers waits for its own copies."""
+    e = graph_nodes.engine(SETTINGS[name].settings, together=8)
+    e.warm_up()
+    e.ledger.ring.copy_(torch.zeros(e.ledger.ring.shape))  # no kernel writes, so that it may hold anything
+    feed = Feed(graph_nodes.IMAGES, e.config.batch_size, 0, "cuda" if e.plan.feed == "device" else "cpu")
+    with batches(e, feed, 1) as images:
+        launches = e.launches(feed.steps_per_epoch)
+        e.advance(launches[0], next(images))
+        with log.calls() as found:
+            for count, given in zip(launches[1:], images, strict=False):
+                e.advance(count, given)
+    launched = [call for call in found if call.kind == "graph"]
+    assert len(launched) == len(launches) - 1
+    mine = threading.get_native_id()
+    assert [call for call in found if call.kind in WAITS and call.thread == mine] == []
+
+
+def test_an_evaluation_waits_once() -> None:
+    e = graph_nodes.engine({"compile": True})
+    evaluation = Evaluation(e.model, torch.zeros(10_000, D, dtype=torch.uint8, device="cuda"), 0, graphs.capture)
+    with log.calls() as found:
+        evaluation()
+    assert sum(call.kind == "sync" for call in found) == 1
+    assert sum(call.kind == "graph" for call in found) == 10
+
+
+def test_memory_stays_flat_over_ten_thousand_replays() -> None:
+    e = graph_nodes.engine({"compile": True, "amp_dtype": "bf16"}, together=2)
+    e.warm_up()
+    e.advance(2)
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    for _ in range(10_000):
+        e._graphs[2].replay()
+    assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
+
+
+def copy_and_wait() -> None:
+    """As C++ may do it; PyTorch itself refuses to in a capture."""
+    there, here = torch.zeros(3, device="cuda"), torch.zeros(3)
+    ctypes.CDLL(None).cudaMemcpy(*map(ctypes.c_void_p, (here.data_ptr(), there.data_ptr(), 12)), 2)
+
+
+PLANTED = {
+    "sync": lambda: torch.cuda.current_stream().synchronize(),
+    "query": lambda: torch.cuda.current_stream().query(),
+    "blocking-copy": copy_and_wait,
+}
+
+
+def kinds(found: list[Call]) -> list[str]:
+    return [call.kind for call in found]
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_waits_is_seen_in_a_capture_and_out_of_one(kind: str) -> None:
+    PLANTED[kind]()  # which sets libraries up
+    with log.calls() as found:
+        PLANTED[kind]()
+    assert kind in kinds(found)
+    assert not any(call.unsafe for call in found)
+
+    with log.calls() as found:
+        graphs.capture(PLANTED[kind])
+    (seen,) = [call for call in found if call.unsafe and call.kind == kind]
+    assert seen.thread == threading.get_native_id()
+
+
+def test_what_another_thread_does_during_a_capture_is_its_own_matter() -> None:
+    def program() -> None:
+        other = threading.Thread(target=torch.cuda.synchronize)
+        other.start()
+        other.join()
+
+    with log.calls() as found:
+        graphs.capture(program)
+    assert not any(call.unsafe for call in found)
+    others = [call for call in found if call.kind == "sync" and call.thread != threading.get_native_id()]
+    assert len(others) == graphs.WARM_UP_RUNS + 1

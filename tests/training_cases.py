@@ -1,0 +1,55 @@
+"""The operators of a training step against the reference in float64: values, and the gradients that they give."""
+
+import torch
+from torch import Tensor
+
+from vae_fast.kernels import (
+    nll_with_gradient,
+    philox,
+    random_bits,
+    reference,
+    sample_posterior,
+    sample_posterior_gradient,
+)
+from vae_fast.testing import SEED, STEP, sizes, within
+
+
+def check_nll_with_gradient(impl: str, logits: Tensor, target: Tensor) -> None:
+    weight = torch.tensor(0.7, device=logits.device)
+    value, gradient = nll_with_gradient(logits, target, weight, impl=impl)
+    assert (value.dtype, gradient.dtype, gradient.shape) == (torch.float32, logits.dtype, logits.shape)
+    x = target if target.dtype == torch.uint8 else target.double()
+    exact, exact_gradient = reference.nll_with_gradient(logits.double(), x, weight)
+    pixels = x.flatten(1).double() / (255 if target.dtype == torch.uint8 else 1)
+    size = sizes("bernoulli", logits.flatten(1).double(), pixels, pixels.new_zeros(()))
+    within(value, exact, 20, size.value.sum(1))  # as in testing.check_nll
+    within(gradient.flatten(1), exact_gradient.flatten(1), 8, 0.7 * size.by_logit)
+
+
+def check_sample_posterior_gradient(impl: str, stats: Tensor, by_dimension: bool, row_offset: int = 0) -> None:
+    b, z = stats.shape[0], stats.shape[1] // 2
+    grad_z = torch.linspace(-2, 2, b * z, device=stats.device).view(b, z).to(stats.dtype)
+    weight = torch.linspace(-1, 2, z, device=stats.device) if by_dimension else torch.tensor(1.5, device=stats.device)
+    seed, step = SEED.to(stats.device), STEP.to(stats.device)
+    gradient = sample_posterior_gradient(grad_z, weight, stats, seed, step, row_offset=row_offset, stream=16, impl=impl)
+    assert (gradient.dtype, gradient.shape) == (stats.dtype, stats.shape)
+    leaf = stats.double().requires_grad_()
+    bits = random_bits(b, z + z % 2, seed, step, row_offset=row_offset, stream=16, impl="reference")
+    sample = reference.sample_posterior(leaf, bits)[0]
+    kl = reference.kl_per_dimension(*leaf.chunk(2, dim=1))
+    (exact,) = torch.autograd.grad((sample, kl), leaf, (grad_z.double(), weight.double().expand(b, z)))
+    m, v = stats.double().chunk(2, dim=1)
+    noise = (v / 2).exp() * philox.normals(bits)[:, :z].abs().clamp(min=1)
+    by_z, by_kl = grad_z.double().abs(), weight.double().abs()
+    size = torch.cat((by_z + by_kl * m.abs(), by_z * noise / 2 + by_kl * (1 + v.exp())), dim=1)
+    within(gradient, exact, 13, size)  # as in testing.check_sample_posterior
+
+
+def check_row_offset_on_the_device(impl: str, stats: Tensor) -> None:
+    seed, step = SEED.to(stats.device), STEP.to(stats.device)
+    there = torch.tensor(2**33 + 5, device=stats.device)
+    ours = sample_posterior(stats, seed, step, row_offset=there, stream=16, impl=impl)
+    exact = sample_posterior(stats, seed, step, row_offset=2**33 + 5, stream=16, impl=impl)
+    torch.testing.assert_close(ours.z, exact.z, rtol=0, atol=1e-5)  # C++ draws it by the reference
+    torch.testing.assert_close(ours.kl, exact.kl)
+    assert not ours.z.requires_grad
