@@ -145,10 +145,10 @@ def _finish_step(dtype: str) -> Iterator[Variant]:
     unused = {} if dtype == "fp16" else {"scale_ptr": None, "growth_ptr": None}
     unused |= {"copies_ptr": None} if dtype == "fp32" else {}
     sizes = {"COUNT": 8, "PARTS": 1024, **finish_step.CONSTANTS, **finish_step.SCALER}
-    for kernel in (finish_step._sum_kernel, finish_step._update_kernel):
+    for kernel in (finish_step._finish_step_sum_kernel, finish_step._finish_step_update_kernel):
         constants = {name: value for name, value in {**unused, **sizes}.items() if name in kernel.arg_names}
-        name = f"finish_step{kernel.__name__.removesuffix('_kernel')}, {dtype}"
-        yield Variant(name, kernel, {**_pointers(kernel, "fp32"), **types}, constants)
+        name = kernel.__name__.removeprefix("_").removesuffix("_kernel")
+        yield Variant(f"{name}, {dtype}", kernel, {**_pointers(kernel, "fp32"), **types}, constants)
 
 
 def _pointers(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:

@@ -2,6 +2,12 @@
 
 import torch
 
+from tests.finish_step_cases import CASES, check_finish_step
+from tests.training_cases import (
+    check_nll_with_gradient,
+    check_row_offset_on_the_device,
+    check_sample_posterior_gradient,
+)
 from vae_fast.kernels import random_bits, reference
 from vae_fast.testing import (
     LAYOUTS,
@@ -27,5 +33,11 @@ for (b, d, z), layout in zip(SHAPES, [*LAYOUTS, "strided"], strict=True):
             pixels = images(b, d, layout, torch.uint8, torch.bfloat16, "cuda")
             check_elbo("triton", *pixels, *latents, likelihood, log_scale)
             check_nll("triton", *pixels, likelihood, log_scale)
+    check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, torch.bfloat16, "cuda"))
+    for by_dimension in (False, True):
+        check_sample_posterior_gradient("triton", encoded(b, z, layout, torch.bfloat16, "cuda"), by_dimension)
+    check_row_offset_on_the_device("triton", encoded(b, z, layout, torch.bfloat16, "cuda"))
+for settings in CASES:
+    check_finish_step("triton", "cuda", **settings)
 torch.cuda.synchronize()
 print("all calls done")

@@ -67,9 +67,9 @@ def one_joined() -> Iterator[World]:
     world.leave()
 
 
-def trained(world: World, device: str, capture: Capture | None) -> Engine:
+def trained(world: World, device: str, capture: Capture | None, **settings: Any) -> Engine:
     """Five steps, over the end of an epoch, recorded where there is a capture."""
-    config = vf.Config(hidden=(16,), latent=4, batch_size=32, device=device, free_bits=0.02)
+    config = vf.Config(hidden=(16,), latent=4, batch_size=32, device=device, free_bits=0.02, **settings)
     plan = make_plan(config)[0]
     plan = world.placed(replace(plan, cuda_graphs=capture is not None, steps_per_graph=2 if capture else 0))
     torch.manual_seed(0)
@@ -95,6 +95,12 @@ def test_what_processes_send_each_other_is_part_of_a_recording(one_joined: World
     assert max(joined.launches(5)) == 2
     assert torch.equal(flat(joined), flat(alone))
     torch.testing.assert_close(joined.ledger.ring, alone.ledger.ring, rtol=1e-13, atol=0)  # 48 bits were sent
+
+
+def test_compiled_steps_send_free_bits_means(one_joined: World) -> None:
+    """Which the compiled function does itself."""
+    alone, joined = (trained(world, "cpu", None, compile=True) for world in (ALONE, one_joined))
+    torch.testing.assert_close(flat(joined), flat(alone), rtol=0, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")

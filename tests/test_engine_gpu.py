@@ -119,6 +119,7 @@ def test_no_step_waits_for_the_device(precision: dict[str, Any], graph: Any) -> 
     assert e.recent_loss is not None
 
 
+@pytest.mark.null_gpu
 def test_memory_stays_flat_over_ten_thousand_replays() -> None:
     e, feed = engine(cuda_graphs="on", together=2)
     train(e, feed, 1)

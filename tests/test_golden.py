@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import vae_fast as vf
 from vae_fast.engine import Engine
 from vae_fast.feed import Feed
 from vae_fast.kernels import library
-from vae_fast.plan import cpp_compiler, make_plan
+from vae_fast.objective import objective
+from vae_fast.plan import DTYPES, cpp_compiler, make_plan
 
 GOLDEN = Path(__file__).with_name("golden.json")
 STEPS = 50
@@ -25,14 +27,20 @@ PLANS: dict[str, dict[str, Any]] = {
 }
 
 
+def images() -> Tensor:
+    return vf.load_images("digits").pixels[:64].flatten(1)
+
+
+def network() -> vf.VAE:
+    torch.manual_seed(0)
+    return vf.VAE(hidden=(16,), latent=4)
+
+
 def losses(settings: dict[str, Any]) -> list[float]:
     """Nats per image of each step: a small network on 64 digits, which sees them in 25 orders."""
-    images = vf.load_images("digits").pixels[:64].flatten(1)
     config = vf.Config(hidden=(16,), latent=4, batch_size=32, lr=5e-3, device="cpu", **settings)
-    feed = Feed(len(images), config.batch_size, config.seed)
-    torch.manual_seed(0)
-    model = vf.VAE(hidden=config.hidden, latent=config.latent)
-    engine = Engine(model, images, config, make_plan(config)[0], feed.steps_per_epoch)
+    feed = Feed(64, config.batch_size, config.seed)
+    engine = Engine(network(), images(), config, make_plan(config)[0], feed.steps_per_epoch)
     engine.warm_up()
     for epoch in range(1, STEPS // feed.steps_per_epoch + 1):
         engine.begin_epoch(feed.order(epoch))
@@ -54,6 +62,38 @@ def test_losses_are_the_golden_ones(plan: str) -> None:
     assert ours[0] == pytest.approx(golden[0], rel=1e-5)
     assert ours == pytest.approx(golden, rel=1e-3)
     assert ours[-1] < 0.6 * ours[0]
+
+
+def autocast_losses(dtype: torch.dtype) -> list[float]:
+    """The same of PyTorch's own mixed precision: autocast, GradScaler, its fused Adam."""
+    model, data, feed, found = network(), images(), Feed(64, 32, 0), []
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, fused=True)
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
+    for step in range(STEPS):
+        rows = feed.order(1 + step // 2)[step % 2]
+        with torch.autocast("cpu", dtype):
+            loss = objective(model, data[rows], 0, step).loss
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("compile", [False, True])
+def test_mixed_precision_is_autocasts(precision: str, compile: bool) -> None:
+    """Weights that are kept rounded, gradients taken as the products give them: the same roundings."""
+    if compile and cpp_compiler() is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    ours = losses({"amp_dtype": precision, "compile": compile})
+    theirs = autocast_losses(DTYPES[precision])
+    # A step that fp16's scale skips has no loss in ours. What is left are sums in another order, and Adam's use of them.
+    kept = [(one, other) for one, other in zip(ours, theirs, strict=True) if one == one]
+    assert len(kept) >= STEPS - 10
+    assert kept[0][0] == pytest.approx(kept[0][1], rel=1e-5)
+    assert [one for one, _ in kept] == pytest.approx([other for _, other in kept], rel=1e-4)
 
 
 if __name__ == "__main__":

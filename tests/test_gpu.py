@@ -13,6 +13,13 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
+from tests.finish_step_cases import CASES as FINISHED
+from tests.finish_step_cases import check_finish_step
+from tests.training_cases import (
+    check_nll_with_gradient,
+    check_row_offset_on_the_device,
+    check_sample_posterior_gradient,
+)
 from vae_fast.kernels import choice, nll, random_bits, reference, sample_posterior
 from vae_fast.testing import (
     DTYPES,
@@ -66,6 +73,23 @@ def test_losses_are_the_reference(b: int, d: int, z: int, layout: str, dtype: to
     for log_scale in scales(likelihood, d, GPU):
         check_elbo("triton", *pixels, *latents, likelihood, log_scale)
         check_nll("triton", *pixels, likelihood, log_scale)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("b", "d", "z"), SHAPES)
+def test_what_a_training_step_takes_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+    check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype, GPU))
+    for by_dimension in (False, True):
+        check_sample_posterior_gradient("triton", encoded(b, z, layout, dtype, GPU), by_dimension, row_offset=d)
+    check_row_offset_on_the_device("triton", encoded(b, z, layout, dtype, GPU))
+
+
+@pytest.mark.parametrize("settings", FINISHED)
+@pytest.mark.parametrize("shapes", [[(3, 5), (), (0, 4), (7,), (131, 129)], [(400, 784), (400,), (5000, 999)]])
+def test_the_end_of_a_step_is_the_specification(settings: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
+    check_finish_step("triton", GPU, **settings, shapes=shapes)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -207,6 +231,7 @@ def capture(call: Callable[[], Any], warm_up: int = 3) -> tuple[torch.cuda.CUDAG
     return graph, result
 
 
+@pytest.mark.null_gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_calls_do_not_wait_for_the_device(likelihood: str) -> None:
@@ -255,9 +280,10 @@ def test_no_access_is_out_of_bounds() -> None:
     """Each tensor in an allocation of its own, because inside one of the caching allocator's any access is allowed."""
     options = ("--tool", "memcheck", "--error-exitcode", "9", "--target-processes", "application-only")
     quiet = ("--report-api-errors", "no")  # torch probes for functions that a driver need not have
+    paths = [str(EVERY_KERNEL.parents[1]), os.environ.get("PYTHONPATH")]
     done = subprocess.run(
         [str(SANITIZER), *options, *quiet, sys.executable, str(EVERY_KERNEL)],
-        env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
         check=False,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast.objective import objective
+from vae_fast.kernels import Rates
+from vae_fast.objective import Noise, backward, forward, objective
 from vae_fast.schedules import beta_at
 
 
@@ -51,3 +52,32 @@ def test_free_bits_press_only_dimensions_above_lambda() -> None:
     by_weight = torch.autograd.grad(loss, vae.encoder.stats.weight)[0][:2, :2]  # by the means, image by image
     assert torch.equal(by_weight[0], torch.zeros(2))
     assert by_weight[1].tolist() == pytest.approx([2 * 2.0 / 2, 2 * 1.0 / 2])
+
+
+@pytest.mark.parametrize("free_bits", [0.0, 0.077])
+@pytest.mark.parametrize("split", [5, 2])
+def test_the_gradients_of_a_step_are_those_of_the_objective(free_bits: float, split: int) -> None:
+    """In float64, of a batch whole or in two parts, which share the KLs that free bits are a function of."""
+    torch.manual_seed(0)
+    vae, x = vf.VAE((3,), (4,), 2).double(), torch.rand(5, 3, dtype=torch.float64)
+    seed, step, beta, scale = torch.tensor(1), torch.tensor(2), torch.tensor(0.3), torch.tensor(8.0)
+    exact = objective(vae, x, seed, step, beta=beta, free_bits=free_bits)
+    expected = torch.autograd.grad(8 * exact.loss, list(vae.parameters()))
+    parts = [slice(0, split), slice(split, 5)] if split < 5 else [slice(0, 5)]
+    with torch.no_grad():
+        sums = vf.kl_per_dimension(*vae.encode(x)).sum(0)
+    assert 0 < (sums / 5 >= free_bits).sum() < 2 or free_bits == 0, "free bits bind in some dimensions only"
+    gradients, losses = [torch.zeros_like(g) for g in expected], []
+    for part in parts:
+        noise = Noise(seed, step, part.start)
+        done, rates = forward(vae, x[part], noise), Rates(torch.tensor(1e-3), beta)
+        settings = {"images": 5, "free_bits": free_bits, "total": lambda own: sums}
+        terms, own = backward(vae, x[part], noise, done, rates, scale, **settings)
+        gradients = [g + o for g, o in zip(gradients, own, strict=True)]
+        losses.append(terms)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    nll, kl = (torch.cat([getattr(terms, name) for terms in losses]) for name in ("nll", "kl"))
+    torch.testing.assert_close((nll, kl), (exact.nll, exact.kl))
+    weighed = kl.mean() if losses[0].penalty is None else losses[0].penalty
+    torch.testing.assert_close(nll.mean() + beta * weighed, exact.loss)

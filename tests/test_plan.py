@@ -4,14 +4,16 @@ import pytest
 import torch
 
 import vae_fast as vf
+from vae_fast import plan as plans
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import library, set_flush_denormal
+from vae_fast.kernels import choice, library, operators, set_flush_denormal
 from vae_fast.plan import (
     auto_precision,
     environment,
     make_plan,
     process_settings,
     recorded_plan,
+    require_compiler,
 )
 
 CPU = torch.device("cpu")
@@ -77,6 +79,20 @@ def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         RunError, match=r"--compile: on a CPU it needs a C\+\+ compiler; /no/such/compiler was not found"
     ):
         make_plan(vf.Config(compile=True, device="cpu"))
+
+
+def test_a_gpu_without_a_compiler_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(operators, "HAS_TRITON", True)
+    monkeypatch.setattr(choice, "HAS_C_COMPILER", True)
+    assert plans._optimizer("autograd", gpu)[0] == "triton"
+    require_compiler(gpu)
+    monkeypatch.setattr(choice, "HAS_C_COMPILER", False)
+    lack = "Triton needs a C compiler, gcc or clang or what CC names, and finds none"
+    assert plans._optimizer("autograd", gpu) == ("torch", lack)
+    assert plans._step(vf.Config(), gpu, "bf16", 1)[1].endswith(f"its operators are PyTorch's: {lack}")
+    with pytest.raises(RunError, match=f"--compile: on a GPU it needs Triton: {lack}"):
+        require_compiler(gpu)
 
 
 def test_a_plan_of_another_version_is_refused() -> None:

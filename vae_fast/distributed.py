@@ -128,14 +128,16 @@ class World:
             with _contact():
                 dist.all_reduce(tensor, group=self._devices)
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, of a tensor that all have; what a compiled function may hold."""
-        if self._devices is None:
-            return tensor
+    def total(self, tensor: Tensor, compiled: bool = False) -> Tensor:
+        """The sum over the processes, of a tensor that all have; `compiled`: in the form that can be traced."""
+        if not compiled:
+            total = tensor.clone()
+            self.sum_(total)
+            return total
         from torch.distributed._functional_collectives import all_reduce, wait_tensor
 
-        total: Tensor = wait_tensor(all_reduce(tensor, "sum", self._devices))
-        return total
+        summed: Tensor = wait_tensor(all_reduce(tensor, "sum", self._devices))
+        return summed
 
     def summed(self, gradients: Sequence[Tensor], terms: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """In one all-reduce the sums over the processes of gradients, in float32, and each one's terms, float64 [T].

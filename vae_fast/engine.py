@@ -28,6 +28,7 @@ from vae_fast.stored import Pixels
 
 MOST_SKIPS_IN_A_ROW = 100
 CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
+SLOT_BYTES = 1 << 26  # of images handed in for one launch; of larger batches a launch takes fewer, which last longer
 MOST_SCALER_SKIPS = 25  # in a row: what finding the scale of fp16 can take, with some to spare
 
 
@@ -74,7 +75,9 @@ class Engine:
             self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
         else:
             most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs else 1)
-            self._slots = torch.zeros(most, batch, images.shape[1], dtype=images.dtype, device=device)
+            fitting = max(1, SLOT_BYTES // (batch * images.shape[1] * images.dtype.itemsize))
+            slots = min(most, fitting)
+            self._slots = torch.zeros(slots, batch, images.shape[1], dtype=images.dtype, device=device)
         self._schedule, self._is_scheduled = torch.zeros(steps_per_epoch, 2, device=device), False
         step = FusedStep if plan.step == "fused" else AutogradStep
         self._train = step(model, config, plan, self._schedule, seed, self.ledger, world, mark)
@@ -194,7 +197,8 @@ class Engine:
         """The graphs of the plan: of one step, for an epoch's tail, and of several."""
         one = self._world.together(self._capture, partial(self._program, 1))
         worth = self.plan.steps_per_graph or graphs.steps_worth_a_graph(one)
-        together = min(self._world.first(lambda: worth), self.steps_per_epoch)
+        slots = len(self._slots) if self._images is None else worth
+        together = min(self._world.first(lambda: worth), self.steps_per_epoch, slots)
         if together == 1:
             return {1: one}
         return {1: one, together: self._world.together(self._capture, partial(self._program, together))}

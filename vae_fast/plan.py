@@ -114,9 +114,11 @@ def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
     if plan.flush_denormals:
         _flush_denormals(True)
     try:
-        with torch.cuda.device(plan.torch_device) if plan.torch_device.type == "cuda" else nullcontext():
-            with _deterministic() if deterministic else nullcontext():
-                yield
+        with (
+            torch.cuda.device(plan.torch_device) if plan.torch_device.type == "cuda" else nullcontext(),
+            _deterministic() if deterministic else nullcontext(),
+        ):
+            yield
     finally:
         if plan.flush_denormals:
             _flush_denormals(flushed)
@@ -142,8 +144,11 @@ def _deterministic() -> Iterator[None]:
 
 
 def require_compiler(device: torch.device) -> None:
-    """torch.compile builds its CPU kernels as C++ that includes Python.h."""
+    """torch.compile builds its CPU kernels as C++ that includes Python.h, and launchers for those of a GPU as C."""
     if device.type != "cpu":
+        hindrance = choice.missing("triton")
+        if hindrance is not None:
+            raise RunError(f"--compile: on a GPU it needs Triton: {hindrance}")
         return
     if cpp_compiler() is None:
         raise RunError(
@@ -251,7 +256,9 @@ def _step(config: Config, device: torch.device, precision: str, processes: int) 
 def _no_fused_step(config: Config, device: torch.device, precision: str, processes: int) -> str | None:
     """Why the step cannot be one operator, or None."""
     if device.type != "cpu":
-        return "the fused step is for CPUs"
+        hindrance = choice.missing("triton")
+        slow = "" if hindrance is None else f", and its operators are PyTorch's: {hindrance}"
+        return f"the fused step is for CPUs{slow}"
     if config.compile:
         return "torch.compile compiles autograd's"
     if precision != "fp32":

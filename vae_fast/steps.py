@@ -6,6 +6,7 @@ ledger in place. Nothing but the ledger changes where the loss or the gradients'
 """
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ class AutogradStep:
             scale,
             images=self._config.batch_size,
             free_bits=self._config.free_bits,
-            total=None if self._world.is_alone else self._world.total,
+            total=None if self._world.is_alone else partial(self._world.total, compiled=self._plan.compile),
         )
         return terms, rates, gradients
 

@@ -115,6 +115,17 @@ def _elbo_bwd_kernel(
     BLOCK_Z: tl.constexpr,
 ):
     first = tl.program_id(0).to(tl.int64) * ROWS
+    if mu_ptr is not None:  # known when compiled: without them none of this is there
+        is_first = tl.program_id(1) == 0
+        if is_first:
+            for row in range(first, tl.minimum(first + ROWS, B)):
+                grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
+                for start in range(0, Z, BLOCK_Z):
+                    j = start + tl.arange(0, BLOCK_Z)
+                    mu = tl.load(mu_ptr + row * mu_stride + j * mu_column, j < Z, 0).to(tl.float32)
+                    logvar = tl.load(logvar_ptr + row * logvar_stride + j * logvar_column, j < Z, 0).to(tl.float32)
+                    tl.store(grad_mu_ptr + row * Z + j, grad_kl * mu, j < Z)
+                    tl.store(grad_logvar_ptr + row * Z + j, 0.5 * grad_kl * (exp_f(logvar) - 1.0), j < Z)
     column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = column < D
     partial = tl.zeros([BLOCK_D], tl.float32)
@@ -130,16 +141,6 @@ def _elbo_bwd_kernel(
         tl.store(grad_logits_ptr + row * D + column, grad_nll * by_logit, mask)
         if log_scale_ptr is not None:
             partial += grad_nll * by_scale
-        if mu_ptr is not None:  # known when compiled: without them none of this is there
-            is_first = tl.program_id(1) == 0
-            if is_first:
-                grad_kl = tl.load(grad_kl_ptr + row * grad_kl_stride).to(tl.float32)
-                for start in range(0, Z, BLOCK_Z):
-                    j = start + tl.arange(0, BLOCK_Z)
-                    mu = tl.load(mu_ptr + row * mu_stride + j * mu_column, j < Z, 0).to(tl.float32)
-                    logvar = tl.load(logvar_ptr + row * logvar_stride + j * logvar_column, j < Z, 0).to(tl.float32)
-                    tl.store(grad_mu_ptr + row * Z + j, grad_kl * mu, j < Z)
-                    tl.store(grad_logvar_ptr + row * Z + j, 0.5 * grad_kl * (exp_f(logvar) - 1.0), j < Z)
     if log_scale_ptr is not None:
         tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * D + column, partial, mask)
 

@@ -47,7 +47,7 @@ def _block_of(gradients, sizes, firsts, block, COUNT: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def _sum_kernel(
+def _finish_step_sum_kernel(
     gradients,  # a tensor for each parameter, contiguous, float32, bfloat16 or float16
     sizes,  # their numbers of values
     firsts,  # the block at which each begins, and that after the last
@@ -95,7 +95,7 @@ def _sum_kernel(
 
 
 @triton.jit
-def _update_kernel(
+def _finish_step_update_kernel(
     parameters_ptr,  # [blocks * BLOCK] float32, as are the two moments
     means_ptr,
     squares_ptr,
@@ -220,7 +220,7 @@ def finish_step_triton(
     terms = count.new_empty((2, parts), dtype=torch.float64)
     aside = count.new_empty(2)
     common = {"COUNT": len(gradients), "num_warps": 4}
-    _sum_kernel[(parts,)](
+    _finish_step_sum_kernel[(parts,)](
         *layout,
         nll,
         kl,
@@ -237,7 +237,7 @@ def finish_step_triton(
         BLOCK=BLOCK,
         **common,
     )
-    _update_kernel[(blocks,)](
+    _finish_step_update_kernel[(blocks,)](
         parameters,
         means,
         squares,

@@ -1,0 +1,33 @@
+"""The table of nodes: complete, and within its limits."""
+
+import re
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from benchmarks.graph_nodes import EVALUATIONS, RIVALS, SETTINGS, TABLE, kinds
+from benchmarks.nullgpu.log import Call
+
+VERSIONS = ("2.11.0", "2.14.1")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_table_names_every_setting_and_holds_its_limit(version: str) -> None:
+    part = TABLE.read_text(encoding="utf-8").partition(f"## torch {version}")[2].partition("\n## ")[0]
+    counts = {name: int(count) for name, count in re.findall(r"^\| ([^|]+?) \| (\d+) \|", part, re.M)}
+    assert counts.keys() == {*SETTINGS, *EVALUATIONS, *RIVALS}
+    for name, setting in SETTINGS.items():
+        assert setting.most is None or counts[name] <= setting.most, name
+
+
+def test_a_node_is_counted_for_who_made_it() -> None:
+    made = {
+        "products": ("product", "cublasLtMatmul"),
+        "Inductor's": ("kernel", "triton_poi_fused_0 1,1,1"),
+        "PyTorch's": ("kernel", "_ZN2at6native29vectorized 1,1,1"),
+        "ours": ("kernel", "_finish_step_sum_kernel 1,1,1"),
+        "copies": ("copy", "cudaMemcpyAsync 4"),
+    }
+    nodes = [Call(True, False, kind, "0x1", 1, what) for kind, what in made.values()]
+    assert kinds(nodes) == dict.fromkeys(made, 1)
