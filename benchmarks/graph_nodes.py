@@ -184,6 +184,12 @@ autocast and fused Adam in one capture: without schedules, skipping and metrics.
 """
 
 
+def counts_of(version: str) -> dict[str, int]:
+    """What the table says of a version of torch, by the name of the step."""
+    part = TABLE.read_text(encoding="utf-8").partition(f"## torch {version}")[2].partition("\n## ")[0]
+    return {name: int(count) for name, count in re.findall(r"^\| ([^|]+?) \| (\d+) \|", part, re.M)}
+
+
 def main() -> None:
     if not log.is_present():
         raise SystemExit('error: this counts on the null GPU: make nullgpu ARGS="python -m benchmarks.graph_nodes"')

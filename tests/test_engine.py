@@ -44,11 +44,9 @@ def train(e: Engine, rows: Tensor = ROWS, steps: int = 1) -> None:
 
 
 def gradients(e: Engine) -> tuple[Tensor, ...]:
-    """Of the images ROWS."""
-    e.begin_epoch(ROWS.expand(e.steps_per_epoch, -1))
-    step: Any = e._train
-    order, seed = ROWS.view(1, -1), torch.tensor(e.config.seed)
-    return step._learn(images(), order, e._schedule, e.ledger.step, seed, step.scale.factor)[2]
+    """Of the first step, on the images ROWS."""
+    schedule, first, seed = torch.tensor([[1e-3, 1.0]]), torch.tensor(0), torch.tensor(e.config.seed)
+    return e._train._learn(images(), ROWS.view(1, -1), schedule, first, seed, torch.ones(()))[2]
 
 
 def parameters(e: Engine) -> Tensor:
@@ -185,7 +183,6 @@ def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped(step: str) -> 
 
 def test_a_diverged_run_stops_within_200_steps() -> None:
     e = engine(torch.full((64, 784), float("nan")))
-
     with pytest.raises(RunError, match=r"training diverged: .* not finite in \d+ steps in a row"):
         train(e, steps=200)
     assert MOST_SKIPS_IN_A_ROW <= e.step_number <= 200
@@ -235,8 +232,8 @@ def test_a_loaded_state_goes_on_bit_for_bit(settings: dict[str, Any]) -> None:
     whole, first, second = engine(**settings), engine(**settings), engine(**settings)
     train(whole, steps=6)
     train(first, steps=3)
-    model, optimizer, counters = first.state()
-    second.load_state({k: v.clone() for k, v in model.items()}, {k: v.clone() for k, v in optimizer.items()}, counters)
+    *tensors, counters = first.state()
+    second.load_state(*({k: v.clone() for k, v in of.items()} for of in tensors), counters)
     train(second, steps=3)
     assert torch.equal(parameters(whole), parameters(second))
     for ours, theirs in zip(whole.state()[1:], second.state()[1:], strict=True):

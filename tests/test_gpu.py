@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from tests.finish_step_cases import CASES as FINISHED
-from tests.finish_step_cases import check_finish_step
-from tests.training_cases import (
-    check_nll_with_gradient,
-    check_row_offset_on_the_device,
-    check_sample_posterior_gradient,
-)
+from tests import finish_step_cases, training_cases
 from vae_fast.kernels import choice, nll, random_bits, reference, sample_posterior
 from vae_fast.testing import (
     DTYPES,
@@ -80,16 +74,18 @@ def test_losses_are_the_reference(b: int, d: int, z: int, layout: str, dtype: to
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
 def test_what_a_training_step_takes_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
-    check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype, GPU))
+    training_cases.check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype, GPU))
     for by_dimension in (False, True):
-        check_sample_posterior_gradient("triton", encoded(b, z, layout, dtype, GPU), by_dimension, row_offset=d)
-    check_row_offset_on_the_device("triton", encoded(b, z, layout, dtype, GPU))
+        training_cases.check_sample_posterior_gradient(
+            "triton", encoded(b, z, layout, dtype, GPU), by_dimension, row_offset=d
+        )
+    training_cases.check_row_offset_on_the_device("triton", encoded(b, z, layout, dtype, GPU))
 
 
-@pytest.mark.parametrize("settings", FINISHED)
+@pytest.mark.parametrize("settings", finish_step_cases.CASES)
 @pytest.mark.parametrize("shapes", [[(3, 5), (), (0, 4), (7,), (131, 129)], [(400, 784), (400,), (5000, 999)]])
 def test_the_end_of_a_step_is_the_specification(settings: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
-    check_finish_step("triton", GPU, **settings, shapes=shapes)
+    finish_step_cases.check_finish_step("triton", GPU, **settings, shapes=shapes)
 
 
 @pytest.mark.usefixtures("poisoned")

@@ -1,12 +1,10 @@
 """The table of nodes: complete, and within its limits."""
 
-import re
-
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks.graph_nodes import EVALUATIONS, RIVALS, SETTINGS, TABLE, kinds
+from benchmarks.graph_nodes import EVALUATIONS, RIVALS, SETTINGS, counts_of, kinds
 from benchmarks.nullgpu.log import Call
 
 VERSIONS = ("2.11.0", "2.14.1")
@@ -14,8 +12,7 @@ VERSIONS = ("2.11.0", "2.14.1")
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_table_names_every_setting_and_holds_its_limit(version: str) -> None:
-    part = TABLE.read_text(encoding="utf-8").partition(f"## torch {version}")[2].partition("\n## ")[0]
-    counts = {name: int(count) for name, count in re.findall(r"^\| ([^|]+?) \| (\d+) \|", part, re.M)}
+    counts = counts_of(version)
     assert counts.keys() == {*SETTINGS, *EVALUATIONS, *RIVALS}
     for name, setting in SETTINGS.items():
         assert setting.most is None or counts[name] <= setting.most, name

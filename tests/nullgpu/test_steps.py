@@ -1,7 +1,6 @@
 """What a GPU is given to do, on one that is not there: nodes, no wait, nothing that a capture forbids, no memory."""
 
 import ctypes
-import re
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
@@ -34,20 +33,13 @@ else:
 HELD = [name for name, setting in SETTINGS.items() if setting.most is not None]
 
 
-def recorded(name: str) -> int | None:
-    """What the committed table says for this torch."""
-    version = f"## torch {torch.__version__},"
-    part = graph_nodes.TABLE.read_text(encoding="utf-8").partition(version)[2].partition("\n## ")[0]
-    found = re.search(rf"^\| {re.escape(name)} \| (\d+) ", part, re.M)
-    return int(found[1]) if found else None
-
-
 @pytest.mark.parametrize("name", HELD)
 def test_a_step_has_few_nodes_on_one_stream_and_nothing_that_a_capture_forbids(name: str) -> None:
     found = graph_nodes.step_calls(SETTINGS[name].settings)
     (nodes,) = log.graphs(found)
     assert len(nodes) <= SETTINGS[name].most
-    assert len(nodes) == (recorded(name) or len(nodes)), "the table is not today's: python -m benchmarks.graph_nodes"
+    recorded = graph_nodes.counts_of(torch.__version__).get(name, len(nodes))
+    assert len(nodes) == recorded, "the table is not today's: python -m benchmarks.graph_nodes"
     assert len({node.stream for node in nodes}) == 1
     assert [call for call in found if call.unsafe] == []
     assert not [call for call in found if call.captured and call.kind in {"host-allocation", *WAITS}]
