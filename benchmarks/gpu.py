@@ -177,14 +177,15 @@ def on_a_gpu(run: Run, precision: str) -> None:
         ]
     )
     run.stages([run.tests("tests-bytes", "tests/test_gpu.py", "-k", "nearly_as_fast", most=40, beside=False)])
-    small, large, largest = (f"cuda-{precision}-{batch}" for batch in (128, 4096, 8192))
-    step, few = "train_step", CONTENDERS[:3]
+    small, middle, large, largest = (f"cuda-{precision}-{batch}" for batch in (128, 1024, 4096, 8192))
+    step, few = "train_step", CONTENDERS[:3]  # each beside eager, in turns
     for stage in (
-        run.benchmarks("step-128", *ids(step, small, CONTENDERS), "--batch", "128", rounds=7, most=95),
-        run.benchmarks("step-4096", *ids(step, large, few), "--batch", "4096", rounds=7, most=45),
-        run.benchmarks("loss", *ids("elbo", largest, LOSSES), "--batch", "8192", rounds=9, most=45),
+        run.benchmarks("step-128", *ids(step, small, CONTENDERS), "--batch", "128", rounds=7, most=80),
+        run.benchmarks("step-4096", *ids(step, large, few), "--batch", "4096", rounds=7, most=40),
+        run.benchmarks("step-1024", *ids(step, middle, few), "--batch", "1024", rounds=7, most=40),
+        run.benchmarks("loss", *ids("elbo", largest, LOSSES), "--batch", "8192", rounds=9, most=40),
         run.benchmarks(
-            "epoch", *ids("epoch", small, ["graph-ops", "jax"]), "--batch", "128", "--long", rounds=5, most=75
+            "epoch", *ids("epoch", small, ["graph-ops", "jax"]), "--batch", "128", "--long", rounds=5, most=70
         ),
         sanitizer("racecheck", most=60, needed=False),
         run.benchmarks("adam", "benchmarks/bench_adam.py", rounds=5, most=30, needed=False),

@@ -36,38 +36,38 @@ IMAGES = 60_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A step of this engine: settings of `vf.Config`, the most nodes it may have, and how many it once had."""
+    """A step of this engine: settings of `vf.Config`, the most nodes it may have, and those it once had, by KINDS."""
 
     most: int | None = None
-    before: int | None = None
+    before: tuple[int, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def _compiled(precision: str, most: int | None, before: int | None, **settings: Any) -> Setting:
+def _compiled(precision: str, most: int | None, before: tuple[int, ...], **settings: Any) -> Setting:
     amp_dtype = {} if precision == "fp32" else {"amp_dtype": precision}
     return Setting(most, before, {"compile": True, **amp_dtype, **settings})
 
 
-# Before: of commit 088c1a6, whose step was a compiled forward, its backward, PyTorch's fused Adam and a GradScaler. Of
-# the 67 nodes in bf16 11 were products, 4 ours, 24 Inductor's and 28 PyTorch's.
+# Before: of commit 088c1a6, whose step was a compiled forward, its backward, PyTorch's fused Adam and a GradScaler, the
+# same with torch 2.11.0 and 2.14.1 (but for 106 in place of 109 with 2.14.1).
 SETTINGS = {
-    "bf16": _compiled("bf16", 26, 67),
-    "bf16, clip": _compiled("bf16", 26, 72, clip=1.0),
-    "bf16, schedules": _compiled("bf16", 26, None, lr_schedule="cosine", lr_warmup=1.0, beta_schedule="linear"),
-    "bf16, AdamW": _compiled("bf16", 26, None, optimizer="adamw", weight_decay=0.1),
-    "bf16, feed host": _compiled("bf16", 26, None, feed="host"),
-    "bf16, deterministic": _compiled("bf16", 29, 109, deterministic=True),
-    "bf16, free bits": _compiled("bf16", 32, 69, free_bits=0.1),
-    "bf16, dynamic binarization": _compiled("bf16", 32, 68, binarize="dynamic"),
-    "bf16, SiLU, two hidden layers": _compiled("bf16", None, None, hidden=(512, 256), activation="silu"),
-    "bf16, batch 1024": _compiled("bf16", None, 73, batch_size=1024),
-    "bf16, batch 4096": _compiled("bf16", None, 73, batch_size=4096),
-    "bf16, eager": Setting(None, 87, {"amp_dtype": "bf16"}),
-    "fp16": _compiled("fp16", 28, 78),
-    "fp16, clip": _compiled("fp16", 28, 83, clip=1.0),
-    "fp32": _compiled("fp32", 24, 55),
-    "fp32, clip": _compiled("fp32", 24, 60, clip=1.0),
-    "fp32, eager": Setting(None, 70, {}),
+    "bf16": _compiled("bf16", 26, (11, 4, 24, 28)),
+    "bf16, clip": _compiled("bf16", 26, (11, 4, 24, 33), clip=1.0),
+    "bf16, schedules": _compiled("bf16", 26, (), lr_schedule="cosine", lr_warmup=1.0, beta_schedule="linear"),
+    "bf16, AdamW": _compiled("bf16", 26, (), optimizer="adamw", weight_decay=0.1),
+    "bf16, feed host": _compiled("bf16", 26, (), feed="host"),
+    "bf16, deterministic": _compiled("bf16", 29, (11, 4, 24, 70), deterministic=True),
+    "bf16, free bits": _compiled("bf16", 32, (11, 4, 26, 28), free_bits=0.1),
+    "bf16, dynamic binarization": _compiled("bf16", 32, (11, 5, 24, 28), binarize="dynamic"),
+    "bf16, SiLU, two hidden layers": _compiled("bf16", None, (), hidden=(512, 256), activation="silu"),
+    "bf16, batch 1024": _compiled("bf16", None, (11, 4, 30, 28), batch_size=1024),
+    "bf16, batch 4096": _compiled("bf16", None, (11, 4, 30, 28), batch_size=4096),
+    "bf16, eager": Setting(None, (11, 4, 0, 70, 2), {"amp_dtype": "bf16"}),
+    "fp16": _compiled("fp16", 28, (11, 4, 24, 37, 2)),
+    "fp16, clip": _compiled("fp16", 28, (11, 4, 24, 42, 2), clip=1.0),
+    "fp32": _compiled("fp32", 24, (11, 4, 12, 28)),
+    "fp32, clip": _compiled("fp32", 24, (11, 4, 12, 33), clip=1.0),
+    "fp32, eager": Setting(None, (11, 4, 0, 53, 2), {}),
 }
 EVALUATIONS = {
     "evaluation, 1,000 images": 1_000,
@@ -166,10 +166,11 @@ def section(version: str) -> str:
     for name in (*SETTINGS, *EVALUATIONS, *RIVALS):
         found = counted(name)
         setting = SETTINGS.get(name, Setting())
-        known = ["-" if n is None else str(n) for n in (setting.before, setting.most)]
-        rows.append([name, str(found.total()), *known, *(str(found[kind]) for kind in KINDS)])
+        before = " + ".join(map(str, setting.before))
+        known = [str(setting.most or "-"), *(str(found[kind]) for kind in KINDS)]
+        rows.append([name, str(found.total()), *known, str(sum(setting.before) or "-"), before or "-"])
         print(*rows[-1], sep="  ", flush=True)
-    header = ["step", "nodes", "before", "at most", *KINDS]
+    header = ["step", "nodes", "at most", *KINDS, "before", "by kind"]
     return "\n".join([f"## {version}", "", *markdown(header, rows, 1), ""])
 
 

@@ -114,8 +114,8 @@ TARGETS = (
         (1.5, 3),
     ),
     Target("an epoch against JAX, batch 128", against("epoch", "jax"), "times", (1.2, 2)),
-    Target("time a step, batch 128", step_time(128), "us", (60, 20)),
-    Target("time a step, batch 4096", step_time(4096), "us", (100, 60)),
+    Target("time a step, batch 128", step_time(128), "us", (50, 20)),
+    Target("time a step, batch 4096", step_time(4096), "us", (90, 60)),
     Target("fused loss 8192 x 784, forward, of a copy", share_of_a_copy("forward"), "%", (85, None)),
     Target("fused loss 8192 x 784, backward, of a copy", share_of_a_copy("backward"), "%", (85, None)),
 )

@@ -67,7 +67,7 @@ def test_the_fastest_of_ours_counts_with_its_spread(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ratio", "expected"), [(10.0, MET), (9.99, MISSED), (30.0, MET)])
 def test_a_bound_itself_is_met(ratio: float, expected: str, tmp_path: Path) -> None:
-    run = results(tmp_path, [on_gpu("train_step", "graph-ops", 128, ratio, ms=0.06)])
+    run = results(tmp_path, [on_gpu("train_step", "graph-ops", 128, ratio, ms=0.05)])
     assert verdict(run, FASTER).verdict == expected
     assert verdict(run, FASTER, WHOLE).verdict == (MET if ratio == 30 else MISSED)
     assert verdict(run, "time a step, batch 128").verdict == MET
