@@ -81,6 +81,13 @@ def _flat_shape(tensor: Tensor) -> tuple[int, int]:
     return (tensor.shape[0], tensor.shape[1:].numel()) if tensor.dim() > 1 else (-1, -1)
 
 
+def stats(tensor: Tensor) -> None:
+    """An encoder's output, [B, 2 Z]."""
+    floating("stats", tensor)
+    if tensor.dim() != 2 or tensor.shape[1] % 2:
+        raise ValueError(f"stats: expected [B, 2 Z], got {list(tensor.shape)}")
+
+
 def posterior(batch: int, mu: Tensor, logvar: Tensor, device: torch.device) -> None:
     """mu and logvar [batch, Z] on the device."""
     floating("mu", mu)
@@ -124,8 +131,9 @@ def beta(value: float | Tensor, logits: Tensor) -> None:
 
 
 def weight(name: str, value: Tensor, like: Tensor, shapes: tuple[tuple[int, ...], ...]) -> None:
-    """A factor of a gradient: float32, or float64, of one of the shapes, on the device of `like`."""
-    floating(name, value)
+    """A factor of a gradient: float32, of one of the shapes, on the device of `like`."""
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        raise TypeError(f"{name}: expected a float32 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
     if value.shape not in shapes:
         raise ValueError(f"{name}: expected shape {' or '.join(str(list(s)) for s in shapes)}, got {list(value.shape)}")
     on_device(name, value, like.device)

@@ -27,7 +27,9 @@ ARGUMENTS = {
     "nll": ("logits", "target", "log_scale"),
     "nll_with_gradient": ("logits", "target"),
     "sample_posterior_gradient": ("stats", "grad_z"),
+    "sample_posterior_from": ("stats",),
 }
+NOT_IN_CPP = {"sample_posterior_from": "C++ takes row_offset as an int"}
 # By Triton and C++: the dtypes of floating arguments, and of some others.
 TAKEN = (torch.float32, torch.float16, torch.bfloat16)
 ALSO_TAKEN = {"target": torch.uint8, "seed": torch.int64}
@@ -46,6 +48,8 @@ def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
     reason = _elsewhere(wanted, first.is_cpu, first.is_cuda)
     if reason is not None:
         reason += f", and {ARGUMENTS[function][0]} is on {first.device}"
+    if wanted == "cpp" and function in NOT_IN_CPP:
+        reason = NOT_IN_CPP[function]
     reason = reason or missing(wanted) or _refused(function, tensors)
     if reason is None:
         return wanted

@@ -6,16 +6,19 @@ On a GPU with Triton it is one operator, two launches however many parameters th
 
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import operators
+from . import checks, choice, operators
 from .adam import Tensors, adam_
+from .choice import TAKEN
 from .reference import BACKOFF, GROWTH, GROWTH_INTERVAL
 
-ALIGNMENT = 1024  # values: what each parameter's place in a flat tensor is a multiple of
+# Values: what each parameter's place in a flat tensor is a multiple of, and what one program of the kernel updates: 8 a
+# thread, so that 16 bytes of a bfloat16 gradient are read at once.
+ALIGNMENT = 1024
 
 torch.library.define(
     "vae_fast::finish_step_",
@@ -120,14 +123,46 @@ def finish_step_(
         impl: "triton", "torch" (`adam_` and PyTorch's operators), or "auto": the first for tensors that lie flat.
 
     Sums are float32 within 1024 values, those of the terms float64; the order is fixed, so that the same arguments give
-    the same bits. Source: reference.py, `finish_step_`.
+    the same bits.
+
+    Raises TypeError or ValueError for tensors that do not fit, RuntimeError where Triton is asked for and is not there.
+
+    Source: reference.py, `finish_step_`, which names the papers.
     """
-    if impl == "triton" or (impl == "auto" and adam.parameters.data is not None):
+    checks.one_of("impl", impl, ("auto", "triton", "torch"))
+    _check(adam, gradients, terms)
+    if impl == "auto":
+        impl = "torch" if adam.parameters.data is None else "triton"
+    if impl == "triton":
+        _require_triton(adam)
         torch.autograd.graph.increment_version(adam.parameters.views)
         state = (adam, gradients, terms, rates, record, scale)
         torch.ops.vae_fast.finish_step_(*operator_arguments(*state, weight_decay, max_norm, images))
     else:
         _finish_step(adam, gradients, terms, rates, record, scale, weight_decay, max_norm, images)
+
+
+def _check(adam: AdamState, gradients: Tensors, terms: Terms) -> None:
+    parameters = adam.parameters.views
+    if len(gradients) != len(parameters):
+        raise ValueError(f"gradients: expected one for each of {len(parameters)} parameters, got {len(gradients)}")
+    for index, (gradient, parameter) in enumerate(zip(gradients, parameters, strict=True)):
+        if gradient.dtype not in TAKEN:
+            raise TypeError(f"gradients[{index}]: expected float32, bfloat16 or float16, got {gradient.dtype}")
+        if gradient.shape != parameter.shape:
+            raise ValueError(f"gradients[{index}]: expected {list(parameter.shape)}, got {list(gradient.shape)}")
+    for name, value in (("nll", terms.nll), ("kl", terms.kl)):
+        if value.dim() != 1 or len(value) != len(terms.nll):
+            raise ValueError(f"{name}: expected [{len(terms.nll)}], got {list(value.shape)}")
+
+
+def _require_triton(adam: AdamState) -> None:
+    device, missing = adam.taken.device, choice.missing("triton")
+    if adam.parameters.data is None:
+        raise RuntimeError("impl='triton' of finish_step_ is not available: parameters do not lie flat (flat_like)")
+    if missing is not None or (device.type != "cuda" and not operators.INTERPRETED):
+        reason = missing or f"it runs on a GPU, and the parameters are on {device}"
+        raise RuntimeError(f"impl='triton' of finish_step_ is not available: {reason}")
 
 
 def operator_arguments(
@@ -144,7 +179,7 @@ def operator_arguments(
     """What `finish_step_` is given as the operator takes it."""
     flat = (adam.parameters.data, adam.means.data, adam.squares.data, adam.copies.data if adam.copies else None)
     norm = None if max_norm == inf else max_norm
-    losses = (*terms, *rates, *record, *(scale or (None, None)))
+    losses = (terms.nll.contiguous(), terms.kl.contiguous(), terms.penalty, *rates, *record, *(scale or (None, None)))
     return (*flat, adam.taken, list(gradients), *losses, weight_decay, norm, images)
 
 
@@ -208,14 +243,13 @@ def _rescale(scale: Scale, is_finite: Tensor) -> None:
     scale.growth.copy_(torch.where(grown == GROWTH_INTERVAL, 0, grown))
 
 
-def _finish_step_triton(*arguments: object) -> None:
+def _finish_step_triton(*arguments: Any) -> None:
     from .triton.finish_step import finish_step_triton
 
-    with torch.cuda.device_of(arguments[0]):
-        finish_step_triton(*arguments)  # type: ignore[arg-type]
+    finish_step_triton(*arguments)
 
 
-torch.library.impl("vae_fast::finish_step_", "CPU" if operators.INTERPRETED else "CUDA", _finish_step_triton)
+torch.library.impl("vae_fast::finish_step_", operators.DISPATCH_KEY, operators.on_its_device(_finish_step_triton))
 
 
 @torch.library.register_fake("vae_fast::finish_step_")

@@ -22,6 +22,7 @@ Gradients = tuple[Tensor | None, ...]
 Noise = tuple[Tensor, Tensor, int, int]  # seed, step, row_offset, stream
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+DISPATCH_KEY = "CPU" if INTERPRETED else "CUDA"  # of the Triton kernels
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _NOISE = "Tensor seed, Tensor step, SymInt row_offset, int stream"
 _POSTERIOR = "Tensor mu, Tensor logvar"
@@ -298,7 +299,7 @@ def _nll_with_gradient_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
     return nll_with_gradient_triton(*arguments)
 
 
-def _on_its_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def on_its_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device, which need not be the one where the arguments are."""
 
     @functools.wraps(kernel)
@@ -323,4 +324,4 @@ for _name, _kernel in (
     ("nll_backward", _nll_backward_triton),
     ("nll_with_gradient", _nll_with_gradient_triton),
 ):
-    torch.library.impl(f"vae_fast::{_name}", "CPU" if INTERPRETED else "CUDA", _on_its_device(_kernel))
+    torch.library.impl(f"vae_fast::{_name}", DISPATCH_KEY, on_its_device(_kernel))

@@ -165,9 +165,7 @@ def sample_posterior(
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, section 2.4 and appendix B.
     """
-    checks.floating("stats", stats)
-    if stats.dim() != 2 or stats.shape[1] % 2:
-        raise ValueError(f"stats: expected [B, 2 Z], got {list(stats.shape)}")
+    checks.stats(stats)
     device = stats.device
     seed, step = checks.counter("seed", seed, device), checks.counter("step", step, device)
     checks.count("stream", stream, bits=32)
@@ -298,7 +296,7 @@ def _bits(rows: int, latent: int, seed: Tensor, step: Tensor, row_offset: int, s
 def _sample_posterior_from(
     stats: Tensor, seed: Tensor, step: Tensor, row_offset: Tensor, stream: int, impl: str
 ) -> PosteriorSample:
-    if chosen("sample_posterior", impl, stats) == "triton":
+    if chosen("sample_posterior_from", impl, stats) == "triton":
         return PosteriorSample(*torch.ops.vae_fast.sample_posterior_from(stats, seed, step, row_offset, stream))
     rows, latent = stats.shape[0], stats.shape[1] // 2
     bits = philox.random_bits(rows, latent + latent % 2, seed, step, row_offset, stream)

@@ -173,7 +173,8 @@ def finish_step_(
     The gradients, divided by the loss's scale, are clipped to max_norm (Pascanu et al., On the Difficulty of Training
     Recurrent Neural Networks, 2013) and go to Adam (Kingma and Ba, Adam, 2014, algorithm 1) with decoupled decay
     (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017). Unless the loss and their norm are finite
-    nothing but the counters changes, and the step is entered as skipped.
+    nothing but the counters changes, and the step is entered as skipped. (Triton tests the loss row by row, in float32:
+    a row that overflows it counts as not finite.)
     """
     (nll, kl, penalty), (lr, beta), (step, sums, ring) = terms, rates, record
     inverse = 1.0 if scale is None else 1 / scale[0].to(parameters[0].dtype)

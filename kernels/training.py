@@ -76,8 +76,11 @@ def sample_posterior_gradient(
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, section 2.4 and appendix B.
     """
-    checks.floating("stats", stats)
+    checks.stats(stats)
     checks.floating("grad_z", grad_z)
+    checks.on_device("grad_z", grad_z, stats.device)
+    checks.count("row_offset", row_offset)
+    checks.count("stream", stream, bits=32)
     rows, columns = stats.shape
     if grad_z.shape != (rows, columns // 2):
         raise ValueError(f"grad_z: expected {[rows, columns // 2]}, got {list(grad_z.shape)}")
@@ -92,6 +95,12 @@ def sample_posterior_gradient(
         gradient = torch.ops.vae_fast.sample_posterior_gradient(grad_z, kl_weight, stats, *noise)
     elif wanted == "cpp" and kl_weight.dim() == 0:
         gradient = torch.ops.vae_fast.sample_posterior_backward(grad_z, kl_weight.expand(rows), stats, *noise)
+    elif wanted == "cpp":  # whose kernel takes a weight for each image: what a dimension's adds is added in float32
+        exact = stats.float()
+        by_z = torch.ops.vae_fast.sample_posterior_backward(grad_z.float(), None, exact, *noise)
+        mu, logvar = exact.chunk(2, dim=1)
+        by_kl = torch.cat((kl_weight * mu, 0.5 * kl_weight * (logvar.exp() - 1)), dim=1)
+        gradient = (by_z + by_kl).to(stats.dtype)
     else:
         latent = columns // 2
         bits = random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)

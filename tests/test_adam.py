@@ -172,6 +172,16 @@ def test_weights_move_with_their_copies_and_keep_their_values() -> None:
     assert optimizer.state.parameters.data.sum() == sum(p.sum() for p in model.parameters())
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_stale_graph_of_the_model_is_noticed(flat: bool) -> None:
+    model = network()
+    optimizer = Adam(model.named_parameters(), flat=flat)
+    loss = model[1].weight.square().sum()
+    torch.autograd.graph.increment_version(optimizer.state.parameters.views)  # as finish_step_ and adam_ do
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_a_state_of_another_network_is_refused() -> None:
     optimizer = Adam(network().named_parameters())
     with pytest.raises(KeyError):

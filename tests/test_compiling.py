@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from vae_fast import compiling
 from vae_fast.compiling import compiled, keep_compiled_code
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -50,3 +53,37 @@ def test_a_method_is_compiled_for_any_number_of_objects(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: compile(function, backend="eager", fullgraph=True))
     for amount in range(10):
         assert compiled(Adder(amount).add)(torch.ones(2), times=2).tolist() == [1 + 2 * amount] * 2
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_a_product_takes_the_relu_that_follows_it(alpha: int) -> None:
+    """As for a GPU, where the two are one launch; only a product that does no more than add a bias."""
+    bias, x, weight = torch.randn(5), torch.randn(3, 4), torch.randn(4, 5)
+
+    def layer(bias: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        before = torch.addmm(bias, x, weight)
+        return torch.addmm(bias, x, weight, alpha=alpha).relu(), before.relu() + before
+
+    graph = make_fx(layer)(bias, x, weight)
+    compiling._fold_activations(graph)
+    folded = graph.graph.find_nodes(op="call_function", target=torch.ops.aten._addmm_activation.default)
+    assert len(folded) == (1 if alpha == 1 else 0)  # of the second the sum is wanted too
+    for ours, exact in zip(graph(bias, x, weight), layer(bias, x, weight), strict=True):
+        torch.testing.assert_close(ours, exact)
+
+
+def test_a_function_that_runs_its_own_backward_is_compiled_whole() -> None:
+    weight = torch.randn(3, requires_grad=True)
+
+    def gradient(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        value = (weight * x).sin() * (1 if scale is None else scale)
+        return value.detach(), torch.autograd.grad(value.sum(), weight)[0]
+
+    for scale in (None, torch.tensor(2.0)):
+        compiled = compiling.compiled_with_backward(gradient)
+        for x in (torch.randn(3), torch.randn(3)):
+            torch.testing.assert_close(compiled(x, scale), gradient(x, scale))
+            with torch.no_grad():
+                weight.add_(1)  # which the compiled function sees
+            assert not compiled(x, scale)[0].requires_grad
+            torch.testing.assert_close(compiled(x, scale), gradient(x, scale))

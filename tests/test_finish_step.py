@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.finish_step_cases import CASES, IMAGES, Case, check_finish_step, finished
-from vae_fast.kernels import finish_step_, reference
+from vae_fast.kernels import Flat, Terms, choice, finish_step_, reference
 from vae_fast.loss_scale import LossScale
 
 
@@ -75,3 +75,29 @@ def test_a_gradscalers_state_is_taken_over() -> None:
     off = LossScale(False, torch.device("cpu"))
     off.load({})
     assert (off.state(), off.factor.item()) == ({}, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"impl": "fast"}, ValueError, "impl: expected one of 'auto', 'triton', 'torch', got 'fast'"),
+        ({"gradients": []}, ValueError, "gradients: expected one for each of 6 parameters, got 0"),
+        ({"gradients": [torch.zeros(1)] * 6}, ValueError, r"gradients\[0\]: expected \[3, 5\], got \[1\]"),
+        ({"gradients": [torch.zeros(3, 5).double()] * 6}, TypeError, r"gradients\[0\]: expected float32, bfloat16"),
+        ({"terms": Terms(torch.zeros(3), torch.zeros(2))}, ValueError, r"kl: expected \[3\], got \[2\]"),
+        ({"impl": "triton", "flat": False}, RuntimeError, "parameters do not lie flat"),
+        pytest.param(
+            {"impl": "triton"},
+            RuntimeError,
+            "impl='triton' of finish_step_ is not available: it runs on a GPU",
+            marks=pytest.mark.skipif(choice.missing("triton") is not None, reason=str(choice.missing("triton"))),
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    case = Case(CASES[0], "cpu")
+    gradients, terms, rates = case.step(0)
+    adam = case.adam if change.get("flat", True) else case.adam._replace(parameters=Flat(None, case.random(0)))
+    given = adam, change.get("gradients", gradients), change.get("terms", terms), rates, case.record, case.scale
+    with pytest.raises(error, match=message):
+        finish_step_(*given, impl=change.get("impl", "torch"), **case.options)

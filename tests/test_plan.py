@@ -90,7 +90,7 @@ def test_a_gpu_without_a_compiler_is_told_of(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(choice, "HAS_C_COMPILER", False)
     lack = "Triton needs a C compiler, gcc or clang or what CC names, and finds none"
     assert plans._optimizer("autograd", gpu) == ("torch", lack)
-    assert plans._step(vf.Config(), gpu, "bf16", 1)[1].endswith(f"its operators are PyTorch's: {lack}")
+    assert plans._step(vf.Config(), gpu, "bf16", 1) == ("autograd", f"of PyTorch's operators, which is slow: {lack}")
     with pytest.raises(RunError, match=f"--compile: on a GPU it needs Triton: {lack}"):
         require_compiler(gpu)
 

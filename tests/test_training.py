@@ -28,7 +28,8 @@ def test_values_are_the_references(b: int, d: int, z: int, layout: str, dtype: t
         check_nll_with_gradient(impl, *images(b, d, layout, target_dtype, dtype))
     for by_dimension in (False, True):
         check_sample_posterior_gradient(impl, encoded(b, z, layout, dtype), by_dimension, row_offset=d)
-    check_row_offset_on_the_device(impl, encoded(b, z, layout, dtype))
+    if impl == "reference":
+        check_row_offset_on_the_device(impl, encoded(b, z, layout, dtype))
 
 
 def test_images_have_any_shape() -> None:
@@ -53,6 +54,26 @@ def test_images_have_any_shape() -> None:
             lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(2), torch.zeros(2, 6), 0, 0),
             ValueError,
             r"kl_weight: expected shape \[\] or \[3\], got \[2\]",
+        ),
+        (
+            lambda: nll_with_gradient(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones((), dtype=torch.float64)),
+            TypeError,
+            "weight: expected a float32 tensor, got torch.float64",
+        ),
+        (
+            lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(()), torch.zeros(2, 7), 0, 0),
+            ValueError,
+            r"stats: expected \[B, 2 Z\], got \[2, 7\]",
+        ),
+        (
+            lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(()), torch.zeros(2, 6), 0, 0, stream=-1),
+            ValueError,
+            "stream: expected an int in",
+        ),
+        (
+            lambda: sample_posterior(torch.zeros(2, 6), 0, 0, row_offset=torch.tensor(0), impl="cpp"),
+            RuntimeError,
+            "impl='cpp' of sample_posterior_from is not available: C\\+\\+ takes row_offset as an int",
         ),
         (
             lambda: sample_posterior_gradient(torch.zeros(2, 2), torch.ones(()), torch.zeros(2, 6), 0, 0),

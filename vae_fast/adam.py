@@ -77,4 +77,4 @@ def _held(parameters: Sequence[nn.Parameter], flat: bool) -> Flat:
     for parameter, view in zip(parameters, held.views, strict=True):
         view.copy_(parameter.detach())
         parameter.data = view
-    return held
+    return Flat(held.data, [p.detach() for p in parameters])  # which share the parameters' version counters

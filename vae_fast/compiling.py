@@ -70,11 +70,14 @@ def _operators_of(function: Callable[..., R], args: tuple[Any, ...]) -> torch.fx
 
 
 def _fold_activations(module: torch.fx.GraphModule) -> None:
-    """Let a product that adds a bias take the ReLU that follows it too: cuBLASLt does both as it writes the result."""
+    """Let a product that adds a bias take the ReLU that follows it too: cuBLASLt does both as it writes the result.
+
+    Of NaN it may make 0, where PyTorch's ReLU keeps NaN. Images' own NaN reach the loss all the same, as its target.
+    """
     aten = torch.ops.aten
     for relu in module.graph.find_nodes(op="call_function", target=aten.relu.default):
         product = relu.args[0]
-        if product.target is aten.addmm.default and len(product.users) == 1:
+        if product.target is aten.addmm.default and not product.kwargs and len(product.users) == 1:
             with module.graph.inserting_before(relu):
                 folded = module.graph.call_function(aten._addmm_activation.default, product.args)
             relu.replace_all_uses_with(folded)

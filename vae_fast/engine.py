@@ -112,6 +112,7 @@ class Engine:
     def begin_epoch(self, order: Tensor) -> None:
         """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
+        self.optimizer.copy_weights()  # of a model that was changed from outside
         if self._images is not None:
             self._order.copy_(order[:, self._share])
         if not (self._is_scheduled and is_constant(self.config)):

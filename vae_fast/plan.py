@@ -248,6 +248,8 @@ def _step(config: Config, device: torch.device, precision: str, processes: int) 
         if hindrance is not None:
             raise RunError(f"--step fused: cannot be had, {hindrance}")
         return "fused", "--step fused"
+    if device.type == "cuda" and (lack := choice.missing("triton")) is not None:
+        return "autograd", f"of PyTorch's operators, which is slow: {lack}"
     if hindrance is None and torch.ops.vae_fast.instruction_set() == "portable":
         hindrance = "without AVX2 PyTorch's products are faster"
     return ("fused", "the fastest on a CPU") if hindrance is None else ("autograd", hindrance)
@@ -256,9 +258,7 @@ def _step(config: Config, device: torch.device, precision: str, processes: int) 
 def _no_fused_step(config: Config, device: torch.device, precision: str, processes: int) -> str | None:
     """Why the step cannot be one operator, or None."""
     if device.type != "cpu":
-        hindrance = choice.missing("triton")
-        slow = "" if hindrance is None else f", and its operators are PyTorch's: {hindrance}"
-        return f"the fused step is for CPUs{slow}"
+        return "the fused step is for CPUs"
     if config.compile:
         return "torch.compile compiles autograd's"
     if precision != "fp32":

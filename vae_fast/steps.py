@@ -16,6 +16,7 @@ from vae_fast.adam import Adam
 from vae_fast.compiling import compiled_with_backward
 from vae_fast.config import Config
 from vae_fast.distributed import World
+from vae_fast.errors import ContactLost
 from vae_fast.kernels import Rates, Terms, adam_, enter_, finish_step_, mlp_gradients, mlp_step_, mlp_workspace
 from vae_fast.ledger import COLUMNS, Ledger
 from vae_fast.loss_scale import LossScale
@@ -72,12 +73,23 @@ class AutogradStep:
             flat=plan.optimizer == "triton",
         )
         self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
-        self._forward, self._backward = mark("forward", self._activations), mark("backward", backward)
+        inner = unmarked if plan.compile else mark  # no range is inside what is compiled
+        self._forward, self._backward = inner("forward", self._activations), inner("backward", backward)
         self._learn = mark("gradients", compiled_with_backward(self._gradients)) if plan.compile else self._gradients
         self._update = mark("optimizer", self._finished)
+        self._sends = plan.compile and config.free_bits > 0 and not world.is_alone  # from inside what is compiled
+        self._has_run = False
 
     def __call__(self, images: Tensor, order: Tensor | None) -> None:
-        self._update(*self._learn(images, order, self._schedule, self._ledger.step, self._seed, self.scale.factor))
+        given = images, order, self._schedule, self._ledger.step, self._seed, self.scale.factor
+        try:
+            learned = self._learn(*given)
+        except RuntimeError as error:
+            if not (self._sends and self._has_run):  # else it was compiled and has worked: whom it sends to is gone
+                raise
+            raise ContactLost("a compiled step has lost contact with the other processes") from error
+        self._has_run = True
+        self._update(*learned)
 
     def changed(self) -> list[Tensor]:
         """All tensors that a step changes."""

@@ -19,10 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..finish_step import ALIGNMENT
 from ..reference import BACKOFF, BETA1, BETA2, EPSILON, GROWTH, GROWTH_INTERVAL
 from .math import one_minus_exp
 
-BLOCK = 1024  # values a program updates: 8 a thread, so that 16 bytes of a bfloat16 gradient are read at once
+BLOCK = ALIGNMENT  # values a program updates, so that each block is of one tensor
 MOST_PARTS = 1024  # partial sums, which every program of the second launch reads
 CONSTANTS = {
     "BETA1": BETA1,
