@@ -30,6 +30,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # steps and settings
     "dynamic": (3, {"binarize": "dynamic", "clip": 1.0}),
     "free_bits": (3, {"free_bits": 0.008}),
     "fp16": (20, {"amp_dtype": "fp16"}),
+    "compiled": (3, {"free_bits": 0.008, "compile": True}),
     "nan": (3, {}),
     "fused": (100, {"step": "fused"}),
     "fused_dynamic": (3, {"step": "fused", "binarize": "dynamic", "clip": 1.0}),

@@ -111,6 +111,9 @@ def test_nccl_is_recorded_in_the_graph(one_joined: World) -> None:
     assert joined.ledger.latest(10, 10)[:, 3].tolist() == [32.0] * 10
 
 
+fused = pytest.mark.skipif(not library.load(), reason=library.status())
+
+
 class Compared(NamedTuple):
     """What two processes and one alone saw and made, and how the two ended."""
 
@@ -176,9 +179,8 @@ def test_two_processes_do_what_one_does(compared: Compared, name: str) -> None:
     assert two[0]["terms"][:, 4].sum() == (1 if name == "nan" else 0)  # skipped by both, although only one had it
 
 
-@pytest.mark.skipif(not library.load(), reason=library.status())
-@pytest.mark.parametrize("name", ["fused", "fused_dynamic"])
-def test_two_processes_do_what_one_does_in_one_operator(compared: Compared, name: str) -> None:
+@pytest.mark.parametrize("name", ["compiled", *(pytest.param(n, marks=fused) for n in ("fused", "fused_dynamic"))])
+def test_two_processes_do_what_one_does_in_one_function(compared: Compared, name: str) -> None:
     two, alone = case(compared, name)
     for key in ("parameters", "terms", "evaluation"):
         torch.testing.assert_close(two[0][key], two[1][key], rtol=0, atol=0)

@@ -1,56 +1,18 @@
 """The step: what it learns, counts, skips and repeats, eager and compiled."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import vae_fast as vf
+from tests.engine_cases import ROWS, STEPS, engine, gradients, images, parameters, train
 from vae_fast.engine import MOST_SKIPS_IN_A_ROW, Engine
 from vae_fast.errors import RunError
 from vae_fast.evaluation import evaluate
-from vae_fast.graphs import Capture, Graph, Program, capture
-from vae_fast.kernels import library
 from vae_fast.objective import objective
 from vae_fast.pixels import bernoulli_sample
-from vae_fast.plan import Plan, make_plan
 from vae_fast.schedules import learning_rate_at
-
-ROWS = torch.arange(32)
-STEPS = ["autograd", pytest.param("fused", marks=pytest.mark.skipif(not library.load(), reason=library.status()))]
-
-
-def images() -> Tensor:
-    return vf.load_images("digits").pixels[:64].flatten(1)
-
-
-def engine(data: Tensor | None = None, plan: Plan | None = None, capture: Capture = capture, **settings: Any) -> Engine:
-    config = vf.Config(**{"hidden": (16,), "latent": 4, "device": "cpu", "batch_size": 32, **settings})
-    torch.manual_seed(0)
-    model = vf.VAE(hidden=config.hidden, latent=config.latent)
-    wished = replace(config, cuda_graphs="auto")
-    plan = plan or make_plan(wished)[0]
-    return Engine(model, images() if data is None else data, config, plan, steps_per_epoch=10, capture=capture)
-
-
-def train(e: Engine, rows: Tensor = ROWS, steps: int = 1) -> None:
-    """Steps that all see the same images, over the ends of epochs."""
-    handed_in = None if e.plan.feed == "device" else images()[rows].unsqueeze(0)
-    for _ in range(steps):
-        e.begin_epoch(rows.expand(e.steps_per_epoch, -1))
-        e.advance(1, handed_in)
-
-
-def gradients(e: Engine) -> tuple[Tensor, ...]:
-    """Of the first step, on the images ROWS."""
-    schedule, first, seed = torch.tensor([[1e-3, 1.0]]), torch.tensor(0), torch.tensor(e.config.seed)
-    return e._train._learn(images(), ROWS.view(1, -1), schedule, first, seed, torch.ones(()))[2]
-
-
-def parameters(e: Engine) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in e.model.parameters()])
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -284,67 +246,3 @@ def test_skips_in_a_row_survive_a_resume() -> None:
     assert again.is_diverging
     train(again)
     assert not again.is_diverging
-
-
-RECORDED = [
-    {"lr_schedule": "cosine", "lr_warmup": 0.5, "beta_schedule": "linear"},
-    {"binarize": "dynamic", "clip": 1.0},
-    {"step": "autograd", "binarize": "dynamic", "clip": 1.0},
-    {"amp_dtype": "bf16", "optimizer": "adamw", "weight_decay": 0.1},
-    {"amp_dtype": "fp16"},
-]
-
-
-@pytest.mark.parametrize("together", [1, 3])
-@pytest.mark.parametrize("settings", RECORDED)
-def test_replays_are_ordinary_steps(settings: dict[str, Any], together: int, record: Capture) -> None:
-    """Over the end of an epoch: other images, fresh noise, the schedules' next values, the same bits."""
-    config = {"epochs": 4, **settings}
-    plan = replace(engine(**config).plan, cuda_graphs=True, steps_per_graph=together)
-    ordinary, recorded = engine(**config), engine(**config, plan=plan, capture=record)
-    recorded.warm_up()
-    orders = torch.stack([torch.randperm(64)[:32] for _ in range(20)]).view(2, 10, 32)
-    for order in orders:
-        for e in (ordinary, recorded):
-            e.begin_epoch(order)
-            launches = e.launches(10)
-            assert sum(launches) == 10
-            assert max(launches) == (together if e is recorded else 1)
-            for count in launches:
-                e.advance(count)
-    assert torch.equal(parameters(recorded), parameters(ordinary))
-    assert recorded.state()[2] == ordinary.state()[2]
-    assert torch.equal(recorded.ledger.ring, ordinary.ledger.ring)
-    losses = ordinary.ledger.latest(20, 20)[:, 0]
-    assert len(losses.unique()) >= 18  # under fp16 the first ones are skipped
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_batches_that_are_handed_in_make_the_same_steps(step: str, record: Capture) -> None:
-    """Three a launch, one by one at the epoch's end, against images that the steps gather themselves."""
-    plan = replace(engine(step=step).plan, cuda_graphs=True, steps_per_graph=3)
-    gathered, handed = (engine(plan=replace(plan, feed=feed), capture=record, step=step) for feed in ("device", "host"))
-    order = torch.stack([torch.randperm(64)[:32] for _ in range(10)])
-    for e in (gathered, handed):
-        e.warm_up()
-        e.begin_epoch(order)
-        for done, count in zip((0, 3, 6, 9), e.launches(10), strict=True):
-            e.advance(count, images()[order[done : done + count]] if e is handed else None)
-    assert torch.equal(parameters(gathered), parameters(handed))
-    assert torch.equal(gathered.ledger.ring, handed.ledger.ring)
-
-
-def test_a_recording_that_fails_raises_if_it_was_asked_for_and_else_says_why() -> None:
-    def fail(program: Program) -> Graph:
-        program()
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-    plan = replace(engine().plan, cuda_graphs=True)
-    e, fresh = engine(plan=plan, capture=fail), engine()
-    e.warm_up()
-    assert (e.plan.cuda_graphs, e.graphs_failed) == (False, "operation not permitted when stream is capturing")
-    assert torch.equal(parameters(e), parameters(fresh))
-    train(e)
-    assert e.step_number == 1
-    with pytest.raises(RunError, match="--cuda-graphs on: recording a step failed: operation not permitted"):
-        engine(plan=plan, capture=fail, cuda_graphs="on").warm_up()

@@ -232,6 +232,7 @@ def capture(call: Callable[[], Any], warm_up: int = 3) -> tuple[torch.cuda.CUDAG
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_calls_do_not_wait_for_the_device(likelihood: str) -> None:
     arguments = inputs(9, 50, 5, likelihood)
+    of_a_step = training_cases.calls(GPU)
     beta, scale = torch.tensor(0.5, device=GPU), None if "bernoulli" in likelihood else -1.0
 
     def calls() -> None:
@@ -239,6 +240,7 @@ def test_calls_do_not_wait_for_the_device(likelihood: str) -> None:
         mu, logvar = arguments["stats"].chunk(2, dim=1)
         vf.reparameterize(mu, logvar, 3, 4)
         random_bits(5, 6, 3, 4, device=GPU)
+        of_a_step()
         vf.elbo_loss(
             arguments["logits"], arguments["target"], mu, logvar, beta=beta, likelihood=likelihood, log_scale=scale
         )

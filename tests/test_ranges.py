@@ -63,6 +63,7 @@ END = ["evaluation", "checkpoint"]
     [
         ({"step": "autograd"}, ["data", *5 * PARTS, *END]),
         ({"step": "auto"}, ["data", *5 * ["step"], *END]),  # one operator
+        ({"compile": True}, ["data", *5 * ["step", "step/gradients", "step/optimizer"], *END]),
         ({"step": "autograd", "feed": "host"}, ["data", "data", *5 * PARTS, *END]),  # the order, and one wait
     ],
 )
@@ -70,10 +71,10 @@ def test_a_run_opens_each_range_where_it_belongs(
     small: Small, domain: Domain, settings: dict[str, Any], epoch: list[str]
 ) -> None:
     config = small(nvtx=True, batch_size=200, **settings)
-    if settings["step"] == "auto" and make_plan(config)[0].step != "fused":
+    if settings.get("step") == "auto" and make_plan(config)[0].step != "fused":
         pytest.skip("the fused step cannot be had")
     vf.fit(config)
-    warm_up = [name.removeprefix("step/") for name in PARTS[1:] if name in epoch]
+    warm_up = [name.removeprefix("step/") for name in dict.fromkeys(epoch) if name.startswith("step/")]
     assert domain.opened.pop("MainThread") == warm_up + 2 * epoch
     reads = [name for names in domain.opened.values() for name in names]  # in their thread
     assert reads == (["data", "data"] if "feed" in settings else [])

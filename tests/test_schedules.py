@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast.schedules import beta_at, epoch_schedule, learning_rate_at
+from vae_fast.schedules import beta_at, epoch_schedule, is_constant, learning_rate_at
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,19 @@ def test_an_epochs_table_holds_the_values_of_its_steps() -> None:
     table = epoch_schedule(2, config, 10)
     expected = [(learning_rate_at(step, config, 10), beta_at(step, config, 10)) for step in range(20, 30)]
     assert torch.equal(table, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"lr_warmup": 1.0}, False),
+        ({"lr_schedule": "cosine"}, False),
+        ({"beta_schedule": "linear"}, False),
+        ({"beta_schedule": "cyclical", "beta_cycles": 3}, False),
+    ],
+)
+def test_only_what_is_constant_has_one_table_for_all_epochs(settings: dict[str, Any], expected: bool) -> None:
+    config = vf.Config(epochs=4, **settings)
+    tables = [epoch_schedule(epoch, config, 10) for epoch in range(4)]
+    assert is_constant(config) == all(torch.equal(table, tables[0]) for table in tables) == expected

@@ -1,9 +1,13 @@
 """The operators of a training step against the reference in float64: values, and the gradients that they give."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from tests.finish_step_cases import CASES, Case
 from vae_fast.kernels import (
+    finish_step_,
     nll_with_gradient,
     philox,
     random_bits,
@@ -11,7 +15,7 @@ from vae_fast.kernels import (
     sample_posterior,
     sample_posterior_gradient,
 )
-from vae_fast.testing import SEED, STEP, sizes, within
+from vae_fast.testing import SEED, STEP, encoded, images, sizes, within
 
 
 def check_nll_with_gradient(impl: str, logits: Tensor, target: Tensor) -> None:
@@ -53,3 +57,20 @@ def check_row_offset_on_the_device(impl: str, stats: Tensor) -> None:
     assert torch.equal(ours.z, exact.z)
     assert torch.equal(ours.kl, exact.kl)
     assert not ours.z.requires_grad
+
+
+def calls(device: str) -> Callable[[], None]:
+    """A call of all that a training step takes besides its networks, on tensors that are there already."""
+    stats, (logits, target) = encoded(9, 5, "contiguous", device=device), images(9, 50, "contiguous", torch.uint8)
+    logits, target = logits.to(device), target.to(device)
+    weight, row_offset = torch.tensor(0.5, device=device), torch.tensor(7, device=device)
+    case = Case(CASES[2], device)
+    step = case.step(0)
+
+    def made() -> None:
+        nll_with_gradient(logits, target, weight)
+        sample_posterior_gradient(stats[:, :5], weight, stats, 3, 4)
+        sample_posterior(stats, 3, 4, row_offset=row_offset)
+        finish_step_(case.adam, *step, case.record, case.scale, impl="triton", **case.options)
+
+    return made
