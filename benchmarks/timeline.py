@@ -33,7 +33,7 @@ KINDS = {  # what it is, then by which names it is known, and its colour; the fi
 BETWEEN = "Python, autograd, dispatch"
 BETWEEN_COLOUR = "#c7c7c7"
 HOLDS_OTHERS = "Inductor's code"  # operators run inside it, and are shown as what they are
-PARTS = ("forward", "backward", "optimizer")
+PARTS = ("forward", "backward", "gradients", "optimizer")
 SHORTEST = 0.08  # of the longest step: ranges below carry no name
 
 
