@@ -37,7 +37,7 @@ class Flat(NamedTuple):
 
 
 def flat_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Flat:
-    """Zeros of the tensors' shapes, on their device, each from a multiple of ALIGNMENT on."""
+    """Make zeros of the tensors' shapes, on their device, each from a multiple of ALIGNMENT on."""
     sizes = [-(-t.numel() // ALIGNMENT) * ALIGNMENT for t in tensors]
     data = tensors[0].new_zeros(sum(sizes), dtype=dtype)
     parts = data.split(sizes)
@@ -115,7 +115,8 @@ def finish_step_(
 
     Args:
         adam: parameters and moments; for Triton they lie flat, as `flat_like` lays them.
-        gradients: one for each parameter, of its shape, float32, bfloat16 or float16, of the loss times the scale.
+        gradients: one for each parameter, of its shape, float32, bfloat16 or float16, of the loss times the scale; the
+            values they hold afterwards are not specified.
         terms: the losses; rates: of this step; record: the counters; scale: of the loss, None for 1.
         weight_decay: the share of each weight taken off, times lr; it does not pass through the moments (AdamW).
         max_norm: the largest norm of all gradients together.

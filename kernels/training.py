@@ -21,7 +21,7 @@ class NllWithGradient(NamedTuple):
 
 
 def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor, *, impl: str = "auto") -> NllWithGradient:
-    """The Bernoulli's nll_b = -sum_d log p(x_bd | z_b), and the gradient of weight sum_b nll_b by the logits, at once.
+    """Compute the Bernoulli's nll_b = -sum_d log p(x_bd | z_b) and the gradient of weight sum_b nll_b by the logits.
 
     Args:
         logits, target: as for `elbo_loss`; no gradient flows back into either.
@@ -61,7 +61,7 @@ def sample_posterior_gradient(
     stream: int = 0,
     impl: str = "auto",
 ) -> Tensor:
-    """The gradient by an encoder's output of a loss in the z that `sample_posterior` draws of it, and in its KL.
+    """Compute a loss's gradient by an encoder's output from those by z and by the KL that `sample_posterior` gave.
 
     Args:
         grad_z: [B, Z], the loss's gradient by z; floating.
