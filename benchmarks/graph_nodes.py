@@ -171,6 +171,7 @@ def counted(name: str) -> Counter[str]:
 
 def section(version: str) -> str:
     rows = []
+    print("step, nodes, at most", *KINDS, "before, by kind", sep=", ")
     for name in (*SETTINGS, *EVALUATIONS, *RIVALS):
         found = counted(name)
         setting = SETTINGS.get(name, Setting(before=EVALUATIONS.get(name, (0, ()))[1]))
@@ -187,9 +188,13 @@ HEAD = """# Nodes of a captured step
 784-400-20-400-784, batch 128 unless said, one step with all that it does: gather, schedules, forward, loss, backward,
 clipping, Adam, the test that all is finite, step counter, metrics. The rivals are the plain model by torch.compile,
 autocast and fused Adam in one capture, with good habits (logits, one product for both halves of the posterior), but
-without schedules, skipping and metrics. "Before" is commit 088c1a6, by the same kinds; it had the same counts with both
-versions of torch, but for 106 nodes in place of 109 with 2.14.1. Counted on a GPU that is not there
-(`benchmarks/nullgpu`), which shows launches and no times.
+without schedules, skipping and metrics. Counted on a GPU that is not there (`benchmarks/nullgpu`), which shows launches
+and no times. A node is a kernel, a product or a copy; an evaluation's are of all its graphs together.
+
+- at most: the limit that `make nullgpu` holds; - for none
+- products: cuBLAS's; ours: `kernels/triton`'s; Inductor's: what torch.compile generates; PyTorch's: all other kernels
+- before: of commit 088c1a6 with torch 2.11.0, a constant of the script; by kind: its products, ours, Inductor's,
+  PyTorch's and copies. With 2.14.1 it had the same, but 106 with `--deterministic`
 
     make nullgpu [TORCH=2.11.0] ARGS="python -m benchmarks.graph_nodes"
 """

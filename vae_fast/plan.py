@@ -226,7 +226,8 @@ def choose_device(wish: str) -> tuple[torch.device, str]:
 
 def _precision(config: Config, device: torch.device) -> tuple[str, str]:
     if config.amp_dtype != "auto":
-        return config.amp_dtype, f"--amp-dtype {config.amp_dtype}"
+        slow = ", slow on a CPU" if (config.amp_dtype, device.type) == ("fp16", "cpu") else ""
+        return config.amp_dtype, f"--amp-dtype {config.amp_dtype}{slow}"
     return auto_precision(device) if config.amp else ("fp32", "no --amp")
 
 

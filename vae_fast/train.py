@@ -169,7 +169,7 @@ class Training:
     def _warm_up(self) -> None:
         """Compile and record what the plan says, and tell how long it took: no epoch's time holds it."""
         if self.plan.compile:
-            self.printer.line("compiling the step: half a minute the first time")
+            self.printer.line("compiling the step: up to half a minute the first time")
         began = time.perf_counter()
         self.engine.warm_up()
         self._record_evaluations()

@@ -39,9 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         python = environment(folder / "venv", chosen.torch)
         build(folder, headers(folder / "venv"))
-    except (subprocess.CalledProcessError, OSError, ValueError) as error:
+    except subprocess.CalledProcessError as error:
+        print(f"error: {Path(error.cmd[0]).name} failed, see above; is there a torch {chosen.torch}?", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print("on the null GPU: nothing is computed, and no time means anything", flush=True)
     tree = folder / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     linked_tree(tree)
@@ -66,6 +70,7 @@ def environment(folder: Path, version: str) -> Path:
     """The Python of an environment with this torch, which is made once."""
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
+        print(f"installing a CUDA build of torch {version}: 5 GB, some minutes", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         pins = folder / "constraints.txt"  # the project's, but for torch and the Triton that goes with it
         lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
