@@ -8,7 +8,8 @@ if __name__ != "vae_fast.kernels":
 
 from . import streams
 from .adam import adam_
-from .finish_step import AdamState, Flat, Rates, Record, Scale, Terms, enter_, finish_step_, flat_like
+from .finish_step import AdamState, Rates, Record, Scale, Terms, enter_, finish_step_
+from .flat import Flat, flat_like
 from .mlp import mlp_gradients, mlp_refuses, mlp_step_, mlp_workspace, set_flush_denormal
 from .ops import (
     Elbo,

@@ -1,10 +1,9 @@
 """What ends a training step: the test that all is finite, clipping, Adam, low-precision copies, counters, the scale.
 
 On a GPU with Triton it is one operator, two launches however many parameters there are, on tensors that lie flat
-(`flat_like`). Elsewhere `adam_` does the update, and PyTorch's operators the rest.
+(`flat.py`). Elsewhere `adam_` does the update, and PyTorch's operators the rest.
 """
 
-from collections.abc import Sequence
 from math import inf
 from typing import Any, NamedTuple
 
@@ -14,11 +13,8 @@ from torch import Tensor
 from . import checks, choice, operators
 from .adam import Tensors, adam_
 from .choice import TAKEN
+from .flat import Flat
 from .reference import BACKOFF, GROWTH, GROWTH_INTERVAL
-
-# Values: what each parameter's place in a flat tensor is a multiple of, and what one program of the kernel updates: 8 a
-# thread, so that 16 bytes of a bfloat16 gradient are read at once.
-ALIGNMENT = 1024
 
 torch.library.define(
     "vae_fast::finish_step_",
@@ -27,21 +23,6 @@ torch.library.define(
     " Tensor(g!) sums, Tensor(h!) ring, Tensor(i!)? scale, Tensor(j!)? growth, float weight_decay, float? max_norm,"
     " SymInt images) -> ()",
 )
-
-
-class Flat(NamedTuple):
-    """Tensors as `views` of one, `data`, 1-d, zero between them; None where they lie apart."""
-
-    data: Tensor | None
-    views: list[Tensor]
-
-
-def flat_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Flat:
-    """Make zeros of the tensors' shapes, on their device, each from a multiple of ALIGNMENT on."""
-    sizes = [-(-t.numel() // ALIGNMENT) * ALIGNMENT for t in tensors]
-    data = tensors[0].new_zeros(sum(sizes), dtype=dtype)
-    parts = data.split(sizes)
-    return Flat(data, [part[: t.numel()].view(t.shape) for part, t in zip(parts, tensors, strict=True)])
 
 
 class AdamState(NamedTuple):
