@@ -75,6 +75,20 @@ class Scale(NamedTuple):
     growth: Tensor
 
 
+class StepEnd(NamedTuple):
+    """What `finish_step_` is given."""
+
+    adam: AdamState
+    gradients: Tensors
+    terms: Terms
+    rates: Rates
+    record: Record
+    scale: Scale | None
+    weight_decay: float
+    max_norm: float
+    images: int
+
+
 def finish_step_(
     adam: AdamState,
     gradients: Tensors,
@@ -113,15 +127,15 @@ def finish_step_(
     """
     checks.one_of("impl", impl, ("auto", "triton", "torch"))
     _check(adam, gradients, terms)
+    end = StepEnd(adam, gradients, terms, rates, record, scale, weight_decay, max_norm, images)
     if impl == "auto":
         impl = "torch" if adam.parameters.data is None else "triton"
     if impl == "triton":
         _require_triton(adam)
         torch.autograd.graph.increment_version(adam.parameters.views)
-        state = (adam, gradients, terms, rates, record, scale)
-        torch.ops.vae_fast.finish_step_(*operator_arguments(*state, weight_decay, max_norm, images))
+        torch.ops.vae_fast.finish_step_(*operator_arguments(end))
     else:
-        _finish_step(adam, gradients, terms, rates, record, scale, weight_decay, max_norm, images)
+        _finish_step(end)
 
 
 def _check(adam: AdamState, gradients: Tensors, terms: Terms) -> None:
@@ -147,39 +161,21 @@ def _require_triton(adam: AdamState) -> None:
         raise RuntimeError(f"impl='triton' of finish_step_ is not available: {reason}")
 
 
-def operator_arguments(
-    adam: AdamState,
-    gradients: Tensors,
-    terms: Terms,
-    rates: Rates,
-    record: Record,
-    scale: Scale | None,
-    weight_decay: float,
-    max_norm: float,
-    images: int,
-) -> tuple[object, ...]:
-    """What `finish_step_` is given as the operator takes it."""
+def operator_arguments(end: StepEnd) -> tuple[object, ...]:
+    """The same as the operator takes it."""
+    adam, gradients, terms, rates, record, scale, weight_decay, max_norm, images = end
     flat = (adam.parameters.data, adam.means.data, adam.squares.data, adam.copies.data if adam.copies else None)
     norm = None if max_norm == inf else max_norm
     losses = (terms.nll.contiguous(), terms.kl.contiguous(), terms.penalty, *rates, *record, *(scale or (None, None)))
     return (*flat, adam.taken, list(gradients), *losses, weight_decay, norm, images)
 
 
-def _finish_step(
-    adam: AdamState,
-    gradients: Tensors,
-    terms: Terms,
-    rates: Rates,
-    record: Record,
-    scale: Scale | None,
-    weight_decay: float,
-    max_norm: float,
-    images: int,
-) -> None:
+def _finish_step(end: StepEnd) -> None:
+    adam, gradients, terms, rates, record, scale, *_ = end
     gradients = [g.float() for g in gradients]
     if scale is not None:
         torch._foreach_mul_(gradients, scale.factor.reciprocal())
-    entry, loss = _entry(terms, rates.beta, images)
+    entry, loss = _entry(terms, rates.beta, end.images)
     parameters = adam.parameters.views
     norm = adam_(
         parameters,
@@ -188,8 +184,8 @@ def _finish_step(
         adam.taken,
         gradients,
         lr=rates.lr,
-        weight_decay=weight_decay,
-        max_norm=max_norm,
+        weight_decay=end.weight_decay,
+        max_norm=end.max_norm,
         loss=loss,
     )
     is_finite = norm.isfinite() & loss.isfinite()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vae_fast.kernels import AdamState, Flat, Rates, Record, Scale, Terms, finish_step_, flat_like, operators, reference
-from vae_fast.kernels.finish_step import operator_arguments
+from vae_fast.kernels.finish_step import StepEnd, operator_arguments
 
 SHAPES = [(3, 5), (), (0, 4), (7,), (131, 129), (40, 33)]  # the largest spans 17 blocks
 STEPS, IMAGES = 9, 37
@@ -61,7 +61,8 @@ class Case:
 
     def arguments(self, number: int) -> tuple[object, ...]:
         """A step as the operator takes it."""
-        return operator_arguments(self.adam, *self.step(number), self.record, self.scale, *self.options.values())
+        end = StepEnd(self.adam, *self.step(number), self.record, self.scale, **self.options)
+        return operator_arguments(end)
 
     @property
     def options(self) -> dict[str, Any]:
