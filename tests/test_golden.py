@@ -94,7 +94,7 @@ def test_mixed_precision_is_autocasts(precision: str, compile: bool) -> None:
     kept = [(one, other) for one, other in zip(ours, theirs, strict=True) if one == one]
     assert len(kept) >= STEPS - 10
     assert kept[0][0] == pytest.approx(kept[0][1], rel=1e-5)
-    # Without the C++ operators other versions of torch round some sums elsewhere (2.11, and 2.14 compiled): 1.4e-3 seen.
+    # Without the C++ operators other versions of torch (2.11, and 2.14 compiled) round elsewhere: 1.4e-3 was seen.
     close = 1e-4 if library.load() else 5e-3
     assert [one for one, _ in kept] == pytest.approx([other for _, other in kept], rel=close)
 
