@@ -37,7 +37,7 @@ def compiled_with_backward(function: Callable[..., R]) -> Callable[..., R]:
     backward ones too, and these are compiled as one: a backward pass shares what the forward pass holds, and nothing
     lies between them. Its results have no gradients.
     """
-    keep_compiled_code()
+    keep_compiled_code()  # before tracing, which may import what chooses another folder
     kept: list[Callable[..., R]] = []
 
     def call(*args: Any) -> R:
