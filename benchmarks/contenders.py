@@ -11,8 +11,9 @@ from benchmarks import engines, ordinary, peers
 from benchmarks.network import Trainer, initial_model
 from benchmarks.ordinary import CarefulVAE, CommonVAE
 from benchmarks.results import BASELINE
+from vae_fast.environment import require_compiler
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.plan import make_plan, require_compiler
+from vae_fast.plan import make_plan
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ STEP: dict[str, Contender] = {
     "graph": _COMPILED("torch.compile, captured graph", ordinary.build_captured, only_on="cuda", records=True),
     "ops": _ENGINE("vae_fast, fused operators", partial(engines.build, step="autograd", cuda_graphs="off")),
     "compile-ops": _ENGINE(
-        "vae_fast --compile", partial(engines.build, compile=True, cuda_graphs="off"), compiles=True
+        "vae_fast --compile", partial(engines.build, step="autograd", compile=True, cuda_graphs="off"), compiles=True
     ),
     "graph-ops": _ENGINE(
         "vae_fast --compile, captured graph",
-        partial(engines.build, compile=True, cuda_graphs="on"),
+        partial(engines.build, step="autograd", compile=True, cuda_graphs="on"),
         compiles=True,
         only_on="cuda",
         records=True,

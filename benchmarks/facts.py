@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Rounds
-from vae_fast.plan import environment
+from vae_fast.environment import environment
 
 ROOT = Path(__file__).absolute().parents[1]  # where links lead elsewhere, vae_fast is not whole
 

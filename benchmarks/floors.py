@@ -20,6 +20,7 @@ from vae_fast.plan import DTYPES
 LAYERS = ((D, H), (H, 2 * Z), (Z, H), (H, D))
 COPIED = 2**28  # bytes, more than any cache
 NODES = 1000
+LARGE = 1024
 GPU_PASS = 2**31  # bytes: half a millisecond
 
 
@@ -28,9 +29,37 @@ def step_flops(batch: int) -> int:
     return sum(2 * batch * n * m * (2 if n == D else 3) for n, m in LAYERS)
 
 
-def step_bytes(batch: int) -> int:
-    """What a step cannot do without: parameters and moments read and written in float32, and its uint8 images."""
-    return sum(24 * (n * m + m) for n, m in LAYERS) + batch * D
+def step_bytes(batch: int, precision: str = "fp32") -> int:
+    """What a step cannot do without: parameters and moments read and written in float32, and its uint8 images.
+
+    In a precision of fewer bits also two copies of each weight, as the products forward and backward read them.
+    """
+    copies = 0 if precision == "fp32" else 4
+    return sum((24 + copies) * n * m + 24 * m for n, m in LAYERS) + batch * D
+
+
+def of_steps(steps: int, batch: int, device: str, precision: str) -> tuple[str, Call]:
+    """The floor under some steps, by name: their products, or in bfloat16 on a CPU their bytes, if those take longer.
+
+    There products are taken at the rate of large ones, because libraries are far from it at the shapes of a step.
+    """
+    if (device, precision) != ("cpu", "bf16"):
+        name, products = products_of_a_step(batch, device, precision)
+        return name, lambda: [products() for _ in range(steps)]
+    copies = copy_of(step_bytes(batch, precision), device, steps)
+    floors = {"products at oneDNN's rate for 1024 x 1024": large_products(steps * step_flops(batch)), "bytes": copies}
+    times = {name: min(seconds(run, device) for _ in range(3)) for name, run in floors.items()}
+    name = max(times, key=lambda name: times[name])
+    return name, floors[name]
+
+
+def large_products(flops: int) -> Call:
+    """As many operations by bfloat16 products of 1024 x 1024 matrices, the last of fewer rows."""
+    whole, rest = divmod(flops, 2 * LARGE**3)
+    a, b = (torch.randn(LARGE, LARGE, dtype=torch.bfloat16) for _ in "ab")
+    rows = [*([LARGE] * whole), round(rest / (2 * LARGE**2))]
+    outputs = [torch.empty(n, LARGE, dtype=torch.bfloat16) for n in rows]
+    return lambda: [torch.mm(a[: len(out)], b, out=out) for out in outputs]
 
 
 def products_of_a_step(batch: int, device: str, precision: str) -> tuple[str, Call]:

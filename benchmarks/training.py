@@ -93,9 +93,8 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
         hold_against(f"{one.label}: its first losses", runner.loss, expected, tolerance)
         runners.append(runner)
     ours, baseline = runners
-    floor_name, products = floors.products_of_a_step(case.batch, case.device, case.precision)
-    floor = Turn(lambda: [products() for _ in range(work.steps)])
-    times = alternate(benchmark, ours.turn, baseline.turn, floor, pace, case.device)
+    floor_name, floor = floors.of_steps(work.steps, case.batch, case.device, case.precision)
+    times = alternate(benchmark, ours.turn, baseline.turn, Turn(floor), pace, case.device)
     hold_against(f"{contender.label}: its last losses", ours.loss, baseline.loss, LAST_TOLERANCE)
     ours.prepare()
     peak = None if contender.own_threads or contender.records else peak_megabytes(ours.run, case.device)
@@ -109,7 +108,7 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
         floor=floor_name,
         images=work.steps * case.batch,
         flops=work.steps * floors.step_flops(case.batch),
-        moved=work.steps * floors.step_bytes(case.batch),
+        moved=work.steps * floors.step_bytes(case.batch, case.precision),
         suite=work.suite,
         what=None,
         contender=name,

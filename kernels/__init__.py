@@ -10,7 +10,16 @@ from . import streams
 from .adam import adam_
 from .finish_step import AdamState, Rates, Record, Scale, Terms, enter_, finish_step_
 from .flat import Flat, flat_like
-from .mlp import mlp_gradients, mlp_refuses, mlp_step_, mlp_workspace, set_flush_denormal
+from .mlp import (
+    bf16_loops,
+    mlp_copies,
+    mlp_copy_,
+    mlp_gradients,
+    mlp_refuses,
+    mlp_steps_,
+    mlp_workspace,
+    set_flush_denormal,
+)
 from .ops import (
     Elbo,
     PosteriorSample,
@@ -34,15 +43,18 @@ __all__ = [
     "Scale",
     "Terms",
     "adam_",
+    "bf16_loops",
     "elbo_loss",
     "enter_",
     "finish_step_",
     "flat_like",
     "kl_per_dimension",
     "linear",
+    "mlp_copies",
+    "mlp_copy_",
     "mlp_gradients",
     "mlp_refuses",
-    "mlp_step_",
+    "mlp_steps_",
     "mlp_workspace",
     "nll",
     "nll_with_gradient",

@@ -1,8 +1,10 @@
-"""A whole training step of an MLP VAE on a CPU, as one operator: gather, forward, loss, backward, norm, clip and Adam.
+"""Whole training steps of an MLP VAE on a CPU, as one operator: gather, forward, loss, backward, norm, clip and Adam.
 
-One parallel region computes it all, on matrix products of its own (csrc/loops/product.h): activations lie with the
-images side by side, so that no weight is ever copied, and Adam takes the gradient by a few rows of a weight while they
-are in the cache. `mlp_step_` is for one process; `mlp_gradients` stops before Adam, for several that average.
+One parallel region computes a step, on matrix products of its own. In float32 (csrc/loops/product.h) activations lie
+with the images side by side, so that no weight is ever copied; in bfloat16 (csrc/loops/tiles.h) they lie as the CPU's
+instructions want them, and of each weight there are two copies. Adam takes the gradient by a few rows of a weight while
+they are in the cache, and writes the copies. `mlp_steps_` is for one process; `mlp_gradients` stops before Adam, for
+several that average.
 
 The network is vae_fast.model.VAE's with the Bernoulli likelihood; the loss is objective.py's.
 """
@@ -14,30 +16,39 @@ import torch
 from torch import Tensor
 
 from . import library
+from .finish_step import Record
 from .reference import BETA1, BETA2, EPSILON
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh")
+FLOAT32 = "float32"
 HAS_LIBRARY = library.load()
 
 _OBJECTIVE = (
-    "float free_bits, int row_offset, int stream, float weight, Tensor({}!) workspace, Tensor({}!) terms) -> ()"
+    "float free_bits, bool binarize, int row_offset, int stream, float weight, str products, Tensor({}!) workspace"
 )
 torch.library.define(
-    "vae_fast::mlp_step_",
-    "(Tensor(a!)[] parameters, Tensor(b!)[] means, Tensor(c!)[] squares, Tensor(d!) count, Tensor images, Tensor? rows,"
-    " Tensor seed, Tensor step, Tensor lr, Tensor beta, str activation, float beta1, float beta2, float epsilon,"
-    " float weight_decay, float max_norm, " + _OBJECTIVE.format("e", "f"),
+    "vae_fast::mlp_steps_",
+    "(Tensor(a!)[] parameters, Tensor(b!)[] means, Tensor(c!)[] squares, Tensor(d!) count, Tensor(e!)? copies,"
+    " Tensor images, Tensor? order, Tensor schedule, Tensor seed, Tensor(f!) step, Tensor(g!) sums, Tensor(h!) ring,"
+    " int steps, str activation, float beta1, float beta2, float epsilon, float weight_decay, float max_norm, "
+    + _OBJECTIVE.format("i")
+    + ") -> ()",
 )
 torch.library.define(
     "vae_fast::mlp_gradients",
-    "(Tensor[] parameters, Tensor(a!)[] gradients, Tensor images, Tensor? rows, Tensor seed, Tensor step, Tensor beta,"
-    " str activation, " + _OBJECTIVE.format("b", "c"),
+    "(Tensor[] parameters, Tensor(a!)[] gradients, Tensor? copies, Tensor images, Tensor? rows, Tensor seed,"
+    " Tensor step, Tensor beta, str activation, " + _OBJECTIVE.format("b") + ", Tensor(c!) terms) -> ()",
 )
-torch.library.define("vae_fast::mlp_workspace", "(Tensor[] parameters, int batch, float free_bits) -> int")
+torch.library.define(
+    "vae_fast::mlp_workspace", "(Tensor[] parameters, int batch, float free_bits, str products) -> int"
+)
+torch.library.define("vae_fast::mlp_copies_size", "(Tensor[] parameters) -> int")
+torch.library.define("vae_fast::mlp_copy_", "(Tensor[] parameters, Tensor(a!) copies) -> ()")
+torch.library.define("vae_fast::bf16_loops", "() -> str[]")
 torch.library.define("vae_fast::set_flush_denormal", "(bool on) -> bool")
 
 
-@torch.library.register_fake("vae_fast::mlp_step_")
+@torch.library.register_fake("vae_fast::mlp_steps_")
 @torch.library.register_fake("vae_fast::mlp_gradients")
 def _mlp_fake(*arguments: object) -> None:
     return None
@@ -57,80 +68,110 @@ def mlp_refuses(parameters: Sequence[Tensor], activation: str, likelihood: str =
     return None
 
 
-def mlp_workspace(parameters: Sequence[Tensor], batch: int, free_bits: float = 0.0) -> Tensor:
+def mlp_workspace(parameters: Sequence[Tensor], batch: int, free_bits: float = 0.0, products: str = FLOAT32) -> Tensor:
     """The memory that steps of a batch of this size or a smaller one need, float32 [...], for the threads set now.
 
     Free bits need more: they wait for the whole batch's KL before any gradient.
     """
-    return torch.empty(torch.ops.vae_fast.mlp_workspace(parameters, batch, free_bits))
+    return torch.empty(torch.ops.vae_fast.mlp_workspace(parameters, batch, free_bits, products))
 
 
-def mlp_step_(
+def bf16_loops() -> list[str]:
+    """The loops for products in bfloat16 that this CPU has, the fastest first.
+
+    amx: its tiles. avx512_bf16: `vdpbf16ps`. portable: the same sums as the latter, from floats, on any CPU. Two more
+    serve tests: portable_as_amx adds up in the order of AMX, emulated_amx is the code for AMX on a model of its tiles.
+    """
+    loops: list[str] = torch.ops.vae_fast.bf16_loops()
+    return loops
+
+
+def mlp_copies(parameters: Sequence[Tensor]) -> Tensor:
+    """The bfloat16 copies of the weights that products read, two of each, in tiles: int32 [...], two values in each."""
+    copies = torch.empty(torch.ops.vae_fast.mlp_copies_size(parameters), dtype=torch.int32)
+    mlp_copy_(parameters, copies)
+    return copies
+
+
+def mlp_copy_(parameters: Sequence[Tensor], copies: Tensor) -> None:
+    """Make the copies those of parameters that something other than a step has changed."""
+    torch.ops.vae_fast.mlp_copy_(parameters, copies)
+
+
+def mlp_steps_(
     parameters: Sequence[Tensor],
     means: Sequence[Tensor],
     squares: Sequence[Tensor],
     count: Tensor,
+    copies: Tensor | None,
     images: Tensor,
-    rows: Tensor | None,
+    order: Tensor | None,
+    schedule: Tensor,
     seed: Tensor,
-    step: Tensor,
-    lr: Tensor,
-    beta: Tensor,
+    record: Record,
     *,
     activation: str,
     workspace: Tensor,
-    terms: Tensor,
+    steps: int = 1,
     weight_decay: float = 0.0,
     max_norm: float = inf,
     free_bits: float = 0.0,
+    binarize: bool = False,
     row_offset: int = 0,
     stream: int = 0,
     weight: float = 1.0,
+    products: str = FLOAT32,
 ) -> None:
-    """Train on one batch: parameters, moments and count change in place, unless loss or gradients are not finite.
+    """Train on some batches, one after the other: parameters, moments, count, copies and the record change in place.
 
-    The same to the bit as `mlp_gradients` and `adam_`, for any number of threads.
+    Of a step whose loss or gradients are not finite only the record changes. A step is the same to the bit as
+    `mlp_gradients` and `adam_`, for any number of threads.
 
     Args:
         parameters: weight [N, M] and bias [N] of every layer in the order of VAE.parameters(): the encoder's hidden
             layers, stats [2 Z, M], the decoder's hidden layers, as many, and logits [D, M]; float32, contiguous.
         means, squares: Adam's moments, of equal shapes.
         count: the steps taken so far, 0-d float32.
+        copies: `mlp_copies` of the parameters as they are, which become those of the new ones; None in float32.
         images: [N, D], uint8 (k is the pixel k/255) or float32.
-        rows: which images make the batch, int64 [B], or None for all in their order.
-        seed, step: of the noise, 0-d int64, as for `reparameterize`; likewise row_offset and stream.
-        lr: the learning rate, 0-d float32.
-        beta: the weight of the KL term, 0-d float32.
+        order: which images make the batches of an epoch, int64 [steps of an epoch, B]; None for images that are the
+            batches of these steps, one after the other.
+        schedule: learning rate and beta, the KL term's weight, of an epoch's steps, float32 [steps of an epoch, 2].
+        seed: of the noise, 0-d int64, as for `reparameterize`; likewise row_offset and stream.
+        record: its step, which is also the noise's, says where in order and schedule the steps begin; each enters its
+            terms (loss B, sum of nll, sum of kl, B, 0), the loss being the batch's mean, or (0, 0, 0, 0, 1) if skipped.
         activation: one of `ACTIVATIONS`.
-        workspace: `mlp_workspace`'s; what it holds means nothing between steps.
-        terms: float64 [5], where the results go.
+        workspace: `mlp_workspace`'s; what it holds means nothing between calls.
+        steps: how many.
         weight_decay: the share of each weight taken off, times lr.
         max_norm: gradients whose norm over all parameters is larger are scaled down to it.
         free_bits: in nats, for each latent dimension (Kingma et al. 2016, appendix C.8).
+        binarize: train on Bernoulli samples of the pixels, drawn anew at every step.
         weight: a factor before the gradients, which are those of the mean over the batch.
+        products: float32, or one of `bf16_loops`: then the operands of the products are rounded to bfloat16,
+            activations and gradients once each. All else is float32.
 
-    `terms` becomes (loss B, sum of nll, sum of kl, B, 0), the loss being the batch's mean, or (0, 0, 0, 0, 1) for a
-    step that was skipped.
+    Products and sums over a layer's inputs or the batch accumulate in float32, in the order of the inputs or images
+    (csrc/loops/tiles.h says in which order bfloat16's do); the losses in float32 over 48 pixels of an image, then in
+    float64.
 
-    Products and sums over a layer's inputs or the batch accumulate in float32, in the order of the inputs or images;
-    the losses in float32 over 48 pixels of an image, then in float64.
-
-    Raises TypeError, ValueError or IndexError for arguments that do not fit.
+    Raises TypeError, ValueError or IndexError for arguments that do not fit, before anything changes.
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; for Adam see `adam_`.
     """
     torch.autograd.graph.increment_version(parameters)  # whoever saved one for a backward pass is to notice
-    torch.ops.vae_fast.mlp_step_(
+    torch.ops.vae_fast.mlp_steps_(
         parameters,
         means,
         squares,
         count,
+        copies,
         images,
-        rows,
+        order,
+        schedule,
         seed,
-        step,
-        lr,
-        beta,
+        *record,
+        steps,
         activation,
         BETA1,
         BETA2,
@@ -138,17 +179,19 @@ def mlp_step_(
         weight_decay,
         max_norm,
         free_bits,
+        binarize,
         row_offset,
         stream,
         weight,
+        products,
         workspace,
-        terms,
     )
 
 
 def mlp_gradients(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
+    copies: Tensor | None,
     images: Tensor,
     rows: Tensor | None,
     seed: Tensor,
@@ -159,18 +202,26 @@ def mlp_gradients(
     workspace: Tensor,
     terms: Tensor,
     free_bits: float = 0.0,
+    binarize: bool = False,
     row_offset: int = 0,
     stream: int = 0,
     weight: float = 1.0,
+    products: str = FLOAT32,
 ) -> None:
     """The gradients of the loss of one batch, written to `gradients`, of the parameters' shapes.
 
-    Arguments and `terms` are those of `mlp_step_`. Where several processes share a batch, each passes as `weight` its
+    Args:
+        rows: which of the images make the batch, int64 [B], or None for all in their order.
+        step, beta: the noise's, and the weight of the KL term; 0-d int64 and float32.
+        terms: float64 [5], what a step enters in its record.
+
+    The other arguments are those of `mlp_steps_`. Where several processes share a batch, each passes as `weight` its
     part of the images, and the gradients add up. A loss that is not finite makes all of them NaN.
     """
     torch.ops.vae_fast.mlp_gradients(
         parameters,
         gradients,
+        copies,
         images,
         rows,
         seed,
@@ -178,9 +229,11 @@ def mlp_gradients(
         beta,
         activation,
         free_bits,
+        binarize,
         row_offset,
         stream,
         weight,
+        products,
         workspace,
         terms,
     )

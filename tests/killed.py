@@ -1,8 +1,9 @@
 """A training run that sends itself a real signal at a chosen moment: killed.py MOMENT COUNT SIGNAL RUN FLAGS...
 
-Moments: "step", before the step that follows COUNT; "twice", a second signal once the first was received there; "best",
-with the checkpoint of step COUNT saved and the link to the best one not yet made; "evaluate", of the epoch whose last
-step is COUNT; "save", the COUNT-th time that a save, from the second epoch's on, reaches os.fsync.
+Moments: "step", before the launch with the step that follows COUNT; "twice", a second signal once the first was
+received there; "best", with the checkpoint of step COUNT saved and the link to the best one not yet made; "evaluate",
+of the epoch whose last step is COUNT; "save", the COUNT-th time that a save, from the second epoch's on, reaches
+os.fsync.
 """
 
 import os
@@ -47,7 +48,7 @@ def note_step(self: engine.Engine) -> bool:
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 if moment in ("step", "twice"):
-    strike(engine.Engine, "advance", lambda self, *args: self.step_number == count)
+    strike(engine.Engine, "advance", lambda self, steps, *args: self.step_number <= count < self.step_number + steps)
 elif moment == "best":
     strike(checkpoint, "point", lambda link, target: link.name == "best" and target.name == f"step-{count:08d}")
 elif moment == "evaluate":

@@ -99,7 +99,7 @@ def test_what_processes_send_each_other_is_part_of_a_recording(one_joined: World
 
 def test_compiled_steps_send_free_bits_means(one_joined: World) -> None:
     """Which the compiled function does itself."""
-    alone, joined = (trained(world, "cpu", None, compile=True) for world in (ALONE, one_joined))
+    alone, joined = (trained(world, "cpu", None, step="autograd", compile=True) for world in (ALONE, one_joined))
     torch.testing.assert_close(flat(joined), flat(alone), rtol=0, atol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_free_bits_bind_in_some_dimensions_only(compared: Compared) -> None:
     """Else the test above would not show that the processes go by the mean of the whole batch."""
     plain, bound = (case(compared, name)[1]["gradients"][0] for name in ("plain", "free_bits"))
     last = torch.arange(len(plain))[16 * 785 :][: 8 * 17]  # the encoder's second layer: mu and logvar of 4 dimensions
-    changed = (plain != bound)[last][: 8 * 16].view(2, 4, 16).any(-1)
+    changed = ((plain - bound).abs() > 1e-5 * plain.abs().max())[last][: 8 * 16].view(2, 4, 16).any(-1)
     assert 0 < changed.sum() < changed.numel()
 
 

@@ -57,7 +57,7 @@ def test_loss_falls_whatever_the_settings(settings: dict[str, Any]) -> None:
 
 
 def test_compiled_and_eager_steps_agree() -> None:
-    eager, compiled = engine(step="autograd"), engine(compile=True)
+    eager, compiled = engine(step="autograd"), engine(step="autograd", compile=True)
     compiled.warm_up()
     for ours, theirs in zip(gradients(compiled), gradients(eager), strict=True):
         # sums over 32 images and 784 pixels in another order
@@ -70,7 +70,7 @@ def test_compiled_and_eager_steps_agree() -> None:
 
 def test_nothing_compiles_anew_after_warming_up() -> None:
     """In later epochs, in evaluation, or where learning rate and beta change."""
-    e = engine(compile=True, lr_schedule="cosine", beta_schedule="linear", epochs=4)
+    e = engine(step="autograd", compile=True, lr_schedule="cosine", beta_schedule="linear", epochs=4)
     e.warm_up()
     compiled = dict(torch._dynamo.utils.counters["stats"])
     train(e, steps=21)
@@ -230,7 +230,7 @@ def test_weight_decay_reaches_the_optimizer() -> None:
 
 def test_amp_computes_in_its_dtype() -> None:
     seen: list[torch.dtype] = []
-    e = engine(amp_dtype="bf16")
+    e = engine(step="autograd", amp_dtype="bf16")
     for model in (e._train.network, e.model):
         model.decoder.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     train(e)

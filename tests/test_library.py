@@ -10,8 +10,8 @@ import torch
 
 import vae_fast
 from vae_fast import kernels
+from vae_fast.environment import cpp_compiler
 from vae_fast.kernels import library, ops
-from vae_fast.plan import cpp_compiler
 
 needs_library = pytest.mark.skipif(not library.load(), reason=library.status())
 

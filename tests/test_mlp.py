@@ -3,102 +3,20 @@
 import gc
 from collections.abc import Iterator
 from math import inf, nan
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import vae_fast as vf
-from vae_fast.kernels import adam_, library, mlp
-from vae_fast.objective import objective
+from tests.mlp_cases import BF16, EPS, LR, PRODUCTS, SEED, STEP, Case, State, same
+from vae_fast.kernels import Record, adam_, library, mlp
+from vae_fast.pixels import bernoulli_sample
 
 pytestmark = pytest.mark.skipif(not library.load(), reason=library.status())
 loops = pytest.mark.loops  # what depends on the instruction set
-
-EPS = torch.finfo(torch.float32).eps
-SEED, STEP = torch.tensor(2**40 + 7), torch.tensor(11)
-
-
-class State(NamedTuple):
-    parameters: list[Tensor]
-    means: list[Tensor]
-    squares: list[Tensor]
-    count: Tensor
-
-    def tensors(self) -> list[Tensor]:
-        return [*self.parameters, *self.means, *self.squares, self.count]
-
-
-class Case:
-    """A network, images, and a workspace full of NaN."""
-
-    def __init__(
-        self,
-        batch: int,
-        pixels: int = 93,
-        hidden: tuple[int, ...] = (50,),
-        latent: int = 7,
-        activation: str = "relu",
-        dtype: torch.dtype = torch.uint8,
-        free_bits: float = 0.0,
-    ) -> None:
-        torch.manual_seed(batch + pixels)
-        self.model = vf.VAE((pixels,), hidden, latent, activation)
-        self.parameters = [p.detach() for p in self.model.parameters()]
-        images = torch.randint(0, 256, (batch + 5, pixels), dtype=torch.uint8)
-        self.images = images if dtype == torch.uint8 else images / 255
-        self.rows: Tensor | None = torch.randperm(batch + 5)[:batch]
-        self.beta = torch.tensor(0.7)
-        self.terms = torch.full((5,), nan, dtype=torch.float64)
-        self.workspace = mlp.mlp_workspace(self.parameters, batch, free_bits).fill_(nan)
-        self.settings: dict[str, Any] = {"activation": activation, "free_bits": free_bits}
-
-    def batch(self) -> Tensor:
-        return self.images if self.rows is None else self.images[self.rows]
-
-    def gradients(self, **settings: Any) -> list[Tensor]:
-        gradients = [torch.full_like(p, nan) for p in self.parameters]
-        common = {"workspace": self.workspace, "terms": self.terms, **self.settings, **settings}
-        mlp.mlp_gradients(self.parameters, gradients, self.images, self.rows, SEED, STEP, self.beta, **common)
-        return gradients
-
-    def state(self) -> State:
-        """Parameters that may be changed, and moments of some steps."""
-        moments = ([torch.rand_like(p) / 100 for p in self.parameters] for _ in range(2))
-        return State([p.clone() for p in self.parameters], *moments, torch.tensor(3.0))
-
-    def step(self, state: State, **settings: Any) -> None:
-        common = {"workspace": self.workspace, "terms": self.terms, **self.settings, **settings}
-        mlp.mlp_step_(*state, self.images, self.rows, SEED, STEP, torch.tensor(1e-2), self.beta, **common)
-
-    def check(self, row_offset: int = 0, stream: int = 0) -> None:
-        """Gradients and terms against the textbook.
-
-        Of 784 like terms the roundings add up to some sqrt(784) / 2 = 14 eps of the largest, and a gradient has several
-        such sums behind it.
-        """
-        gradients = self.gradients(row_offset=row_offset, stream=stream)
-        exact = vf.VAE(self.model.input_shape, self.model.hidden, self.model.latent, self.model.activation).double()
-        exact.load_state_dict(self.model.state_dict())
-        x = self.batch().double() / (255 if self.images.dtype == torch.uint8 else 1)
-        noise = {"row_offset": row_offset, "stream": stream}
-        free_bits = self.settings["free_bits"]
-        loss, nll, kl = objective(exact, x, SEED, STEP, beta=self.beta.double(), free_bits=free_bits, **noise)
-        loss.backward()
-        for gradient, parameter in zip(gradients, exact.parameters(), strict=True):
-            assert parameter.grad is not None
-            size = float(parameter.grad.abs().max())
-            torch.testing.assert_close(gradient.double(), parameter.grad, rtol=0, atol=32 * EPS * size)
-        sums = torch.stack((loss * len(x), nll.sum(), kl.sum(), torch.tensor(float(len(x))), torch.tensor(0.0)))
-        # of every kl_bj terms of about 1 cancel
-        cancelled = 4 * EPS * kl.numel() * self.model.latent
-        torch.testing.assert_close(self.terms, sums.detach(), rtol=16 * EPS, atol=cancelled)
-
-
-def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(ours, theirs, strict=True))
+products = pytest.mark.parametrize("products", PRODUCTS)
 
 
 @loops
@@ -141,35 +59,37 @@ def test_without_rows_the_images_are_the_batch() -> None:
 
 
 @loops
+@products
 @pytest.mark.parametrize("batch", [3, 130])
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"max_norm": 0.1}, {"max_norm": 1e6}])
-def test_a_step_is_its_gradients_and_adam(batch: int, settings: dict[str, float]) -> None:
+def test_a_step_is_its_gradients_and_adam(batch: int, settings: dict[str, float], products: str) -> None:
     """To the bit: Adam in the midst of the product is the same code, on gradients that are the same sums."""
-    case = Case(batch)
-    ours, theirs = case.state(), case.state()
-    theirs = State(*([t.clone() for t in group] for group in ours[:3]), ours.count.clone())
+    case = Case(batch, products=products)
+    ours = case.state()
+    theirs = ours.copy()
     for _ in range(3):
         case.step(ours, **settings)
         terms = case.terms.clone()
         case.parameters = theirs.parameters
-        adam_(*theirs, case.gradients(), lr=float(torch.tensor(1e-2)), **settings)
+        adam_(*theirs, case.gradients(), lr=float(torch.tensor(LR)), **settings)
         assert same(ours.tensors(), theirs.tensors())
         assert torch.equal(terms, case.terms)
     assert ours.count == 6
 
 
 @pytest.mark.parametrize(("scale", "taken"), [(1e15, True), (1e25, False), (3e38, False)])
-def test_gradients_that_may_overflow_take_the_exact_way(scale: float, taken: bool) -> None:
+@pytest.mark.parametrize("products", [mlp.FLOAT32, "portable"])
+def test_gradients_that_may_overflow_take_the_exact_way(scale: float, taken: bool, products: str) -> None:
     """A finite loss: the decoder's hidden layer is 0, its gradient as large as the weights after it."""
-    case = Case(2, activation="tanh")
+    case = Case(2, activation="tanh", products=products)
     decoder = case.parameters[4:]
     for p in decoder:
         p.zero_()
     decoder[2].fill_(scale)
     case.images.zero_()
-    state, before = case.state(), case.state()
-    before = State(*([t.clone() for t in group] for group in state[:3]), state.count.clone())
-    norm = adam_(*before, case.gradients(), lr=float(torch.tensor(1e-2)))
+    state = case.state()
+    before = state.copy()
+    norm = adam_(*before, case.gradients(), lr=float(torch.tensor(LR)))
     case.step(state)
     assert bool(norm.isfinite()) == taken
     assert case.terms[4] == (not taken)
@@ -179,8 +99,9 @@ def test_gradients_that_may_overflow_take_the_exact_way(scale: float, taken: boo
 
 @pytest.mark.parametrize("max_norm", [inf, 1.0])
 @pytest.mark.parametrize("cause", ["pixel", "loss", "logvar", "beta"])
-def test_a_loss_that_is_not_finite_changes_nothing(cause: str, max_norm: float) -> None:
-    case = Case(20, dtype=torch.float32)
+@pytest.mark.parametrize("products", [mlp.FLOAT32, "portable"])
+def test_a_loss_that_is_not_finite_changes_nothing(cause: str, max_norm: float, products: str) -> None:
+    case = Case(20, dtype=torch.float32, products=products)
     assert case.rows is not None
     if cause == "pixel":
         case.images[case.rows[-1], -1] = nan
@@ -206,23 +127,26 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@products
 @pytest.mark.parametrize("free_bits", [0.0, 0.02])
 @pytest.mark.parametrize("batch", [3, 40, 130])
 @pytest.mark.usefixtures("threads")
-def test_any_number_of_threads_gives_the_same(batch: int, free_bits: float) -> None:
+def test_any_number_of_threads_gives_the_same(batch: int, free_bits: float, products: str) -> None:
     """They divide the batch, or at few images the features, or both."""
     results = []
     for n in (1, 2, 3, 5):
         torch.set_num_threads(n)
-        case = Case(batch, hidden=(120, 60), free_bits=free_bits)
+        case = Case(batch, hidden=(120, 60), free_bits=free_bits, products=products)
         state = case.state()
         case.step(state)
         results.append([*state.tensors(), case.terms.float()])
     assert all(same(results[0], result) for result in results[1:])
 
 
-def test_processes_that_share_a_batch_add_up() -> None:
-    case = Case(50)
+@pytest.mark.parametrize(("products", "bound"), [(mlp.FLOAT32, 32 * EPS), ("portable", BF16)])
+def test_processes_that_share_a_batch_add_up(products: str, bound: float) -> None:
+    """But for the order of sums, and in bfloat16 for how the gradient of a part is rounded."""
+    case = Case(50, products=products)
     whole, rows = case.gradients(), case.rows
     assert rows is not None
     case.rows = rows[:20]
@@ -230,20 +154,68 @@ def test_processes_that_share_a_batch_add_up() -> None:
     case.rows = rows[20:].contiguous()
     for total, first, second in zip(whole, sums, case.gradients(weight=0.6, row_offset=20), strict=True):
         size = float(total.abs().max())
-        torch.testing.assert_close(first + second, total, rtol=0, atol=32 * EPS * size)
+        torch.testing.assert_close(first + second, total, rtol=0, atol=bound * size)
+
+
+class Run:
+    """A state that several steps change: each has its rates and, by rows of an order or by lying there, its images."""
+
+    def __init__(self, case: Case, steps: int) -> None:
+        self.case = case
+        self.state = State([p.clone() for p in case.parameters], *case.zeros(), torch.tensor(3.0))
+        generator = torch.Generator().manual_seed(1)
+        batch = len(case.images) - 5
+        self.order = torch.stack([torch.randperm(len(case.images), generator=generator)[:batch] for _ in range(steps)])
+        self.schedule = torch.stack((torch.linspace(1e-2, 1e-3, steps), torch.linspace(0.1, 1.0, steps)), dim=1)
+        sums, ring = torch.zeros(5, dtype=torch.float64), torch.zeros(3, 5, dtype=torch.float64)
+        self.record = Record(torch.tensor(7 * steps), sums, ring)
+        self.copies = case.copies(self.state.parameters)
+
+    def advance(self, images: Tensor, order: Tensor | None, steps: int, **settings: Any) -> None:
+        given = self.copies, images, order, self.schedule, SEED, self.record
+        common = {"workspace": self.case.workspace, **self.case.settings, **settings}
+        mlp.mlp_steps_(*self.state, *given, steps=steps, **common)
+
+    def tensors(self) -> list[Tensor]:
+        copies = [] if self.copies is None else [self.copies]
+        return [*self.state.tensors(), *copies, *self.record]
+
+
+@pytest.mark.parametrize("products", [mlp.FLOAT32, "portable"])
+@pytest.mark.parametrize("binarize", [False, True])
+def test_many_steps_in_a_call_are_as_many_calls(products: str, binarize: bool) -> None:
+    case = Case(20, products=products)
+    one, many, lying = (Run(case, 5) for _ in range(3))
+    many.advance(case.images, many.order, 5, binarize=binarize)
+    lying.advance(case.images[lying.order].flatten(0, 1), None, 5, binarize=binarize)
+    for _ in range(5):
+        one.advance(case.images, one.order, 1, binarize=binarize)
+    assert one.record.step == 40
+    assert same(one.tensors(), many.tensors())
+    assert same(one.tensors(), lying.tensors())
+    one.advance(case.images, one.order, 2, binarize=binarize)  # the next epoch's
+    many.advance(case.images, many.order, 2, binarize=binarize)
+    assert same(one.tensors(), many.tensors())
+
+
+@loops
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("pixels", [1, 93, 784])
+def test_binarized_pixels_are_the_bernoulli_sample(dtype: torch.dtype, pixels: int) -> None:
+    case = Case(37, pixels, dtype=dtype)
+    ours = case.gradients(binarize=True, row_offset=2**33 + 5)
+    case.images, case.rows = bernoulli_sample(case.batch(), SEED, STEP, 2**33 + 5), None
+    assert same(ours, case.gradients(row_offset=2**33 + 5))
 
 
 def test_steps_allocate_nothing() -> None:
-    case = Case(40)
-    state = case.state()
-    lr, settings = torch.tensor(1e-2), {"workspace": case.workspace, "terms": case.terms, **case.settings}
-    case.step(state)
+    run = Run(Case(40), 3)
+    run.advance(run.case.images, run.order, 3)
     gc.collect()
     with torch.profiler.profile(profile_memory=True) as profile:
-        for _ in range(3):
-            mlp.mlp_step_(*state, case.images, case.rows, SEED, STEP, lr, case.beta, **settings)
+        run.advance(run.case.images, run.order, 3)
     names = [event.name for event in profile.events()]
-    assert names.count("vae_fast::mlp_step_") == 3
+    assert names.count("vae_fast::mlp_steps_") == 1
     assert all(event.cpu_memory_usage == 0 for event in profile.events())
 
 
@@ -254,10 +226,13 @@ def test_steps_allocate_nothing() -> None:
         ({"parameters": [torch.zeros(4, 9)] * 8}, ValueError, r"parameters: expected \[N, 9\] and \[N\] as layer 0"),
         ({"images": torch.zeros(9, 92)}, ValueError, r"images: expected contiguous \[N, 93\], got \[9, 92\]"),
         ({"images": torch.zeros(9, 93).double()}, TypeError, "images: expected uint8 or float32, got Double"),
-        ({"rows": torch.tensor([3, 9])}, IndexError, r"rows: expected values in \[0, 9\), got 9"),
+        ({"rows": torch.tensor([3, 9])}, IndexError, r"order: expected values in \[0, 9\), got 9"),
         ({"rows": torch.tensor([3, -1])}, IndexError, "got -1"),
-        ({"rows": torch.zeros(0).long()}, ValueError, "at least one image"),
-        ({"rows": torch.zeros(2)}, TypeError, "rows: expected int64"),
+        ({"rows": torch.zeros(0).long()}, ValueError, r"order: expected contiguous \[steps, B\], neither of them 0"),
+        ({"rows": torch.zeros(2)}, TypeError, "order: expected int64"),
+        ({"rows": None, "images": torch.zeros(0, 93)}, ValueError, "at least one image"),
+        ({"copies": torch.zeros(9).int()}, ValueError, "copies: expected for products in bfloat16 and for no others"),
+        ({"products": "portable"}, ValueError, "copies: expected for products in bfloat16 .* got none for portable"),
         ({"seed": torch.tensor(0.0)}, ValueError, "seed: expected a 0-d int64 tensor"),
         ({"beta": torch.zeros(1)}, ValueError, "beta: expected a 0-d tensor"),
         ({"activation": "sine"}, ValueError, "activation: got the unknown 'sine'"),
@@ -272,6 +247,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Except
     arguments = {
         "parameters": case.parameters,
         "gradients": [torch.zeros_like(p) for p in case.parameters],
+        "copies": None,
         "images": case.images,
         "rows": case.rows,
         "seed": SEED,
@@ -285,15 +261,46 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Except
         mlp.mlp_gradients(**{**arguments, **change})
 
 
-def test_what_a_step_refuses_beside() -> None:
-    case, state = Case(4), Case(4).state()
-    for change, message in (
-        ({"means": state.means[:3]}, "means: expected 8 tensors, got 3"),
-        ({"squares": [t.clone().unsqueeze(0) for t in state.squares]}, "squares: expected contiguous"),
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"means": [torch.zeros(3)] * 3}, "means: expected 8 tensors, got 3"),
+        ({"squares": [torch.zeros(1, 50, 93)] * 8}, "squares: expected contiguous"),
         ({"count": torch.zeros(1)}, "count: expected a 0-d tensor"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            case.step(state._replace(**change))
+        ({"copies": torch.zeros(9).int(), "products": "portable"}, r"copies: expected contiguous \[\d+\], got \[9\]"),
+        ({"schedule": torch.zeros(3)}, r"schedule: expected contiguous \[steps of an epoch, 2\], got \[3\]"),
+        ({"order": torch.zeros(4, 9).long()}, "order: expected as many rows as the schedule's 2, got"),
+        ({"order": None}, "images: expected 2 batches of one size, got 9 images"),
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"record": Record(torch.tensor(-1), *Run(Case(4), 2).record[1:])}, "step: expected a value in"),
+        (
+            {"record": Record(*Run(Case(4), 2).record[:2], torch.zeros(5).double())},
+            "ring: expected contiguous",
+        ),
+    ],
+)
+def test_what_a_step_refuses_beside(change: dict[str, Any], message: str) -> None:
+    run = Run(Case(4), 2)
+    before = [t.clone() for t in run.tensors()]
+    arguments = {
+        **run.state._asdict(),
+        "copies": None,
+        "images": run.case.images,
+        "order": run.order,
+        "schedule": run.schedule,
+        "seed": SEED,
+        "record": run.record,
+        "steps": 2,
+        "activation": "relu",
+        "workspace": run.case.workspace,
+    }
+    with pytest.raises(ValueError, match=message):
+        mlp.mlp_steps_(**{**arguments, **change})
+    assert same(run.tensors(), before)
+
+
+def test_a_step_is_noticed_by_whoever_needs_the_old_weights() -> None:
+    case, state = Case(4), Case(4).state()
     weight = state.parameters[0].requires_grad_()
     loss = weight.square().sum()
     case.step(state)
@@ -309,11 +316,16 @@ def test_a_network_that_does_not_suit_is_told_why() -> None:
     assert "float64" in str(mlp.mlp_refuses([p.double() for p in parameters], "relu"))
 
 
+def test_a_loop_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"products: expected float32 or one of .*portable.*, got 'abacus'"):
+        mlp.mlp_workspace(Case(4).parameters, 4, products="abacus")
+
+
 def test_fake_tensors_pass() -> None:
-    case = Case(4)
+    run = Run(Case(4), 2)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        case.gradients()
-        case.step(case.state())
+        run.case.gradients()
+        run.advance(run.case.images, run.order, 2)
 
 
 def test_flushing_denormals_reaches_every_thread() -> None:

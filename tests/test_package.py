@@ -16,7 +16,7 @@ import torch
 
 import vae_fast
 from vae_fast.__main__ import COMMANDS
-from vae_fast.plan import cpp_compiler
+from vae_fast.environment import cpp_compiler
 
 ROOT = Path(vae_fast.__file__).parents[1]
 PACKAGES = {

@@ -5,25 +5,25 @@ import torch
 
 import vae_fast as vf
 from vae_fast import plan as plans
+from vae_fast.environment import environment, require_compiler
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.kernels import choice, library, operators, set_flush_denormal
 from vae_fast.plan import (
     auto_precision,
-    environment,
     make_plan,
     process_settings,
     recorded_plan,
-    require_compiler,
 )
 
 CPU = torch.device("cpu")
+fused = pytest.mark.skipif(not library.load(), reason=library.status())
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
 
 def test_every_part_has_a_reason_and_reads_back() -> None:
     plan, reasons = make_plan(vf.Config(device="cpu"))
     assert (plan.device, plan.precision, plan.feed) == ("cpu", "fp32", "device")
-    assert not plan.compile
+    assert (plan.compile, plan.is_torch_compiled, plan.bf16_loop) == ("off", False, "")
     assert not plan.cuda_graphs
     assert reasons.keys() == plan.recorded().keys()
     assert recorded_plan(plan.recorded(), vf.Config(device="cpu")) == plan
@@ -73,12 +73,17 @@ def test_a_device_that_no_machine_has_is_a_mistake_in_the_settings(device: str) 
         make_plan(vf.Config(device=device))
 
 
-def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_compile_needs_a_compiler() -> None:
     with pytest.raises(
         RunError, match=r"--compile: on a CPU it needs a C\+\+ compiler; /no/such/compiler was not found"
     ):
-        make_plan(vf.Config(compile=True, device="cpu"))
+        make_plan(vf.Config(compile=True, step="autograd", device="cpu"))
 
 
 def test_a_gpu_without_a_compiler_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +95,7 @@ def test_a_gpu_without_a_compiler_is_told_of(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(choice, "HAS_C_COMPILER", False)
     lack = "Triton needs a C compiler, gcc or clang or what CC names, and finds none"
     assert plans._optimizer("autograd", gpu) == ("torch", lack)
-    assert plans._step(vf.Config(), gpu, "bf16", 1) == ("autograd", f"of PyTorch's operators, which is slow: {lack}")
+    assert plans._step(vf.Config(), gpu, 1) == ("autograd", f"of PyTorch's operators, which is slow: {lack}")
     with pytest.raises(RunError, match=f"--compile: on a GPU it needs Triton: {lack}"):
         require_compiler(gpu)
 
@@ -99,12 +104,79 @@ def test_a_plan_of_another_version_is_refused() -> None:
     config = vf.Config(device="cpu")
     plan = make_plan(config)[0].recorded()
     assert recorded_plan(plan, config).recorded() == plan
-    for change in ({"speed": "warp"}, {"precision": "fp8"}, {"step": "magic"}):
+    for change in ({"speed": "warp"}, {"precision": "fp8"}, {"step": "magic"}, {"compile": "by hand"}):
         with pytest.raises(RunError, match=r"config.toml: \[plan\] is not one of this version's"):
             recorded_plan(plan | change, config)
 
 
-@pytest.mark.skipif(not library.load(), reason=library.status())
+def test_a_plan_of_an_earlier_version_goes_on_as_it_began() -> None:
+    """One that knew neither a step compiled ahead of time nor a loop of bfloat16 products."""
+    config = vf.Config(device="cpu", compile=True, step="autograd")
+    plan = make_plan(config)[0]
+    earlier = {key: value for key, value in plan.recorded().items() if key != "bf16_loop"} | {"compile": True}
+    assert recorded_plan(earlier, vf.Config(device="cpu", compile=True)) == plan  # not the fused one of today
+    assert recorded_plan(earlier | {"compile": False}, config).compile == "off"
+
+
+@fused
+@pytest.mark.usefixtures("no_compiler")
+def test_compile_means_the_step_that_is_compiled_already() -> None:
+    plan, reasons = make_plan(vf.Config(device="cpu", compile=True))
+    assert (plan.step, plan.compile, plan.is_torch_compiled) == ("fused", "ahead of time", False)
+    assert reasons["compile"] == "the step is one C++ operator"
+    assert make_plan(vf.Config(device="cpu", compile=True, step="fused"))[0] == plan
+    assert recorded_plan(plan.recorded(), vf.Config(device="cpu", compile=True)) == plan
+
+
+@fused
+@pytest.mark.parametrize(
+    ("loop", "batch", "processes", "precision", "reason"),
+    [
+        ("amx", 128, 1, "bf16", "this CPU has AMX"),
+        ("avx512_bf16", 128, 1, "bf16", "this CPU has AVX512-BF16"),
+        ("portable", 4096, 1, "fp32", "AMP is off: this CPU has neither AMX nor AVX512-BF16"),
+        (
+            "amx",
+            4,
+            1,
+            "fp32",
+            "AMP is off: for 4 images bf16 products save less than Adam's copies",
+        ),
+        ("amx", 8, 1, "bf16", "this CPU has AMX"),
+        ("avx512_bf16", 16, 1, "fp32", "AMP is off: for 16 images"),
+        ("amx", 8, 2, "fp32", "AMP is off: for 4 images"),
+    ],
+)
+def test_amp_of_a_fused_step_is_bf16_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, loop: str, batch: int, processes: int, precision: str, reason: str
+) -> None:
+    monkeypatch.setattr(plans, "bf16_loops", lambda: [loop, "portable"])
+    plan, reasons = make_plan(vf.Config(amp=True, batch_size=batch, device="cpu", step="fused"), processes)
+    assert (plan.precision, plan.bf16_loop) == (precision, loop if precision == "bf16" else "")
+    assert reasons["precision"].startswith(reason)
+
+
+@fused
+def test_a_loop_that_is_asked_for_or_began_the_run_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "bf16_loops", lambda: ["portable"])
+    config = vf.Config(amp_dtype="bf16", device="cpu", step="fused")
+    plan, reasons = make_plan(config)
+    assert (plan.bf16_loop, reasons["bf16_loop"][:5]) == ("portable", "slow:")
+    monkeypatch.setattr(plans, "bf16_loops", lambda: ["amx", "portable"])
+    assert recorded_plan(plan.recorded(), config) == plan
+    assert recorded_plan(plan.recorded() | {"bf16_loop": "avx512_bf16"}, config).bf16_loop == "amx"
+
+
+@fused
+def test_fp16_on_a_cpu_is_autograds() -> None:
+    plan, reasons = make_plan(vf.Config(amp_dtype="fp16", device="cpu"))
+    assert (plan.step, plan.precision) == ("autograd", "fp16")
+    assert reasons["step"] == "the fused step is float32 or bfloat16; fp16 on a CPU is autograd's"
+    with pytest.raises(RunError, match="--step fused: cannot be had, the fused step is float32 or bfloat16"):
+        make_plan(vf.Config(amp_dtype="fp16", step="fused", device="cpu"))
+
+
+@fused
 def test_free_bits_that_one_process_began_with_the_fused_step_are_not_for_several() -> None:
     config = vf.Config(device="cpu", free_bits=0.5)
     plan = make_plan(config)[0]
@@ -119,7 +191,7 @@ def test_the_environment_names_what_numbers_depend_on() -> None:
     assert environment(CPU).keys() == keys
 
 
-@pytest.mark.skipif(not library.load(), reason=library.status())
+@fused
 @pytest.mark.parametrize("flushed", [False, True])
 def test_denormals_are_flushed_in_every_thread_and_only_while_the_run_lasts(flushed: bool) -> None:
     config = vf.Config(device="cpu", flush_denormals=True)

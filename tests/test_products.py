@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
+from vae_fast.environment import environment
 from vae_fast.kernels import library, linear, products
-from vae_fast.plan import environment
 
 needs_onednn = pytest.mark.skipif(
     not (library.load() and torch.backends.mkldnn.is_available()), reason=f"oneDNN or {library.status()}"

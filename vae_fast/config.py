@@ -90,9 +90,9 @@ class Config:
     amp_dtype: Literal["auto", "bf16", "fp16"] = "auto"
     """auto: bf16 where the units are native, else fp16 on a GPU, else fp32; a named dtype implies --amp"""
     compile: bool = False
-    """compile the step with torch.compile"""
+    """a compiled step, the fastest there is: on a CPU the fused one where it can be had, else torch.compile's"""
     step: Literal["auto", "autograd", "fused"] = "auto"
-    """fused: forward, backward and Adam as one C++ operator (CPU, fp32); auto takes it where it can be had"""
+    """fused: forward, backward and Adam as one C++ operator (CPU, fp32 or bf16); auto takes it where it can be had"""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """capture steps in CUDA graphs"""
     feed: Literal["auto", "device", "host", "stream"] = "auto"

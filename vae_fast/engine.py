@@ -6,6 +6,7 @@ waits for the device, and the same program runs as it stands or is recorded as a
 loss or gradient is not finite is skipped by the device itself.
 """
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,6 +30,8 @@ from vae_fast.stored import Pixels
 MOST_SKIPS_IN_A_ROW = 100
 CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
 SLOT_BYTES = 1 << 26  # of images handed in for one launch; of larger batches a launch takes fewer, which last longer
+CALL_SECONDS = 10e-3  # of work in one operator call: what Python adds is lost in it, and a signal waits no longer
+TIMED_CALLS = 3
 MOST_SCALER_SKIPS = 25  # in a row: what finding the scale of fp16 can take, with some to spare
 
 
@@ -68,13 +71,14 @@ class Engine:
         self.ledger = Ledger(device)
         seed = torch.full((), config.seed, dtype=torch.int64, device=device)
         self._world, self._share = world, world.share(config.batch_size)
+        self._is_called_for_many = plan.step == "fused" and world.size == 1
         batch = self._share.stop - self._share.start
         self._images: Tensor | None = None
         if plan.feed == "device":
             self._images = images
             self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
         else:
-            most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs else 1)
+            most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs or self._is_called_for_many else 1)
             fitting = max(1, SLOT_BYTES // (batch * images.shape[1] * images.dtype.itemsize))
             slots = min(most, fitting)
             self._slots = torch.zeros(slots, batch, images.shape[1], dtype=images.dtype, device=device)
@@ -84,6 +88,7 @@ class Engine:
         self.optimizer = self._train.optimizer
         self._capture = capture
         self._graphs: dict[int, graphs.Graph] = {}  # by the number of their steps
+        self._together = 1  # steps a launch
         self.graphs_failed: str | None = None  # why there are none although the plan wanted them
 
     @property
@@ -103,16 +108,18 @@ class Engine:
         RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
         """
         self._world.spread(list(self.model.parameters()))
-        self.optimizer.copy_weights()
+        self._train.copy_weights()
         with graphs.preserved(self._train.changed()), compile_errors():
             self._program(1)
+            if self._is_called_for_many:
+                self._together = min(self._steps_worth_a_call(), self._most_together)
         if self.plan.cuda_graphs:
             self._record()
 
     def begin_epoch(self, order: Tensor) -> None:
         """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
-        self.optimizer.copy_weights()  # of a model that was changed from outside
+        self._train.copy_weights()  # of a model that was changed from outside
         if self._images is not None:
             self._order.copy_(order[:, self._share])
         if not (self._is_scheduled and is_constant(self.config)):
@@ -121,8 +128,8 @@ class Engine:
 
     def launches(self, steps: int) -> list[int]:
         """How many steps each of the next calls of `advance` has to make for `steps` in all."""
-        together = max(self._graphs, default=1)
-        return [together] * (steps // together) + [1] * (steps % together)
+        rest = steps % self._together
+        return [self._together] * (steps // self._together) + ([1] * rest if self._graphs else [rest] * (rest > 0))
 
     def advance(self, count: int, batches: Tensor | None = None) -> None:
         """Make `count` steps of the epoch, in one launch where they are recorded together.
@@ -174,10 +181,24 @@ class Engine:
         """Go on from what `state` gave."""
         self.model.load_state_dict(parameters)
         self.optimizer.load_tensors(optimizer)
-        self.optimizer.copy_weights()
+        self._train.copy_weights()
         self.step_number = counters["step"]
         self.ledger.load(self.step_number, counters["sums"], counters["skips_in_a_row"])
         self._train.scale.load(counters["scaler"])
+
+    @property
+    def _most_together(self) -> int:
+        return self.steps_per_epoch if self._images is not None else min(self.steps_per_epoch, len(self._slots))
+
+    def _steps_worth_a_call(self) -> int:
+        """How many steps of one operator call take CALL_SECONDS, by the fastest of some."""
+
+        def seconds() -> float:
+            began = time.perf_counter()
+            self._program(1)
+            return time.perf_counter() - began
+
+        return min(CHECK_EVERY, max(1, round(CALL_SECONDS / min(seconds() for _ in range(TIMED_CALLS)))))
 
     def _record(self) -> None:
         try:
@@ -192,22 +213,21 @@ class Engine:
             self.plan = replace(self.plan, cuda_graphs=False, steps_per_graph=0)
             self.graphs_failed = cause
         else:
-            self.plan = replace(self.plan, steps_per_graph=max(self._graphs))
+            self._together = max(self._graphs)
+            self.plan = replace(self.plan, steps_per_graph=self._together)
 
     def _recorded(self) -> dict[int, graphs.Graph]:
         """The graphs of the plan: of one step, for an epoch's tail, and of several."""
         one = self._world.together(self._capture, partial(self._program, 1))
         worth = self.plan.steps_per_graph or graphs.steps_worth_a_graph(one)
-        slots = len(self._slots) if self._images is None else worth
-        together = min(self._world.first(lambda: worth), self.steps_per_epoch, slots)
+        together = min(self._world.first(lambda: worth), self._most_together)
         if together == 1:
             return {1: one}
         return {1: one, together: self._world.together(self._capture, partial(self._program, together))}
 
     def _program(self, count: int) -> None:
         """`count` steps. What it reads and writes are static tensors; no Python value of it changes between steps."""
-        for slot in range(count):
-            if self._images is None:
-                self._train(self._slots[slot], None)
-            else:
-                self._train(self._images, self._order)
+        if self._images is None:
+            self._train(self._slots[:count], None, count)
+        else:
+            self._train(self._images, self._order, count)

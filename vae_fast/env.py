@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from vae_fast.config import Config
+from vae_fast.environment import cpu_name, require_compiler
 from vae_fast.errors import RunError
 from vae_fast.kernels import choice, library, products
-from vae_fast.plan import cpu_name, make_plan, require_compiler
+from vae_fast.plan import make_plan
 
 PACKAGES = ("vae_fast", "torch", "triton", "numpy", "safetensors", "tyro")
 NOT_INSTALLED = "not installed"

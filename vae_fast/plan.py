@@ -1,22 +1,26 @@
 """How a run executes on this machine: decided once, printed with the reason for every part, kept for a resume."""
 
 import os
-import platform
-import shutil
-import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from vae_fast.config import Config
+from vae_fast.environment import require_compiler
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import choice, library, mlp_refuses, products, set_flush_denormal
+from vae_fast.kernels import bf16_loops, choice, library, mlp_refuses, set_flush_denormal
 
+UNITS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16"}
+NO_UNITS = f"this CPU has neither {' nor '.join(UNITS.values())}, without which bf16 is slower than fp32"
+BF16_SPEED = {"amx": 8.0, "avx512_bf16": 1.6}
+"""of products, times float32's in a whole step"""
+FLOPS_PER_BYTE = 10
+"""of a core: some 100 GFLOP/s in float32 against 10 GB/s"""
+
+TORCH_COMPILE, AHEAD = "torch.compile", "ahead of time"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,7 +35,8 @@ class Plan:
     """how a step is computed: autograd, or fused: forward, backward and Adam of the MLP as one C++ operator on a CPU"""
     optimizer: str
     """what computes Adam: the fused step itself, triton or cpp (operators of ours) or torch (PyTorch's fused kernel)"""
-    compile: bool
+    compile: str
+    """off, torch.compile, or ahead of time: the fused step, which CMake compiled"""
     cuda_graphs: bool
     steps_per_graph: int
     """0 without CUDA graphs, and until the time a step takes has shown how many are worth it"""
@@ -39,6 +44,12 @@ class Plan:
     """where the training images are: device, host (copied ahead of the step) or stream (read from their file)"""
     flush_denormals: bool
     """whether the CPU takes numbers below 1.2e-38 for zero"""
+    bf16_loop: str = ""
+    """what multiplies in a fused bf16 step, one of `bf16_loops`; empty for any other step"""
+
+    @property
+    def is_torch_compiled(self) -> bool:
+        return self.compile == TORCH_COMPILE
 
     @property
     def torch_device(self) -> torch.device:
@@ -54,49 +65,56 @@ def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]
     Raises ConfigError for a device that no machine has, RunError for an explicit wish that this machine cannot serve.
     """
     device, why_device = choose_device(config.device)
-    precision, why_precision = _precision(config, device)
-    if config.compile:
+    step, why_step = _step(config, device, processes)
+    precision, why_precision = _precision(config, device, step, processes)
+    compiled, why_compiled = _compile(config.compile, step)
+    if compiled == TORCH_COMPILE:
         require_compiler(device)
     graphs, why_graphs = _cuda_graphs(config.cuda_graphs, device)
-    step, why_step = _step(config, device, precision, processes)
     if config.flush_denormals and (device.type != "cpu" or not _flush_denormals(_are_denormals_flushed())):
         raise RunError(f"--flush-denormals: cannot be had on {device}")
     feed = "device" if config.feed == "auto" else config.feed  # until the size of the images is known
     optimizer, why_optimizer = _optimizer(step, device)
-    plan = Plan(str(device), precision, step, optimizer, config.compile, graphs, 0, feed, config.flush_denormals)
+    loop, why_loop = _bf16_loop(step, precision)
+    plan = Plan(str(device), precision, step, optimizer, compiled, graphs, 0, feed, config.flush_denormals, loop)
     return plan, {
         "device": why_device,
         "precision": why_precision,
         "step": why_step,
         "optimizer": why_optimizer,
-        "compile": "--compile" if config.compile else "no --compile",
+        "compile": why_compiled,
         "cuda_graphs": why_graphs,
         "steps_per_graph": "by the time a step takes, once it is recorded" if graphs else "no CUDA graphs",
         "feed": "until the images are known" if config.feed == "auto" else f"--feed {config.feed}",
         "flush_denormals": "--flush-denormals" if config.flush_denormals else "no --flush-denormals",
+        "bf16_loop": why_loop,
     }
 
 
 def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> Plan:
     """The plan a run began with, from its config.toml; this machine and these processes must be able to carry it on."""
+    if isinstance(table.get("compile"), bool):  # of a version that knew no step compiled ahead of time
+        table = table | {"compile": TORCH_COMPILE if table["compile"] else "off"}
     try:
         plan = Plan(**table)
         DTYPES[plan.precision]
         {"autograd": False, "fused": True}[plan.step]
+        {"off": False, TORCH_COMPILE: True, AHEAD: True}[plan.compile]
     except (TypeError, KeyError):
         raise RunError(f"config.toml: [plan] is not one of this version's, got {table}") from None
     choose_device(plan.device)
-    if plan.compile:
+    if plan.is_torch_compiled:
         require_compiler(plan.torch_device)
     if plan.step == "fused":
-        hindrance = _no_fused_step(config, plan.torch_device, plan.precision, processes)
+        hindrance = _no_fused_step(config, plan.torch_device, processes)
         if hindrance is not None:
             raise RunError(f"config.toml: the run began with the fused step, which cannot be had: {hindrance}")
-    return replace(plan, optimizer=_optimizer(plan.step, plan.torch_device)[0])
+    loop = plan.bf16_loop if plan.bf16_loop in _loops() else _bf16_loop(plan.step, plan.precision)[0]
+    return replace(plan, optimizer=_optimizer(plan.step, plan.torch_device)[0], bf16_loop=loop)
 
 
 def auto_precision(device: torch.device) -> tuple[str, str]:
-    """What `--amp` means on a device, and why: bf16 where the units are native, else fp16 on a GPU, else fp32."""
+    """What `--amp` means for autograd's step, and why: bf16 where it is native, else fp16 on a GPU, else fp32."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -104,7 +122,7 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
     for name, supported in _cpu_bf16_units().items():
         if supported:
             return "bf16", f"this CPU has {name}"
-    return "fp32", "AMP is off: this CPU has neither AVX512-BF16 nor AMX, without which bf16 is slower than fp32"
+    return "fp32", f"AMP is off: {NO_UNITS}"
 
 
 @contextmanager
@@ -143,62 +161,6 @@ def _deterministic() -> Iterator[None]:
         memory.fill_uninitialized_memory = filled
 
 
-def require_compiler(device: torch.device) -> None:
-    """torch.compile builds its CPU kernels as C++ that includes Python.h, and launchers for those of a GPU as C."""
-    if device.type != "cpu":
-        hindrance = choice.missing("triton")
-        if hindrance is not None:
-            raise RunError(f"--compile: on a GPU it needs Triton: {hindrance}")
-        return
-    if cpp_compiler() is None:
-        raise RunError(
-            f"--compile: on a CPU it needs a C++ compiler; {_compiler_name()} was not found (CXX names another)"
-        )
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if not header.is_file():
-        raise RunError(f"--compile: on a CPU it needs Python's headers (python3-dev); {header} is not there")
-
-
-def cpp_compiler() -> str | None:
-    """The path of the C++ compiler that torch.compile would use, None without it."""
-    return shutil.which(_compiler_name())
-
-
-def _compiler_name() -> str:
-    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-
-
-def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """What a run's numbers depend on besides its settings: versions, device, processes and threads."""
-    from vae_fast import __version__
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return {
-        "vae_fast": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "device": name,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "processes": processes,
-        "threads": torch.get_num_threads(),
-        "operators": "C++" if library.load() else "PyTorch",
-        "products": "oneDNN" if products.USE_ONEDNN else "torch",
-    }
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two of `environment`, of what the first has."""
-    return [f"{key} was {value}, is {now.get(key)}" for key, value in before.items() if now.get(key) != value]
-
-
-def cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def choose_device(wish: str) -> tuple[torch.device, str]:
     """What `--device` means on this machine, and why; ConfigError or RunError where it cannot be had."""
     if wish == "auto":
@@ -224,11 +186,47 @@ def choose_device(wish: str) -> tuple[torch.device, str]:
     return device, f"--device {wish}"
 
 
-def _precision(config: Config, device: torch.device) -> tuple[str, str]:
+def _precision(config: Config, device: torch.device, step: str, processes: int) -> tuple[str, str]:
     if config.amp_dtype != "auto":
         slow = ", slow on a CPU" if (config.amp_dtype, device.type) == ("fp16", "cpu") else ""
         return config.amp_dtype, f"--amp-dtype {config.amp_dtype}{slow}"
-    return auto_precision(device) if config.amp else ("fp32", "no --amp")
+    if not config.amp:
+        return "fp32", "no --amp"
+    return _fused_precision(config.batch_size // processes) if step == "fused" else auto_precision(device)
+
+
+def _fused_precision(batch: int) -> tuple[str, str]:
+    """bf16 if a fused step of so many images is faster in it: what its products save against what Adam moves more.
+
+    Both go with the parameters, whose number cancels: a step does 6 B operations for each and moves 24 bytes of weight
+    and moments, read and written; in bf16 4 more, of two copies.
+    """
+    loop = _loops()[0]
+    if loop not in BF16_SPEED:
+        return "fp32", f"AMP is off: {NO_UNITS}"
+    if 6 * batch / FLOPS_PER_BYTE * (1 - 1 / BF16_SPEED[loop]) > 4:
+        return "bf16", f"this CPU has {UNITS[loop]}"
+    return "fp32", f"AMP is off: for {batch} images bf16 products save less than Adam's copies of the weights cost"
+
+
+def _compile(wish: bool, step: str) -> tuple[str, str]:
+    if not wish:
+        return "off", "no --compile"
+    if step == "fused":
+        return AHEAD, "the step is one C++ operator"
+    return TORCH_COMPILE, "--compile"
+
+
+def _loops() -> list[str]:
+    """Of products in bfloat16, the fastest first."""
+    return bf16_loops() if library.load() else [""]
+
+
+def _bf16_loop(step: str, precision: str) -> tuple[str, str]:
+    if (step, precision) != ("fused", "bf16"):
+        return "", "not a fused bf16 step"
+    loop = _loops()[0]
+    return loop, f"this CPU has {UNITS[loop]}" if loop in UNITS else f"slow: {NO_UNITS}"
 
 
 def _flush_denormals(on: bool) -> bool:
@@ -241,10 +239,10 @@ def _are_denormals_flushed() -> bool:
     return not (torch.tensor(1e-39) * 0.5).is_nonzero()
 
 
-def _step(config: Config, device: torch.device, precision: str, processes: int) -> tuple[str, str]:
+def _step(config: Config, device: torch.device, processes: int) -> tuple[str, str]:
     if config.step == "autograd":
         return "autograd", "--step autograd"
-    hindrance = _no_fused_step(config, device, precision, processes)
+    hindrance = _no_fused_step(config, device, processes)
     if config.step == "fused":
         if hindrance is not None:
             raise RunError(f"--step fused: cannot be had, {hindrance}")
@@ -256,14 +254,12 @@ def _step(config: Config, device: torch.device, precision: str, processes: int) 
     return ("fused", "the fastest on a CPU") if hindrance is None else ("autograd", hindrance)
 
 
-def _no_fused_step(config: Config, device: torch.device, precision: str, processes: int) -> str | None:
+def _no_fused_step(config: Config, device: torch.device, processes: int) -> str | None:
     """Why the step cannot be one operator, or None."""
     if device.type != "cpu":
         return "the fused step is for CPUs"
-    if config.compile:
-        return "torch.compile compiles autograd's"
-    if precision != "fp32":
-        return f"the fused step is float32, not {precision}"
+    if config.amp_dtype == "fp16":
+        return "the fused step is float32 or bfloat16; fp16 on a CPU is autograd's"
     if processes > 1 and config.free_bits > 0:
         return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)
@@ -291,4 +287,5 @@ def _cuda_graphs(wish: str, device: torch.device) -> tuple[bool, str]:
 
 
 def _cpu_bf16_units() -> dict[str, bool]:
-    return {"AMX": torch.cpu._is_amx_tile_supported(), "AVX512-BF16": torch.cpu._is_avx512_bf16_supported()}
+    supported = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
+    return dict(zip(UNITS.values(), supported, strict=True))

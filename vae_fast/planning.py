@@ -15,11 +15,14 @@ def choose_plan(config: Config, directory: RunDirectory, printer: Printer, proce
     if "plan" in before and before.get("device") == config.device:
         plan = recorded_plan(before["plan"], config, processes)
         reasons = dict.fromkeys(plan.recorded(), "as the run began")
+        loop = before["plan"].get("bf16_loop", "")
+        if loop != plan.bf16_loop:
+            reasons["bf16_loop"] = f"not bit-exact with the start of the run: this CPU has no {loop}"
     else:
         plan, reasons = make_plan(config, processes)
     for name, value in plan.recorded().items():
-        if name == "feed":
-            continue  # until the images are known
+        if name == "feed" or value == "":
+            continue  # until the images are known, or not of this plan
         shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
         printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
     return plan

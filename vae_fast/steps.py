@@ -1,8 +1,9 @@
-"""One training step on a batch, in two implementations that learn the same: by autograd, and as one operator.
+"""Training steps, in two implementations that learn the same: by autograd, and as one operator.
 
-Each is called with images and the epoch's order of them, from which, as from the epoch's schedule, the number of the
-step picks: int64 [steps_per_epoch, B], or None for images [B, D] that are the batch. It changes model, optimizer and
-ledger in place. Nothing but the ledger changes where the loss or the gradients' norm is not finite.
+Each is called with images, the epoch's order of them and the number of steps to make. From the order, int64
+[steps_per_epoch, B], as from the epoch's schedule, the number of a step picks; with None for it the images are the
+batches, [steps, B, D]. Model, optimizer and ledger change in place. Nothing but the ledger changes where the loss or
+the gradients' norm is not finite.
 """
 
 from copy import deepcopy
@@ -17,7 +18,18 @@ from vae_fast.compiling import compiled_with_backward
 from vae_fast.config import Config
 from vae_fast.distributed import World
 from vae_fast.errors import ContactLost
-from vae_fast.kernels import Rates, Terms, adam_, enter_, finish_step_, mlp_gradients, mlp_step_, mlp_workspace
+from vae_fast.kernels import (
+    Rates,
+    Terms,
+    adam_,
+    enter_,
+    finish_step_,
+    mlp_copies,
+    mlp_copy_,
+    mlp_gradients,
+    mlp_steps_,
+    mlp_workspace,
+)
 from vae_fast.ledger import COLUMNS, Ledger
 from vae_fast.loss_scale import LossScale
 from vae_fast.model import VAE
@@ -73,14 +85,23 @@ class AutogradStep:
             flat=plan.optimizer == "triton",
         )
         self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
-        inner = unmarked if plan.compile else mark  # no range is inside what is compiled
+        compiled = plan.is_torch_compiled
+        inner = unmarked if compiled else mark  # no range is inside what is compiled
         self._forward, self._backward = inner("forward", self._activations), inner("backward", backward)
-        self._learn = mark("gradients", compiled_with_backward(self._gradients)) if plan.compile else self._gradients
+        self._learn = mark("gradients", compiled_with_backward(self._gradients)) if compiled else self._gradients
         self._update = mark("optimizer", self._finished)
-        self._sends = plan.compile and config.free_bits > 0 and not world.is_alone  # from inside what is compiled
+        self._sends = compiled and config.free_bits > 0 and not world.is_alone  # from inside what is compiled
         self._has_run = False
 
-    def __call__(self, images: Tensor, order: Tensor | None) -> None:
+    def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:
+        for i in range(steps):
+            self._step(images[i] if order is None else images, order)
+
+    def copy_weights(self) -> None:
+        """Bring what the products read up to weights that were set from outside."""
+        self.optimizer.copy_weights()
+
+    def _step(self, images: Tensor, order: Tensor | None) -> None:
         given = images, order, self._schedule, self._ledger.step, self._seed, self.scale.factor
         try:
             learned = self._learn(*given)
@@ -121,7 +142,7 @@ class AutogradStep:
             scale,
             images=self._config.batch_size,
             free_bits=self._config.free_bits,
-            total=None if self._world.is_alone else partial(self._world.total, compiled=self._plan.compile),
+            total=None if self._world.is_alone else partial(self._world.total, compiled=self._plan.is_torch_compiled),
         )
         return terms, rates, gradients
 
@@ -148,7 +169,7 @@ class AutogradStep:
 
 
 class FusedStep:
-    """The MLP's forward and backward written out, with Adam, in one C++ operator: float32 on a CPU.
+    """The MLP's forward and backward written out, with Adam, in one C++ operator on a CPU: float32 or bfloat16.
 
     Arguments as for `AutogradStep`; there is nothing to mark inside an operator.
     """
@@ -165,46 +186,69 @@ class FusedStep:
         mark: Mark = unmarked,
     ) -> None:
         self._schedule, self._seed, self._ledger, self._world = schedule, seed, ledger, world
-        self._binarize = config.binarize == "dynamic"
         self.optimizer = Adam(model.named_parameters(), config.weight_decay, config.clip)
         self.scale = LossScale(False, plan.torch_device)
         self._parameters = self.optimizer.state.parameters.views
+        self._copies = mlp_copies(self._parameters) if plan.precision == "bf16" else None
         self._terms = torch.zeros(COLUMNS, dtype=torch.float64)
         self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64)
         share = world.share(config.batch_size)
         batch = share.stop - share.start
+        products = {"products": plan.bf16_loop} if plan.precision == "bf16" else {}
         self._settings: dict[str, Any] = {
             "activation": config.activation,
             "free_bits": config.free_bits,
+            "binarize": config.binarize == "dynamic",
             "row_offset": share.start,
             "weight": batch / config.batch_size,
-            "workspace": mlp_workspace(self._parameters, batch, config.free_bits),
-            "terms": self._terms,
+            "workspace": mlp_workspace(self._parameters, batch, config.free_bits, **products),
+            **products,
         }
         self._gradients = [torch.empty_like(p) for p in self._parameters] if world.size > 1 else []
 
-    def __call__(self, images: Tensor, order: Tensor | None) -> None:
-        seed, step = self._seed, self._ledger.step
-        rows, rates = place(order, self._schedule, step)
-        if self._binarize:
-            x = images if rows is None else images.index_select(0, rows)
-            images, rows = bernoulli_sample(x, seed, step, self._settings["row_offset"]), None
-        enter_(self._ledger.record, self._learn(images, rows, seed, step, rates))
+    def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:
+        if self._world.size == 1:
+            self._steps(images.flatten(0, 1) if order is None else images, order, steps)
+        else:
+            for i in range(steps):
+                self._shared_step(images[i] if order is None else images, order)
 
     def changed(self) -> list[Tensor]:
         """All tensors that a step changes."""
-        return [*self._parameters, *self.optimizer.tensors().values(), *self._ledger.record]
+        copies = [] if self._copies is None else [self._copies]
+        return [*self._parameters, *copies, *self.optimizer.tensors().values(), *self._ledger.record]
 
-    def _learn(self, images: Tensor, rows: Tensor | None, seed: Tensor, step: Tensor, rates: Rates) -> Tensor:
-        """Change the model; the step's terms."""
-        adam, decay = self.optimizer.state, self.optimizer.settings
-        parameters, means, squares, count = adam.parameters.views, adam.means.views, adam.squares.views, adam.taken
-        lr, beta = rates
-        if self._world.size == 1:
-            settings = {**self._settings, **decay}
-            mlp_step_(parameters, means, squares, count, images, rows, seed, step, lr, beta, **settings)
-            return self._terms
-        mlp_gradients(parameters, self._gradients, images, rows, seed, step, beta, **self._settings)
+    def copy_weights(self) -> None:
+        """Bring what the products read up to weights that were set from outside."""
+        if self._copies is not None:
+            mlp_copy_(self._parameters, self._copies)
+
+    def _steps(self, images: Tensor, order: Tensor | None, steps: int) -> None:
+        adam = self.optimizer.state
+        mlp_steps_(
+            self._parameters,
+            adam.means.views,
+            adam.squares.views,
+            adam.taken,
+            self._copies,
+            images,
+            order,
+            self._schedule,
+            self._seed,
+            self._ledger.record,
+            steps=steps,
+            **self._settings,
+            **self.optimizer.settings,
+        )
+
+    def _shared_step(self, images: Tensor, order: Tensor | None) -> None:
+        """One step on this process's part of a batch."""
+        adam, seed, step = self.optimizer.state, self._seed, self._ledger.step
+        rows, (lr, beta) = place(order, self._schedule, step)
+        given = self._copies, images, rows, seed, step, beta
+        mlp_gradients(self._parameters, self._gradients, *given, terms=self._terms, **self._settings)
         gradients, parts = self._world.summed(self._gradients, self._terms)
-        norm = adam_(parameters, means, squares, count, gradients, lr=lr, **decay)
-        return torch.where(norm.isfinite(), parts.sum(0, dtype=torch.float64), self._one_skip)
+        moments = adam.means.views, adam.squares.views, adam.taken
+        norm = adam_(self._parameters, *moments, gradients, lr=lr, **self.optimizer.settings)
+        self.copy_weights()
+        enter_(self._ledger.record, torch.where(norm.isfinite(), parts.sum(0, dtype=torch.float64), self._one_skip))

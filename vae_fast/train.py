@@ -22,6 +22,7 @@ from vae_fast.config import Config, parse
 from vae_fast.data import DataSet
 from vae_fast.distributed import ALONE, World, join
 from vae_fast.engine import Engine
+from vae_fast.environment import changes, environment
 from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.evaluation import Evaluation
 from vae_fast.exits import exit_code
@@ -29,7 +30,7 @@ from vae_fast.feed import Feed
 from vae_fast.memory import require_memory
 from vae_fast.model import VAE
 from vae_fast.pixels import TREATMENTS
-from vae_fast.plan import Plan, changes, environment, process_settings
+from vae_fast.plan import Plan, process_settings
 from vae_fast.planning import choose_images_feed, choose_plan
 from vae_fast.profiling import Profile
 from vae_fast.progress import Printer, epoch_line
@@ -168,12 +169,12 @@ class Training:
 
     def _warm_up(self) -> None:
         """Compile and record what the plan says, and tell how long it took: no epoch's time holds it."""
-        if self.plan.compile:
+        if self.plan.is_torch_compiled:
             self.printer.line("compiling the step: up to half a minute the first time")
         began = time.perf_counter()
         self.engine.warm_up()
         self._record_evaluations()
-        done = ["compiled"] if self.plan.compile else []
+        done = ["compiled"] if self.plan.is_torch_compiled else []
         if self.engine.graphs_failed is not None:
             self.printer.line(f"cuda graphs: off (recording a step failed: {self.engine.graphs_failed})")
         elif self.plan.cuda_graphs:

@@ -2,7 +2,7 @@
 
 XLA's own threads: as many as PyTorch has, unless the environment says otherwise (PJRT_NPROC). On a CPU it flushes
 denormals, whatever PyTorch does. Float32 products are told to be so, as PyTorch's are: on a GPU JAX would take TF32.
-With bf16, products take and give bfloat16 as under PyTorch's autocast; parameters, noise, loss and Adam stay float32.
+With bf16, products take bfloat16 and give float32, which XLA asks for by `preferred_element_type`; all else is float32.
 """
 
 import os
@@ -51,12 +51,13 @@ def initial_parameters(device: Any) -> tuple[list[Any], list[Any]]:
 def mlp(layers: Any, x: Any, dtype: Any) -> Any:
     """Linear, ReLU, linear: [B, n] -> [B, m], float32; products in `dtype`."""
     (w1, b1), (w2, b2) = layers
-    return linear(jax.nn.relu(linear(x, w1, b1, dtype)), w2, b2, dtype).astype(jnp.float32)
+    return linear(jax.nn.relu(linear(x, w1, b1, dtype)), w2, b2, dtype)
 
 
 def linear(x: Any, w: Any, b: Any, dtype: Any) -> Any:
     exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None  # else a GPU would take TF32 for float32
-    return jnp.dot(x.astype(dtype), w.astype(dtype), precision=exact) + b.astype(dtype)
+    product = jnp.dot(x.astype(dtype), w.astype(dtype), precision=exact, preferred_element_type=jnp.float32)
+    return product + b
 
 
 def batch_of(images: Any, rows: Any) -> Any:

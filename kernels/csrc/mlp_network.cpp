@@ -45,17 +45,20 @@ Activation activation_of(const char* op, std::string_view name) {
   TORCH_CHECK_VALUE(false, op, ": activation: got the unknown '", name, "'");
 }
 
-Layout::Layout(const Network& network, int64_t batch, int64_t threads, bool all_at_once)
-    : panels(panels_for(batch)), slots(all_at_once ? panels : kGroup * std::min(threads, panels)) {
+Layout::Layout(const Network& network, int64_t batch, int64_t threads, bool all_at_once, bool keeps_gradients)
+    : batch(batch),
+      panels(panels_for(batch)),
+      slots(all_at_once ? panels : kGroup * std::min(threads, panels)),
+      keeps_gradients(keeps_gradients) {
   for (size_t i = 0; i < network.layers.size(); ++i) {
     const Layer& layer = network.layers[i];
-    input_by_image.push_back(take(panels_for(layer.in) * image_stride(batch)));
-    by_output.push_back(take(panels * feature_stride(layer.out)));
+    by_output.push_back(take((keeps_gradients ? panels : slots) * feature_stride(layer.out)));
     input.push_back(take(slots * feature_stride(layer.in)));
     slopes.push_back(take(network.is_hidden(i) ? slots * feature_stride(layer.out) : 0));
     gradients.push_back(take(layer.out * layer.in + layer.out));
   }
   const int64_t latent = network.latent();
+  sampled = take(slots * kPanel * (network.pixels() + 3) / 4);
   stats = take(slots * feature_stride(2 * latent));
   noise = take(slots * feature_stride(latent));
   by_z = take(slots * feature_stride(latent));

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
+#include <numeric>
 
 namespace vae_fast {
 namespace {
@@ -30,8 +32,6 @@ void wait_for_team(const Place& place) {
   if (place.members > 1) wait_for_all(place);
 }
 
-constexpr int64_t kTileRows = 6;  // by which threads divide gradients: what most tiles have
-
 }  // namespace
 
 // The division of the batch and of features that leaves the busiest thread the least to do.
@@ -53,16 +53,18 @@ Place::Place(int64_t thread, int64_t threads, int64_t panels) : thread(thread), 
 struct Pass::Group {
   int64_t first, count;
   int64_t slot;  // of the first
+
+  Part part(const Range& features) const { return {first, slot, count, features.begin, features.end}; }
 };
 
-Pass::Pass(const Network& network, const Layout& layout, const Images& images, const Objective& objective,
-           float* workspace)
+Pass::Pass(const Network& network, const Layout& layout, const Products& products, const Images& images,
+           const Objective& objective)
     : network_(network),
       layout_(layout),
+      products_(products),
       images_(images),
       objective_(objective),
-      loops_(*loops().mlp),
-      workspace_(workspace) {}
+      loops_(*loops().mlp) {}
 
 Losses Pass::run(const Place& place) const {
   auto* const magnitudes = at(layout_.magnitudes) + place.thread * kPanel;
@@ -93,7 +95,9 @@ void Pass::encode(const Place& place, const Group& group) const {
   gather(place, group);
   wait_for_team(place);
   for (size_t layer = 0; layer < network_.stats; ++layer) hidden(place, group, layer);
-  forward(place, group, network_.stats, panel(layout_.stats, 2 * network_.latent(), group.slot));
+  const int64_t stats = 2 * network_.latent();
+  products_.forward(network_.stats, group.part(part_of(stats, kLossRows, place.member, place.members)),
+                    input(network_.stats, group), panel(layout_.stats, stats, group.slot));
   wait_for_team(place);
   if (place.member == 0) sample(place, group);
   wait_for_team(place);
@@ -103,54 +107,59 @@ void Pass::encode(const Place& place, const Group& group) const {
 // not in the batch itself. On the way back these lanes are zero.
 void Pass::gather(const Place& place, const Group& group) const {
   const Range runs = part_of(panels_for(network_.pixels()), 1, place.member, place.members);
+  const Range pixels{runs.begin * kPanel, std::min(network_.pixels(), runs.end * kPanel)};
   for (int64_t i = 0; i < group.count; ++i) {
     int64_t rows[kPanel];
+    const int64_t first = (group.first + i) * kPanel;
     for (int64_t lane = 0; lane < kPanel; ++lane) {
-      const int64_t image = std::min((group.first + i) * kPanel + lane, images_.batch - 1);
+      const int64_t image = std::min(first + lane, images_.batch - 1);
       rows[lane] = images_.rows == nullptr ? image : images_.rows[image];
     }
-    saw_input(place, loops_.gather({.images = images_.data,
-                                    .type = images_.type,
-                                    .columns = network_.pixels(),
-                                    .rows = rows,
-                                    .begin = runs.begin,
-                                    .end = runs.end,
-                                    .by_image = square(0, group.first + i),
-                                    .stride = image_stride(images_.batch),
-                                    .by_feature = panel(layout_.input[0], network_.pixels(), group.slot + i)}));
+    const Squares squares = products_.pixels(group.first + i, group.slot + i);
+    Gather by{.images = images_.data,
+              .type = images_.type,
+              .columns = network_.pixels(),
+              .rows = rows,
+              .begin = runs.begin,
+              .end = runs.end,
+              .by_image = squares.first,
+              .stride = squares.stride,
+              .by_feature = panel(layout_.input[0], network_.pixels(), group.slot + i)};
+    if (images_.sample) {
+      auto* const sampled =
+          reinterpret_cast<uint8_t*>(at(layout_.sampled)) + (group.slot + i) * kPanel * network_.pixels();
+      sample_pixels(rows, first, pixels.begin, pixels.end, sampled);
+      std::iota(rows, rows + kPanel, 0);
+      by.images = sampled;
+      by.type = Type::uint8;
+    }
+    saw_input(place, loops_.gather(by));
   }
+  products_.keep_input(0, group.part(pixels), input(0, group));
 }
 
-void Pass::forward(const Place& place, const Group& group, size_t layer, float* out) const {
-  const Layer& by = network_.layers[layer];
-  const Range rows = part_of(by.out, kLossRows, place.member, place.members);
-  loops_.multiply({.a = by.weight + rows.begin * by.in,
-                   .a_row = by.in,
-                   .a_k = 1,
-                   .a_run = kPanel,
-                   .b = panel(layout_.input[layer], by.in, group.slot),
-                   .b_panel = feature_stride(by.in),
-                   .c = out + rows.begin * kPanel,
-                   .c_row = kPanel,
-                   .c_panel = feature_stride(by.out),
-                   .bias = by.bias + rows.begin,
-                   .rows = rows.end - rows.begin,
-                   .depth = by.in,
-                   .panels = group.count});
+// Columns [begin, end) of a panel's images, the first of which is `first` in the batch.
+void Pass::sample_pixels(const int64_t* images, int64_t first, int64_t begin, int64_t end, uint8_t* to) const {
+  const int64_t columns = network_.pixels();
+  const auto bytes = columns * static_cast<int64_t>(images_.type == Type::uint8 ? 1 : sizeof(float));
+  for (int64_t lane = 0; lane < kPanel; ++lane) {
+    const Values image{static_cast<const std::byte*>(images_.data) + images[lane] * bytes, images_.type};
+    const int64_t row = std::min(first + lane, images_.batch - 1);
+    loops_.sample_pixels(*images_.sample, row, image, begin, end, to + lane * columns);
+  }
 }
 
 void Pass::hidden(const Place& place, const Group& group, size_t layer) const {
   const int64_t out = network_.layers[layer].out;
-  forward(place, group, layer, panel(layout_.input[layer + 1], out, group.slot));
   const Range rows = part_of(out, kLossRows, place.member, place.members);
+  float* const values = input(layer + 1, group);
+  products_.forward(layer, group.part(rows), input(layer, group), values);
   for (int64_t i = 0; i < group.count; ++i) {
-    float* const values = panel(layout_.input[layer + 1], out, group.slot + i);
     float* const slopes = panel(layout_.slopes[layer], out, group.slot + i);
-    saw_input(place, loops_.activate(objective_.activation, values + rows.begin * kPanel,
+    saw_input(place, loops_.activate(objective_.activation, values + i * feature_stride(out) + rows.begin * kPanel,
                                      slopes + rows.begin * kPanel, (rows.end - rows.begin) * kPanel));
-    loops_.by_image(values, out, rows.begin / kPanel, panels_for(rows.end), square(layer + 1, group.first + i),
-                    image_stride(images_.batch));
   }
+  products_.keep_input(layer + 1, group.part(rows), values);
   wait_for_team(place);
 }
 
@@ -169,9 +178,8 @@ void Pass::sample(const Place& place, const Group& group) const {
                                        .noise = panel(layout_.noise, latent, group.slot + i),
                                        .z = z,
                                        .kl = doubles(layout_.kl) + (group.first + i) * latent}));
-    loops_.by_image(z, latent, 0, panels_for(latent), square(network_.stats + 1, group.first + i),
-                    image_stride(images_.batch));
   }
+  products_.keep_input(network_.stats + 1, group.part({0, latent}), input(network_.stats + 1, group));
 }
 
 void Pass::decode(const Place& place, const Group& group) const {
@@ -182,12 +190,13 @@ void Pass::decode(const Place& place, const Group& group) const {
 }
 
 void Pass::lose(const Place& place, const Group& group) const {
+  const size_t last = network_.layers.size() - 1;
   const int64_t pixels = network_.pixels();
-  forward(place, group, network_.layers.size() - 1, panel(layout_.by_output.back(), pixels, group.first));
   const Range rows = part_of(pixels, kLossRows, place.member, place.members);
+  products_.forward(last, group.part(rows), input(last, group), by_output(last, group));
   for (int64_t i = 0; i < group.count; ++i) {
     const float* const images = panel(layout_.input[0], pixels, group.slot + i);
-    float* const logits = panel(layout_.by_output.back(), pixels, group.first + i);
+    float* const logits = by_output(last, group) + i * feature_stride(pixels);
     const int64_t lanes = std::min(kPanel, images_.batch - (group.first + i) * kPanel);
     for (int64_t row = rows.begin; row < rows.end; row += kLossRows) {
       doubles(layout_.nll)[row / kLossRows * layout_.panels + group.first + i] =
@@ -195,54 +204,50 @@ void Pass::lose(const Place& place, const Group& group) const {
                                  std::min(kLossRows, rows.end - row), lanes, scale());
     }
   }
+  products_.keep_gradient(last, group.part(rows), by_output(last, group));
 }
 
 void Pass::backward(const Place& place, const Group& group) const {
   const size_t stats = network_.stats;
-  const int64_t latent = network_.latent();
-  for (size_t layer = network_.layers.size() - 1; layer > stats + 1; --layer) backward(place, group, layer, nullptr);
-  backward(place, group, stats + 1, panel(layout_.by_z, latent, group.slot));
-  if (place.member == 0) {
-    for (int64_t i = 0; i < group.count; ++i) {
-      saw_gradient(place, loops_.posterior_gradient(
-                              {.latent = latent,
-                               .lanes = std::min(kPanel, images_.batch - (group.first + i) * kPanel),
-                               .stats = panel(layout_.stats, 2 * latent, group.slot + i),
-                               .noise = panel(layout_.noise, latent, group.slot + i),
-                               .by_z = panel(layout_.by_z, latent, group.slot + i),
-                               .by_kl = at(layout_.by_kl) + place.thread * panels_for(latent) * kPanel,
-                               .by_stats = panel(layout_.by_output[stats], 2 * latent, group.first + i)}));
-    }
-  }
+  for (size_t layer = network_.layers.size() - 1; layer > stats + 1; --layer) backward(place, group, layer);
+  const Range rows = part_of(network_.latent(), kLossRows, place.member, place.members);
+  products_.backward(stats + 1, group.part(rows), by_output(stats + 1, group),
+                     panel(layout_.by_z, network_.latent(), group.slot));
   wait_for_team(place);
-  for (size_t layer = stats; layer > 0; --layer) backward(place, group, layer, nullptr);
+  if (place.member == 0) sample_backward(place, group);
+  wait_for_team(place);
+  for (size_t layer = stats; layer > 0; --layer) backward(place, group, layer);
 }
 
-// The gradient by a layer's input: to `out`, or, times the activation's slopes, to the gradient by the output of the layer
-// before.
-void Pass::backward(const Place& place, const Group& group, size_t layer, float* out) const {
-  const Layer& by = network_.layers[layer];
-  float* const to = out != nullptr ? out : panel(layout_.by_output[layer - 1], by.in, group.first);
-  const Range rows = part_of(by.in, kLossRows, place.member, place.members);
-  const int64_t count = rows.end - rows.begin;
-  loops_.multiply({.a = by.weight + rows.begin,
-                   .a_row = 1,
-                   .a_k = by.in,
-                   .a_run = kPanel * by.in,
-                   .b = panel(layout_.by_output[layer], by.out, group.first),
-                   .b_panel = feature_stride(by.out),
-                   .c = to + rows.begin * kPanel,
-                   .c_row = kPanel,
-                   .c_panel = feature_stride(by.in),
-                   .bias = nullptr,
-                   .rows = count,
-                   .depth = by.out,
-                   .panels = group.count});
-  for (int64_t i = 0; out == nullptr && i < group.count; ++i) {
-    saw_gradient(place, loops_.times_slopes(
-                            panel(layout_.slopes[layer - 1], by.in, group.slot + i) + rows.begin * kPanel,
-                            to + i * feature_stride(by.in) + rows.begin * kPanel, count * kPanel));
+void Pass::sample_backward(const Place& place, const Group& group) const {
+  const int64_t latent = network_.latent();
+  float* const by_stats = by_output(network_.stats, group);
+  for (int64_t i = 0; i < group.count; ++i) {
+    saw_gradient(place, loops_.posterior_gradient(
+                            {.latent = latent,
+                             .lanes = std::min(kPanel, images_.batch - (group.first + i) * kPanel),
+                             .stats = panel(layout_.stats, 2 * latent, group.slot + i),
+                             .noise = panel(layout_.noise, latent, group.slot + i),
+                             .by_z = panel(layout_.by_z, latent, group.slot + i),
+                             .by_kl = at(layout_.by_kl) + place.thread * panels_for(latent) * kPanel,
+                             .by_stats = by_stats + i * feature_stride(2 * latent)}));
   }
+  products_.keep_gradient(network_.stats, group.part({0, 2 * latent}), by_stats);
+}
+
+// The gradient by a layer's input, times the activation's slopes: that by the output of the layer before.
+void Pass::backward(const Place& place, const Group& group, size_t layer) const {
+  const int64_t in = network_.layers[layer].in;
+  const Range rows = part_of(in, kLossRows, place.member, place.members);
+  float* const to = by_output(layer - 1, group);
+  products_.backward(layer, group.part(rows), by_output(layer, group), to);
+  for (int64_t i = 0; i < group.count; ++i) {
+    const float* const slopes = panel(layout_.slopes[layer - 1], in, group.slot + i);
+    saw_gradient(place, loops_.times_slopes(slopes + rows.begin * kPanel,
+                                            to + i * feature_stride(in) + rows.begin * kPanel,
+                                            (rows.end - rows.begin) * kPanel));
+  }
+  products_.keep_gradient(layer - 1, group.part(rows), to);
   wait_for_team(place);
 }
 
@@ -296,18 +301,21 @@ Losses Pass::losses(const Place& place) const {
   return result;
 }
 
-LayerGradient Pass::layer_gradient(const Place& place, size_t layer) const {
+LayerUpdate Pass::update(const Place& place, size_t layer) const {
   const Layer& by = network_.layers[layer];
-  const Range rows = part_of(by.out, kTileRows, place.thread, place.threads);
-  LayerGradient result{};
-  result.by_output = at(layout_.by_output[layer]);
-  result.input = at(layout_.input_by_image[layer]);
-  result.out = by.out;
-  result.in = by.in;
-  result.images = images_.batch;
-  result.begin = rows.begin;
-  result.end = rows.end;
+  const Range rows = part_of(by.out, products_.rows(), place.thread, place.threads);
+  LayerUpdate result{};
+  static_cast<WeightRows&>(result) = {by.out, by.in, rows.begin, rows.end};
   return result;
+}
+
+float* Pass::input(size_t layer, const Group& group) const {
+  return panel(layout_.input[layer], network_.layers[layer].in, group.slot);
+}
+
+float* Pass::by_output(size_t layer, const Group& group) const {
+  return panel(layout_.by_output[layer], network_.layers[layer].out,
+               layout_.keeps_gradients ? group.first : group.slot);
 }
 
 }  // namespace vae_fast

@@ -1,8 +1,9 @@
 // Forward and backward of a whole VAE, as all threads of a parallel region run through it together.
 #pragma once
 
-#include "mlp_network.h"
+#include "mlp_products.h"
 
+#include <optional>
 #include <utility>
 
 namespace vae_fast {
@@ -20,6 +21,7 @@ struct Images {
   Type type;            // uint8 or float32
   const int64_t* rows;  // or null: the batch is all there is
   int64_t batch;
+  std::optional<Draw> sample;  // of every pixel, on with the probability that it states
 };
 
 struct Losses {
@@ -41,49 +43,49 @@ struct Place {
 
 class Pass {
  public:
-  // The workspace is aligned to 64 bytes and has the layout's size.
-  Pass(const Network& network, const Layout& layout, const Images& images, const Objective& objective,
-       float* workspace);
+  Pass(const Network& network, const Layout& layout, const Products& products, const Images& images,
+       const Objective& objective);
 
   // Everything up to the gradients by every layer's output. To be called by all threads of a region; each gets the losses.
   Losses run(const Place& place) const;
 
   // Rows of a layer's gradient that are this thread's; where they go is for the caller to fill in.
-  LayerGradient layer_gradient(const Place& place, size_t layer) const;
+  LayerUpdate update(const Place& place, size_t layer) const;
 
  private:
   struct Group;
 
   void encode(const Place& place, const Group& group) const;
   void gather(const Place& place, const Group& group) const;
+  void sample_pixels(const int64_t* images, int64_t first, int64_t begin, int64_t end, uint8_t* to) const;
   void sample(const Place& place, const Group& group) const;
-  void forward(const Place& place, const Group& group, size_t layer, float* out) const;
   void hidden(const Place& place, const Group& group, size_t layer) const;
   void decode(const Place& place, const Group& group) const;
   void lose(const Place& place, const Group& group) const;
   void backward(const Place& place, const Group& group) const;
-  void backward(const Place& place, const Group& group, size_t layer, float* out) const;
+  void backward(const Place& place, const Group& group, size_t layer) const;
+  void sample_backward(const Place& place, const Group& group) const;
   void set_kl_factors(const Place& place) const;
   double mean_kl(int64_t j) const;
   void saw_input(const Place& place, uint32_t magnitude) const;
   void saw_gradient(const Place& place, uint32_t magnitude) const;
   Losses losses(const Place& place) const;
 
-  float* at(int64_t offset) const { return workspace_ + offset; }
-  double* doubles(int64_t offset) const { return reinterpret_cast<double*>(workspace_ + offset); }
+  float* at(int64_t offset) const { return layout_.memory + offset; }
+  double* doubles(int64_t offset) const { return reinterpret_cast<double*>(at(offset)); }
   float* panel(int64_t offset, int64_t features, int64_t index) const {
     return at(offset) + index * feature_stride(features);
   }
-  // A panel of a layer's input by image: its first square.
-  float* square(size_t layer, int64_t index) const { return at(layout_.input_by_image[layer]) + index * kPanel * kPanel; }
+  float* input(size_t layer, const Group& group) const;
+  float* by_output(size_t layer, const Group& group) const;
   float scale() const { return objective_.weight / static_cast<float>(images_.batch); }
 
   const Network& network_;
   const Layout& layout_;
+  const Products& products_;
   const Images& images_;
   const Objective& objective_;
   const MlpLoops& loops_;
-  float* workspace_;
 };
 
 }  // namespace vae_fast

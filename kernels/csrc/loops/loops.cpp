@@ -2,15 +2,21 @@
 #include "loops.h"
 
 #include "adam.h"
+#include "amx_emulated.h"
 #include "elbo.h"
+#include "layer_gradient.h"
 #include "mlp.h"
 #include "noise.h"
+#include "pair_product.h"
+#include "sample_pixels.h"
+#include "tile_gradient.h"
 
 namespace vae_fast {
 
 namespace {
 
 constexpr MlpLoops mlp_loops{
+    .sample_pixels = sample_pixels,
     .gather = gather,
     .activate = activate,
     .times_slopes = times_slopes,
@@ -20,6 +26,13 @@ constexpr MlpLoops mlp_loops{
     .by_image = by_image,
     .bernoulli_panel = bernoulli_panel,
     .layer_gradient = layer_gradient,
+    .pack_input = pack_input,
+    .pack_gradient = pack_gradient,
+    .pack_weight = pack_weight,
+    .tile_gradient = tile_gradient,
+    .multiply_pairs = multiply_pairs,
+    .multiply_in_tile_order = multiply_in_tile_order,
+    .multiply_emulated = multiply_emulated,
 };
 
 }  // namespace

@@ -1,12 +1,10 @@
-// The stages of a whole MLP VAE's step around its products. The formulas are those of elbo.h, noise.h and adam.h.
+// The stages of a whole MLP VAE's step around its products. The formulas are those of elbo.h and noise.h.
 #pragma once
 
 #include "activations.h"
-#include "adam.h"
 #include "likelihoods.h"
 #include "mlp_loops.h"
 #include "noise.h"
-#include "product.h"
 #include "transpose.h"
 
 namespace vae_fast {
@@ -181,82 +179,6 @@ double bernoulli_panel(const float* __restrict pixels, float* __restrict logits,
     if (lanes < kPanel) clear_lanes(logits + row * kPanel, lanes);
   }
   return sum_of_lanes(sums, lanes);
-}
-
-constexpr int64_t kBlockRows = 48;  // of a weight, whose gradients lie in the first cache until Adam has taken them
-
-void take(const LayerGradient& by, const float* gradient, int64_t at, int64_t count) {
-  if (by.adam == nullptr) {
-    copy(gradient, count, by.weight + at);
-    return;
-  }
-  adam(*by.adam, {by.weight + at, by.weight_mean + at, by.weight_square + at, gradient, count});
-}
-
-void bias_gradient(const LayerGradient& by) {
-  for (int64_t row = by.begin; row < by.end; ++row) {
-    alignas(64) float sums[kPanel] = {};
-    for (int64_t panel = 0; panel < panels_for(by.images); ++panel) {
-      const float* const __restrict from = by.by_output + panel * feature_stride(by.out) + row * kPanel;
-#pragma omp simd
-      for (int64_t i = 0; i < kPanel; ++i) sums[i] += from[i];
-    }
-    const auto gradient = static_cast<float>(sum_of_lanes(sums, kPanel));
-    if (by.adam == nullptr) {
-      by.bias[row] = gradient;
-    } else {
-      adam(*by.adam, {by.bias + row, by.bias_mean + row, by.bias_square + row, &gradient, 1});
-    }
-  }
-}
-
-// Has what Adam will read come to the second cache meanwhile.
-VAE_FAST_INLINE void fetch(const LayerGradient& by, int64_t begin, int64_t rows, int64_t column, int64_t count) {
-  if (by.adam == nullptr) return;
-  constexpr int64_t line = 16;
-  for (int64_t row = begin; row < begin + rows; ++row) {
-    for (int64_t at = row * by.in + column; at < row * by.in + column + count; at += line) {
-      __builtin_prefetch(by.weight + at, 0, 2);
-      __builtin_prefetch(by.weight_mean + at, 0, 2);
-      __builtin_prefetch(by.weight_square + at, 0, 2);
-    }
-  }
-}
-
-void layer_gradient(const LayerGradient& by) {
-  constexpr int64_t width = kGroup * kPanel;
-  alignas(64) float block[kBlockRows * width];
-  const int64_t in_panels = panels_for(by.in), in_stride = image_stride(by.images);
-  // A short sum is followed by Adam before its gradients leave the first cache; a long one passes in runs of kDepth
-  // over a block of rows.
-  const int64_t step = by.images > kDepth ? kBlockRows : 2 * rows_of_tile(kWidest);
-  for (int64_t first = by.begin; first < by.end; first += kBlockRows) {
-    const int64_t last = smaller(first + kBlockRows, by.end);
-    for (int64_t panel = 0; panel < in_panels; panel += kGroup) {
-      const int64_t panels = smaller(kGroup, in_panels - panel);
-      const int64_t count = smaller(panels * kPanel, by.in - panel * kPanel);
-      for (int64_t begin = first; begin < last; begin += step) {
-        const int64_t rows = smaller(step, last - begin);
-        fetch(by, begin, rows, panel * kPanel, count);
-        multiply({.a = by.by_output + begin * kPanel,
-                  .a_row = kPanel,
-                  .a_k = 1,
-                  .a_run = feature_stride(by.out),
-                  .b = by.input + panel * in_stride,
-                  .b_panel = in_stride,
-                  .c = block,
-                  .c_row = width,
-                  .c_panel = kPanel,
-                  .bias = nullptr,
-                  .rows = rows,
-                  .depth = by.images,
-                  .panels = panels});
-        for (int64_t row = 0; row < rows; ++row)
-          take(by, block + row * width, (begin + row) * by.in + panel * kPanel, count);
-      }
-    }
-  }
-  bias_gradient(by);
 }
 
 }  // namespace

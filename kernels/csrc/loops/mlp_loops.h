@@ -4,6 +4,7 @@
 #pragma once
 
 #include "loops.h"
+#include "tiles.h"
 
 #include <cstdint>
 
@@ -18,7 +19,7 @@ constexpr int64_t panels_for(int64_t count) { return (count + kPanel - 1) / kPan
 
 // How far panels lie apart, by feature and by image: an odd number of lines or of squares, because at powers of two all
 // would meet in the same few sets of a cache.
-constexpr int64_t feature_stride(int64_t features) { return (features | 1) * kPanel; }
+constexpr int64_t feature_stride(int64_t features) { return (panels_for(features) * kPanel | 1) * kPanel; }
 constexpr int64_t image_stride(int64_t images) { return (panels_for(images) | 1) * kPanel * kPanel; }
 
 // c [rows, 16 panels] = bias + a b, each sum in the order of k. a lies in runs of 16 k.
@@ -65,18 +66,56 @@ struct PosteriorGradient {
   float* by_stats;       // [2 Z][16]
 };
 
-// A layer's gradient by weight [out, in] and bias [out], rows [begin, end) of them: stored, or taken by Adam at once.
-struct LayerGradient {
-  const float* by_output;  // by feature, [B/16][out][16]; zero where there is no image
-  const float* input;      // by image, [in/16][images rounded up][16]
-  int64_t out, in, images, begin, end;
-  const AdamStep* adam;    // or null: then `weight` and `bias` are where the gradients go
+// Rows [begin, end) of a layer's weight [out, in].
+struct WeightRows {
+  int64_t out, in, begin, end;
+};
+
+// What happens to the gradients of these rows and of as many of the bias [out]: they are stored, or taken by Adam at once.
+struct LayerUpdate : WeightRows {
+  const AdamStep* adam;  // or null: then `weight` and `bias` are where the gradients go
   float *weight, *weight_mean, *weight_square;
   float *bias, *bias_mean, *bias_square;
 };
 
+struct LayerGradient {
+  const float* by_output;  // by feature, [B/16][out][16]; zero where there is no image
+  const float* input;      // by image, [in/16][images rounded up][16]
+  int64_t images;
+};
+
+// A layer's weight as the left-hand operand of the products forward and, transposed, backward.
+struct WeightTiles {
+  PackedPair* forward;   // [out/16][in/32] tiles
+  PackedPair* backward;  // [in/16][out/32] tiles
+};
+
+constexpr int64_t weight_pairs(int64_t out, int64_t in) { return 2 * depth_tiles(out) * depth_tiles(in) * kTile; }
+
+struct TileGradient {
+  const PackedPair* by_output;  // left-hand with the images along the sum: [out/16][B/32] tiles
+  const PackedPair* input;      // right-hand, the same: [in/16][B/32] tiles
+  const float* sums;      // of the gradient by the output over a panel's images, [panels][out]
+  int64_t depth, stride;  // tiles along the sum, and pairs from 16 features to the next 16
+  int64_t panels;         // of images
+  WeightTiles copies;     // which follow the weights that Adam changes
+  Multiply* multiply;
+};
+
+// One panel of images, floats [features][16] of which rows [begin, end) are there, to the operands of two products.
+struct Packing {
+  const float* values;
+  int64_t features, begin, end;
+  PackedPair* by_feature;  // right-hand with the features along the sum: [features/32] tiles
+  PackedPair* by_image;    // the half, for these images, of tiles with the images along the sum, `stride` apart
+  int64_t stride;
+  bool is_last;      // no images follow in the other half: it becomes zero
+};
+
 struct MlpLoops {
-  // The first five return the bits of the largest magnitude among what they write, where NaN is larger than inf.
+  // Pixels [begin, end) of one image, the first a multiple of 4: 255 with the probability that each states, else 0.
+  void (*sample_pixels)(const Draw&, int64_t row, const Values& image, int64_t begin, int64_t end, uint8_t* to);
+  // The next five return the bits of the largest magnitude among what they write, where NaN is larger than inf.
   uint32_t (*gather)(const Gather&);
   uint32_t (*activate)(Activation, float* values, float* slopes, int64_t count);
   uint32_t (*times_slopes)(const float* slopes, float* gradients, int64_t count);
@@ -86,7 +125,15 @@ struct MlpLoops {
   // Of one panel [features][16], runs [begin, end) of 16 features, to squares [16][16], `stride` apart.
   void (*by_image)(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride);
   double (*bernoulli_panel)(const float* pixels, float* logits, int64_t rows, int64_t lanes, float scale);
-  void (*layer_gradient)(const LayerGradient&);
+  void (*layer_gradient)(const LayerGradient&, const LayerUpdate&);
+  // In bfloat16. `pack_gradient` also gives the sums of its rows.
+  void (*pack_input)(const Packing&);
+  void (*pack_gradient)(const Packing&, float* sums);
+  void (*pack_weight)(const float* weight, const WeightRows&, const WeightTiles&);
+  void (*tile_gradient)(const TileGradient&, const LayerUpdate&);
+  Multiply* multiply_pairs;
+  Multiply* multiply_in_tile_order;
+  Multiply* multiply_emulated;
 };
 
 }  // namespace vae_fast

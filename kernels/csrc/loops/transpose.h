@@ -1,14 +1,16 @@
-// Transposes of tiles of floats.
+// Transposes of tiles of 32-bit values.
 #pragma once
 
 #include "philox.h"  // VAE_FAST_INLINE
 
 namespace vae_fast {
 
-using Four = float __attribute__((vector_size(16), aligned(4)));
+using Four = float __attribute__((vector_size(16), aligned(4), may_alias));
 
 // Transposes a tile of 4 x 4: four loads, eight shuffles, four stores.
-VAE_FAST_INLINE void transpose_tile(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+template <typename Value>
+VAE_FAST_INLINE void transpose_tile(const Value* from, int64_t from_stride, Value* to, int64_t to_stride) {
+  static_assert(sizeof(Value) == 4);
   const auto load = [&](int64_t row) { return *reinterpret_cast<const Four*>(from + row * from_stride); };
   const auto store = [&](int64_t row, Four values) { *reinterpret_cast<Four*>(to + row * to_stride) = values; };
   const Four a = load(0), b = load(1), c = load(2), d = load(3);

@@ -1,0 +1,115 @@
+// From floats to the tiles of bfloat16 products: activations and gradients by panels of images, weights by squares.
+#pragma once
+
+#include "mlp_loops.h"
+#include "noise.h"
+#include "transpose.h"
+
+namespace vae_fast {
+namespace {
+
+constexpr int64_t kHalf = kTilePairs / 2;  // pairs along the sum that a panel of images fills of a tile
+
+// Values that lie together, two by two.
+VAE_FAST_INLINE void pack_along(const float* __restrict from, int64_t pairs, PackedPair* __restrict to) {
+#pragma omp simd
+  for (int64_t i = 0; i < pairs; ++i) to[i] = pair_of(from[2 * i], from[2 * i + 1]);
+}
+
+// Two rows, value by value.
+VAE_FAST_INLINE void pack_across(const float* __restrict first, const float* __restrict second, int64_t count,
+                                 PackedPair* __restrict to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = pair_of(first[i], second[i]);
+}
+
+VAE_FAST_INLINE void clear(PackedPair* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = 0;
+}
+
+template <int64_t Rows, int64_t Columns>
+VAE_FAST_INLINE void transpose_pairs(const PackedPair* from, int64_t from_stride, PackedPair* to) {
+  for (int64_t row = 0; row < Rows; row += 4)
+    for (int64_t column = 0; column < Columns; column += 4)
+      transpose_tile(from + row * from_stride + column, from_stride, to + column * Rows + row, Rows);
+}
+
+// The features along the sum; past the last of them zero.
+VAE_FAST_INLINE void pack_by_feature(const Packing& by) {
+  alignas(64) constexpr float none[kPanel] = {};
+  const int64_t last = by.end == by.features ? depth_tiles(by.features) * kTileDepth : by.end;
+  for (int64_t row = by.begin; row < last; row += 2) {
+    const float* const from = by.values + row * kPanel;
+    pack_across(row < by.features ? from : none, row + 1 < by.features ? from + kPanel : none, kPanel,
+                by.by_feature + row / 2 * kPanel);
+  }
+}
+
+void pack_input(const Packing& by) {
+  pack_by_feature(by);
+  for (int64_t run = by.begin / kPanel; run < panels_for(by.end); ++run) {
+    alignas(64) PackedPair rows[kPanel][kHalf];
+    const int64_t count = smaller(kPanel, by.features - run * kPanel);
+    for (int64_t row = 0; row < count; ++row) pack_along(by.values + (run * kPanel + row) * kPanel, kHalf, rows[row]);
+    clear(rows[0] + count * kHalf, (kPanel - count) * kHalf);
+    PackedPair* const to = by.by_image + run * by.stride;
+    transpose_pairs<kPanel, kHalf>(rows[0], kHalf, to);
+    if (by.is_last) clear(to + kHalf * kPanel, kHalf * kPanel);
+  }
+}
+
+void pack_gradient(const Packing& by, float* sums) {
+  pack_by_feature(by);
+  for (int64_t row = by.begin; row < by.end; ++row) {
+    const float* const __restrict from = by.values + row * kPanel;
+    PackedPair* const to = by.by_image + row / kTileRows * by.stride + row % kTileRows * kTilePairs;
+    pack_along(from, kHalf, to);
+    if (by.is_last) clear(to + kHalf, kHalf);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < kPanel; ++i) sum += from[i];
+    sums[row] = sum;
+  }
+}
+
+// A square of 32 x 32 weights to two tiles of either copy.
+VAE_FAST_INLINE void pack_square(const float* from, int64_t stride, PackedPair* forward, int64_t forward_rows, PackedPair* backward,
+                                 int64_t backward_rows) {
+  alignas(64) PackedPair across[kTilePairs][kTileDepth];
+  for (int64_t row = 0; row < kTileDepth; ++row) {
+    PackedPair* const to = forward + row / kTileRows * forward_rows + row % kTileRows * kTilePairs;
+    pack_along(from + row * stride, kTilePairs, to);
+  }
+  for (int64_t pair = 0; pair < kTilePairs; ++pair)
+    pack_across(from + 2 * pair * stride, from + (2 * pair + 1) * stride, kTileDepth, across[pair]);
+  transpose_pairs<kTilePairs, kTileRows>(across[0], kTileDepth, backward);
+  transpose_pairs<kTilePairs, kTileRows>(across[0] + kTileRows, kTileDepth, backward + backward_rows);
+}
+
+// Columns [column, column + count) of the rows; what is first of both, a multiple of 32.
+void pack_columns(const float* weight, const WeightRows& by, const WeightTiles& to, int64_t column, int64_t count) {
+  const int64_t forward_rows = depth_tiles(by.in) * kTile, backward_rows = depth_tiles(by.out) * kTile;
+  for (int64_t row = by.begin; row < by.end; row += kTileDepth) {
+    for (int64_t at = column; at < column + count; at += kTileDepth) {
+      const float* from = weight + row * by.in + at;
+      int64_t stride = by.in;
+      alignas(64) float whole[kTileDepth][kTileDepth];
+      const int64_t rows = smaller(kTileDepth, by.out - row), columns = smaller(kTileDepth, by.in - at);
+      if (rows < kTileDepth || columns < kTileDepth) {
+        for (int64_t i = 0; i < kTileDepth; ++i)
+          for (int64_t j = 0; j < kTileDepth; ++j) whole[i][j] = i < rows && j < columns ? from[i * stride + j] : 0.0F;
+        from = whole[0];
+        stride = kTileDepth;
+      }
+      pack_square(from, stride, to.forward + row / kTileRows * forward_rows + at / kTileDepth * kTile, forward_rows,
+                  to.backward + at / kTileRows * backward_rows + row / kTileDepth * kTile, backward_rows);
+    }
+  }
+}
+
+void pack_weight(const float* weight, const WeightRows& by, const WeightTiles& to) {
+  pack_columns(weight, by, to, 0, by.in);
+}
+
+}  // namespace
+}  // namespace vae_fast

@@ -1,0 +1,56 @@
+// How the operands of bfloat16 products lie: in tiles of 1 kB, each as one register of AMX holds it. Two values that lie
+// together along the sum make a pair, which every instruction for such products takes at once.
+//
+//   left-hand, a [M, K]:   tiles [M/16][K/32], each [16 of M][16 pairs of K]
+//   right-hand, b [K, N]:  tiles [N/16][K/32], each [16 pairs of K][16 of N]
+//
+// So a tile of the one is, by pairs, the transpose of a tile of the other's. What lies past K is zero in both.
+#pragma once
+
+#include "philox.h"  // VAE_FAST_INLINE
+
+#include <bit>
+#include <cstdint>
+
+namespace vae_fast {
+
+using PackedPair = uint32_t;  // of bfloat16, the first in the low half
+
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kTilePairs = 16;
+constexpr int64_t kTileDepth = 2 * kTilePairs;
+constexpr int64_t kTile = kTileRows * kTilePairs;  // in pairs
+
+constexpr int64_t depth_tiles(int64_t depth) { return (depth + kTileDepth - 1) / kTileDepth; }
+
+// c [rows, 16 panels] = bias + a b. Of c whole tiles may be written, past `rows` too.
+struct TileProduct {
+  const PackedPair* a;
+  int64_t a_rows;        // pairs from 16 rows to the next 16
+  const PackedPair* b;
+  int64_t b_panel;       // pairs from 16 columns to the next 16
+  float* c;
+  int64_t c_row, c_panel;
+  const float* bias;     // of every row, or null
+  int64_t rows, depth, panels;  // the depth in tiles
+};
+
+using Multiply = void(const TileProduct&);
+
+// How a sum runs along K, starting at the bias, every operation rounded to nearest even, denormals taken and given as 0:
+//   by pairs: of each pair the second product, then the first, fused to the sum (Intel SDM, VDPBF16PS)
+//   by tiles: of each tile the sums of first and of second products, each fused from 0; then the two together, to the sum
+//          (Intel SDM, TDPBF16PS)
+VAE_FAST_INLINE float first_of(PackedPair pair) { return std::bit_cast<float>(pair << 16); }
+VAE_FAST_INLINE float second_of(PackedPair pair) { return std::bit_cast<float>(pair & 0xFFFF0000U); }
+
+// The bits of the bfloat16 nearest to a float, in its upper half.
+VAE_FAST_INLINE uint32_t rounded_bits(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
+  return ((bits & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : rounded) & 0xFFFF0000U;  // NaN stays NaN
+}
+
+VAE_FAST_INLINE PackedPair pair_of(float first, float second) { return rounded_bits(first) >> 16 | rounded_bits(second); }
+
+}  // namespace vae_fast

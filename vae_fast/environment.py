@@ -1,0 +1,70 @@
+"""What the machine has, and what a run's numbers depend on besides its settings."""
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae_fast.errors import RunError
+from vae_fast.kernels import choice, library, products
+
+
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What a run's numbers depend on besides its settings: versions, device, processes and threads."""
+    from vae_fast import __version__
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    return {
+        "vae_fast": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "device": name,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "operators": "C++" if library.load() else "PyTorch",
+        "products": "oneDNN" if products.USE_ONEDNN else "torch",
+    }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two of `environment`, of what the first has."""
+    return [f"{key} was {value}, is {now.get(key)}" for key, value in before.items() if now.get(key) != value]
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def require_compiler(device: torch.device) -> None:
+    """torch.compile builds its CPU kernels as C++ that includes Python.h, and launchers for those of a GPU as C."""
+    if device.type != "cpu":
+        hindrance = choice.missing("triton")
+        if hindrance is not None:
+            raise RunError(f"--compile: on a GPU it needs Triton: {hindrance}")
+        return
+    if cpp_compiler() is None:
+        raise RunError(
+            f"--compile: on a CPU it needs a C++ compiler; {_compiler_name()} was not found (CXX names another)"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        raise RunError(f"--compile: on a CPU it needs Python's headers (python3-dev); {header} is not there")
+
+
+def cpp_compiler() -> str | None:
+    """The path of the C++ compiler that torch.compile would use, None without it."""
+    return shutil.which(_compiler_name())
+
+
+def _compiler_name() -> str:
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
