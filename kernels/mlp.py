@@ -32,7 +32,7 @@ torch.library.define(
     " Tensor images, Tensor? order, Tensor schedule, Tensor seed, Tensor(f!) step, Tensor(g!) sums, Tensor(h!) ring,"
     " int steps, str activation, float beta1, float beta2, float epsilon, float weight_decay, float max_norm, "
     + _OBJECTIVE.format("i")
-    + ") -> ()",
+    + ", Tensor(j!)? seconds) -> ()",
 )
 torch.library.define(
     "vae_fast::mlp_gradients",
@@ -121,6 +121,7 @@ def mlp_steps_(
     stream: int = 0,
     weight: float = 1.0,
     products: str = FLOAT32,
+    seconds: Tensor | None = None,
 ) -> None:
     """Train on some batches, one after the other: parameters, moments, count, copies and the record change in place.
 
@@ -150,6 +151,8 @@ def mlp_steps_(
         weight: a factor before the gradients, which are those of the mean over the batch.
         products: float32, or one of `bf16_loops`: then the operands of the products are rounded to bfloat16,
             activations and gradients once each. All else is float32.
+        seconds: to which each thread adds what it spends on forward products, backward products, weights' gradients
+            with Adam, the keeping of operands, and all together, float64 [threads, 5].
 
     Products and sums over a layer's inputs or the batch accumulate in float32, in the order of the inputs or images
     (csrc/loops/tiles.h says in which order bfloat16's do); the losses in float32 over 48 pixels of an image, then in
@@ -185,6 +188,7 @@ def mlp_steps_(
         weight,
         products,
         workspace,
+        seconds,
     )
 
 

@@ -23,7 +23,7 @@ class Bf16Products final : public Products {
     }
   }
 
-  void begin() const override {
+  void begin(int64_t) const override {
     if (loop_.begin != nullptr) loop_.begin();
   }
 

@@ -119,7 +119,7 @@ bool learn(const Network& network, const Setup& with, const Images& images, cons
   bool at_once = false;  // whether Adam took the gradients as they came
   on_all_threads([&](int64_t thread, int64_t threads) {
     const Place place(thread, threads, with.layout.panels);
-    with.products->begin();
+    with.products->begin(thread);
     const Losses mine = pass.run(place);
     // Adam need not wait for the norm where it is finite for certain and clips nothing.
     const bool sure =
@@ -168,7 +168,7 @@ void mlp_steps_(at::TensorList parameters, at::TensorList means, at::TensorList 
                 const at::Tensor& ring, int64_t steps, std::string_view activation, double beta1, double beta2,
                 double epsilon, double weight_decay, double max_norm, double free_bits, bool binarize,
                 int64_t row_offset, int64_t stream, double weight, std::string_view products,
-                const at::Tensor& workspace) {
+                const at::Tensor& workspace, const OptionalTensor& seconds) {
   constexpr const char* op = "mlp_steps_";
   TORCH_CHECK_VALUE(steps > 0, op, ": steps: expected at least 1, got ", steps);
   const Network network = network_of(op, parameters);
@@ -195,6 +195,7 @@ void mlp_steps_(at::TensorList parameters, at::TensorList means, at::TensorList 
   const int64_t bytes = batch.batch * network.pixels() * static_cast<int64_t>(images.element_size());
   PackedPair* const pairs = pairs_of(op, copies, network, products);
   Setup with(op, network, batch.batch, free_bits, products, pairs);
+  if (seconds) with.products = timed_products(std::move(with.products), seconds_of(op, *seconds));
   with.layout.memory = aligned(op, workspace, with.layout);
   double* const total = terms_of(op, "sums", sums);
   double* const entries = ring_of(op, ring);
@@ -244,7 +245,7 @@ void mlp_gradients(at::TensorList parameters, at::TensorList gradients, const Op
   Losses losses;
   on_all_threads([&](int64_t thread, int64_t threads) {
     const Place place(thread, threads, with.layout.panels);
-    with.products->begin();
+    with.products->begin(thread);
     const Losses mine = pass.run(place);
     for (size_t i = 0; i < network.layers.size(); ++i) {
       LayerUpdate by = pass.update(place, i);

@@ -97,6 +97,16 @@ double* ring_of(const char* op, const at::Tensor& ring) {
   return ring.mutable_data_ptr<double>();
 }
 
+double* seconds_of(const char* op, const at::Tensor& seconds) {
+  TORCH_CHECK_TYPE(seconds.scalar_type() == at::kDouble, op, ": seconds: expected float64, got ",
+                   seconds.scalar_type());
+  TORCH_CHECK_VALUE(seconds.dim() == 2 && seconds.size(0) >= at::get_num_threads() &&
+                        seconds.size(1) == kTimedParts && seconds.is_contiguous(),
+                    op, ": seconds: expected contiguous [", at::get_num_threads(), ", ", kTimedParts, "], got ",
+                    seconds.sizes());
+  return seconds.mutable_data_ptr<double>();
+}
+
 void check_like(const char* op, const char* name, at::TensorList tensors, at::TensorList parameters) {
   TORCH_CHECK_VALUE(tensors.size() == parameters.size(), op, ": ", name, ": expected ", parameters.size(),
                     " tensors, got ", tensors.size());

@@ -42,6 +42,9 @@ PackedPair* pairs_of(const char* op, const OptionalTensor& copies, const Network
 double* terms_of(const char* op, const char* name, const at::Tensor& terms);
 double* ring_of(const char* op, const at::Tensor& ring);
 
+// What a step's parts take, float64 [threads, kTimedParts].
+double* seconds_of(const char* op, const at::Tensor& seconds);
+
 void check_like(const char* op, const char* name, at::TensorList tensors, at::TensorList parameters);
 
 }  // namespace vae_fast

@@ -26,7 +26,7 @@ class Products {
   virtual ~Products() = default;
 
   // On every thread, before and after its part of a step.
-  virtual void begin() const {}
+  virtual void begin([[maybe_unused]] int64_t thread) const {}
   virtual void end() const {}
 
   // Where the pixels of a panel pass through, by image.
@@ -50,6 +50,11 @@ std::unique_ptr<Products> float32_products(const Network& network, Layout& layou
 // `copies` are the weights' own, `copies_size` of pairs.
 std::unique_ptr<Products> bf16_products(const Network& network, Layout& layout, PackedPair* copies,
                                         const Bf16Loop& loop);
+
+// The same, which add what each thread's calls take to its row of [threads][kTimedParts]: seconds of forward, backward,
+// gradient, the keeping of operands, and from begin to end.
+constexpr int64_t kTimedParts = 5;
+std::unique_ptr<Products> timed_products(std::unique_ptr<Products> products, double* seconds);
 
 int64_t copies_size(const Network& network);
 WeightTiles copies_of(const Network& network, size_t layer, PackedPair* copies);

@@ -7,7 +7,23 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kBlockRows = 48;  // of a weight, whose gradients lie in the first cache until Adam has taken them
+constexpr int64_t kShort = 32;
+constexpr int64_t kPiece = 3072;  // gradients of a weight that lie in the first cache until Adam has taken them: 12 kB
+
+// In which pieces a weight's gradient is computed: `rows` stay at the same columns, `step` of them at a time.
+struct Pieces {
+  int64_t rows, step, panels;
+};
+
+// A long sum passes in runs of kDepth over a block of rows. A shorter one is followed by Adam before its gradients leave
+// the first cache. Of the shortest there is so little to compute that Adam's memory is all that counts: it goes through
+// long pieces of few rows.
+Pieces pieces_of(int64_t images) {
+  constexpr int64_t tile = rows_of_tile(kWidest), rows = kPiece / (kGroup * kPanel);
+  if (images > kDepth) return {rows, rows, kGroup};
+  if (images > kShort) return {rows, 2 * tile, kGroup};
+  return {tile, tile, kPiece / kPanel / tile};
+}
 
 void bias_gradient(const LayerGradient& by, const LayerUpdate& update) {
   for (int64_t row = update.begin; row < update.end; ++row) {
@@ -22,16 +38,14 @@ void bias_gradient(const LayerGradient& by, const LayerUpdate& update) {
 }
 
 void layer_gradient(const LayerGradient& by, const LayerUpdate& update) {
-  constexpr int64_t width = kGroup * kPanel;
-  alignas(64) float block[kBlockRows * width];
+  alignas(64) float block[kPiece];
   const int64_t in_panels = panels_for(update.in), in_stride = image_stride(by.images);
-  // A short sum is followed by Adam before its gradients leave the first cache; a long one passes in runs of kDepth
-  // over a block of rows.
-  const int64_t step = by.images > kDepth ? kBlockRows : 2 * rows_of_tile(kWidest);
-  for (int64_t first = update.begin; first < update.end; first += kBlockRows) {
-    const int64_t last = smaller(first + kBlockRows, update.end);
-    for (int64_t panel = 0; panel < in_panels; panel += kGroup) {
-      const int64_t panels = smaller(kGroup, in_panels - panel);
+  const auto [most_rows, step, most_panels] = pieces_of(by.images);
+  const int64_t width = most_panels * kPanel;
+  for (int64_t first = update.begin; first < update.end; first += most_rows) {
+    const int64_t last = smaller(first + most_rows, update.end);
+    for (int64_t panel = 0; panel < in_panels; panel += most_panels) {
+      const int64_t panels = smaller(most_panels, in_panels - panel);
       const int64_t count = smaller(panels * kPanel, update.in - panel * kPanel);
       for (int64_t begin = first; begin < last; begin += step) {
         const int64_t rows = smaller(step, last - begin);

@@ -1,0 +1,185 @@
+"""Where a fused step spends its time on a CPU, and each part's floor. `python -m benchmarks.step_profile --help`
+
+The operator's threads note what their products, their keeping of operands and the whole take; what is left is all else:
+gathering, activations, noise, loss, and waiting for each other. A part's floor is what the machine can do of it in the
+same minutes: its products at the rate of large ones by the fastest library, and what Adam moves at the rate of a copy
+to and fro within as much memory as weights and moments take, by both threads. Gradients and Adam are one part, whose
+floor is the slower of the two. Medians over rounds, in which all of this takes turns.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+import vae_fast as vf
+from benchmarks import floors
+from benchmarks.tables import markdown
+from benchmarks.timing import seconds
+from vae_fast.adam import Adam
+from vae_fast.environment import cpu_name
+from vae_fast.errors import RunError
+from vae_fast.exits import exit_code
+from vae_fast.kernels import bf16_loops, library, mlp_copies, mlp_steps_, mlp_workspace, products
+from vae_fast.ledger import Ledger
+from vae_fast.plan import DTYPES
+
+PARTS = ("products forward", "products backward", "gradients and Adam", "operands kept")
+WHOLE = len(PARTS)
+IMAGES, MOST_STEPS = 2048, 64  # that a call sees, and that it makes
+
+
+@dataclass
+class Profiled:
+    """A network whose steps are timed.
+
+    Attributes:
+        parts: of each round, seconds of a step on the slowest thread of each part, and of the whole.
+    """
+
+    precision: str
+    batch: int
+    hidden: tuple[int, ...]
+    latent: int
+    parts: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = vf.VAE(hidden=self.hidden, latent=self.latent)
+        self.weights = [p for p in self.model.parameters() if p.dim() == 2]
+        self.steps = max(1, min(MOST_STEPS, IMAGES // self.batch))
+        adam = Adam(self.model.named_parameters())
+        parameters = adam.state.parameters.views
+        loop = bf16_loops()[0] if self.precision == "bf16" else "float32"
+        copies = mlp_copies(parameters) if self.precision == "bf16" else None
+        self._seconds = torch.zeros(torch.get_num_threads(), WHOLE + 1, dtype=torch.float64)
+        images = torch.randint(0, 256, (8 * self.batch, 784), dtype=torch.uint8)
+        self._run: Callable[[], None] = partial(
+            mlp_steps_,
+            parameters,
+            adam.state.means.views,
+            adam.state.squares.views,
+            adam.state.taken,
+            copies,
+            images,
+            torch.stack([torch.randperm(len(images))[: self.batch] for _ in range(self.steps)]),
+            torch.tensor([1e-3, 1.0]).expand(self.steps, 2).contiguous(),
+            torch.tensor(0),
+            Ledger(torch.device("cpu")).record,
+            steps=self.steps,
+            activation=self.model.activation,
+            workspace=mlp_workspace(parameters, self.batch, products=loop),
+            products=loop,
+            seconds=self._seconds,
+        )
+        self._run()
+
+    def turn(self) -> None:
+        self._seconds.zero_()
+        self._run()
+        slowest = self._seconds.amax(0) / self.steps
+        self.parts.append(slowest.tolist())
+
+    @property
+    def flops(self) -> list[float]:
+        """Of products forward and backward, and of the weights' gradients."""
+        one = 2.0 * self.batch * sum(w.numel() for w in self.weights)
+        return [one, one - 2.0 * self.batch * self.weights[0].numel(), one]
+
+    @property
+    def moved(self) -> int:
+        """Bytes of Adam: weights and moments read and written; in bfloat16 two copies of each weight written."""
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return 24 * parameters + (4 * sum(w.numel() for w in self.weights) if self.precision == "bf16" else 0)
+
+
+def large_product(precision: str) -> Callable[[], object]:
+    a, b = (torch.randn(floors.LARGE, floors.LARGE, dtype=DTYPES[precision]) for _ in "ab")
+    if precision == "fp32" and products.USE_ONEDNN:
+        return lambda: torch.ops.vae_fast.product(a, b, None)
+    return lambda: torch.mm(a, b)
+
+
+def copy_within(size: int) -> Callable[[], object]:
+    """One that reads and writes `size` bytes in all, to and fro in half as much memory."""
+    one, other = (torch.zeros(size // 4, dtype=torch.uint8) for _ in "of")
+
+    def run() -> None:
+        other.copy_(one)
+        one.copy_(other)
+
+    return run
+
+
+def profile(one: Profiled, rounds: int) -> list[list[str]]:
+    """Rows of a table: part, ms, share of the step, floor in ms, the floor's share of the part."""
+    product, copy = large_product(one.precision), copy_within(one.moved)
+    rates: list[float] = []
+    copied: list[float] = []
+    for _ in range(rounds):
+        one.turn()
+        rates.append(2 * floors.LARGE**3 / min(seconds(product, "cpu") for _ in range(3)))
+        copied.append(min(seconds(copy, "cpu") for _ in range(3)))
+    rate, adam = statistics.median(rates), statistics.median(copied)
+    forward, backward, gradient = (flops / rate for flops in one.flops)
+    medians = [statistics.median(values) for values in zip(*one.parts, strict=True)]
+    rest = max(0.0, medians[WHOLE] - sum(medians[:WHOLE]))
+    floor = [forward, backward, max(gradient, adam), None, None, max(forward + backward + gradient, adam)]
+    rows = []
+    for name, took, least in zip(
+        (*PARTS, "all else", "a step"), [*medians[:WHOLE], rest, medians[WHOLE]], floor, strict=True
+    ):
+        lowest = ("", "") if least is None else (f"{least * 1e3:.3f}", f"{least / took:.0%}")
+        rows.append(
+            [f"{one.precision}, {one.batch}", name, f"{took * 1e3:.3f}", f"{took / medians[WHOLE]:.0%}", *lowest]
+        )
+    rows.append(
+        [
+            f"{one.precision}, {one.batch}",
+            "(products)",
+            "",
+            "",
+            f"{(forward + backward + gradient) * 1e3:.3f}",
+            f"{rate / 1e9:.0f} GFLOP/s",
+        ]
+    )
+    rows.append(
+        [
+            f"{one.precision}, {one.batch}",
+            "(Adam's bytes)",
+            "",
+            "",
+            f"{adam * 1e3:.3f}",
+            f"{one.moved / adam / 1e9:.1f} GB/s",
+        ]
+    )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[4, 128, 1024], help="images of a step")
+    parser.add_argument("--hidden", type=int, nargs="*", default=[400], help="widths of the hidden layers")
+    parser.add_argument("--latent", type=int, default=20)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
+    parser.add_argument("--rounds", type=int, default=15)
+    settings = parser.parse_args(arguments)
+    if not library.load():
+        raise RunError(library.status())
+    rows = []
+    for precision in settings.precision:
+        for batch in settings.batch:
+            one = Profiled(precision, batch, tuple(settings.hidden), settings.latent)
+            rows += profile(one, settings.rounds)
+    loop = f", bf16 by {bf16_loops()[0]}" if "bf16" in settings.precision else ""
+    print(
+        f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}{loop}; network {one.model.widths}\n"
+    )
+    print("\n".join(markdown(["precision, batch", "part", "ms", "of the step", "floor ms", "floor / part"], rows, 2)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))
