@@ -13,7 +13,7 @@ install: .venv/installed
 	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
 
 # torch comes first, because the C++ operators are compiled against the torch that they will run with.
-.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard kernels/csrc/*)
+.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard kernels/csrc/* kernels/csrc/loops/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch setuptools cmake ninja
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[test]'

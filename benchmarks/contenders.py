@@ -51,7 +51,9 @@ STEP: dict[str, Contender] = {
     "graph": _COMPILED("torch.compile, captured graph", ordinary.build_captured, only_on="cuda", records=True),
     "ops": _ENGINE("vae_fast, fused operators", partial(engines.build, step="autograd", cuda_graphs="off")),
     "compile-ops": _ENGINE(
-        "vae_fast --compile", partial(engines.build, step="autograd", compile=True, cuda_graphs="off"), compiles=True
+        "vae_fast --step autograd --compile",
+        partial(engines.build, step="autograd", compile=True, cuda_graphs="off"),
+        compiles=True,
     ),
     "graph-ops": _ENGINE(
         "vae_fast --compile, captured graph",

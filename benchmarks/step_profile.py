@@ -1,10 +1,11 @@
 """Where a fused step spends its time on a CPU, and each part's floor. `python -m benchmarks.step_profile --help`
 
-The operator's threads note what their products, their keeping of operands and the whole take; what is left is all else:
-gathering, activations, noise, loss, and waiting for each other. A part's floor is what the machine can do of it in the
-same minutes: its products at the rate of large ones by the fastest library, and what Adam moves at the rate of a copy
-to and fro within as much memory as weights and moments take, by both threads. Gradients and Adam are one part, whose
-floor is the slower of the two. Medians over rounds, in which all of this takes turns.
+The operator's threads note what their products, their keeping of operands and all of a step take, from when they begin
+to when they have no more to do; what is left is all else: gathering, activations, noise, loss, waiting for each other.
+A part's floor is what the machine can do of it in the same minutes: its products at the rate of large ones by the
+fastest library, and what Adam moves at the rate of a copy to and fro within as much memory as weights and moments take,
+by all threads. Gradients and Adam are one part, whose floor is the slower of the two. Medians over rounds, in which all
+of this takes turns.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from benchmarks import floors
 from benchmarks.tables import markdown
 from benchmarks.timing import seconds
 from vae_fast.adam import Adam
+from vae_fast.command_line import positive_number
 from vae_fast.environment import cpu_name
 from vae_fast.errors import RunError
 from vae_fast.exits import exit_code
-from vae_fast.kernels import bf16_loops, library, mlp_copies, mlp_steps_, mlp_workspace, products
+from vae_fast.kernels import bf16_loops, library, mlp_copies, mlp_steps_, mlp_workspace
 from vae_fast.ledger import Ledger
-from vae_fast.plan import DTYPES
 
 PARTS = ("products forward", "products backward", "gradients and Adam", "operands kept")
 WHOLE = len(PARTS)
@@ -37,7 +38,7 @@ class Profiled:
     """A network whose steps are timed.
 
     Attributes:
-        parts: of each round, seconds of a step on the slowest thread of each part, and of the whole.
+        parts: of each round, seconds of a step, on average over the threads, of each part and of the whole.
     """
 
     precision: str
@@ -80,8 +81,7 @@ class Profiled:
     def turn(self) -> None:
         self._seconds.zero_()
         self._run()
-        slowest = self._seconds.amax(0) / self.steps
-        self.parts.append(slowest.tolist())
+        self.parts.append((self._seconds.mean(0) / self.steps).tolist())
 
     @property
     def flops(self) -> list[float]:
@@ -96,13 +96,6 @@ class Profiled:
         return 24 * parameters + (4 * sum(w.numel() for w in self.weights) if self.precision == "bf16" else 0)
 
 
-def large_product(precision: str) -> Callable[[], object]:
-    a, b = (torch.randn(floors.LARGE, floors.LARGE, dtype=DTYPES[precision]) for _ in "ab")
-    if precision == "fp32" and products.USE_ONEDNN:
-        return lambda: torch.ops.vae_fast.product(a, b, None)
-    return lambda: torch.mm(a, b)
-
-
 def copy_within(size: int) -> Callable[[], object]:
     """One that reads and writes `size` bytes in all, to and fro in half as much memory."""
     one, other = (torch.zeros(size // 4, dtype=torch.uint8) for _ in "of")
@@ -115,57 +108,46 @@ def copy_within(size: int) -> Callable[[], object]:
 
 
 def profile(one: Profiled, rounds: int) -> list[list[str]]:
-    """Rows of a table: part, ms, share of the step, floor in ms, the floor's share of the part."""
-    product, copy = large_product(one.precision), copy_within(one.moved)
+    """Rows of a table: where, part, ms, share of the step, floor in ms, the floor's share of the part."""
+    product, copy = floors.large_product(one.precision), copy_within(one.moved)
     rates: list[float] = []
     copied: list[float] = []
     for _ in range(rounds):
         one.turn()
         rates.append(2 * floors.LARGE**3 / min(seconds(product, "cpu") for _ in range(3)))
         copied.append(min(seconds(copy, "cpu") for _ in range(3)))
-    rate, adam = statistics.median(rates), statistics.median(copied)
+    return table(one, statistics.median(rates), statistics.median(copied))
+
+
+def table(one: Profiled, rate: float, adam: float) -> list[list[str]]:
+    """The rows, by the rate of products in operations a second, and what Adam's bytes take to copy, in seconds."""
     forward, backward, gradient = (flops / rate for flops in one.flops)
-    medians = [statistics.median(values) for values in zip(*one.parts, strict=True)]
-    rest = max(0.0, medians[WHOLE] - sum(medians[:WHOLE]))
-    floor = [forward, backward, max(gradient, adam), None, None, max(forward + backward + gradient, adam)]
+    all_products = forward + backward + gradient
+    *parts, whole = (statistics.median(values) for values in zip(*one.parts, strict=True))
+    took = dict(zip(PARTS, parts, strict=True)) | {"all else": max(0.0, whole - sum(parts)), "a step": whole}
+    floor = {
+        "products forward": forward,
+        "products backward": backward,
+        "gradients and Adam": max(gradient, adam),
+        "a step": max(all_products, adam),
+    }
+    where = f"{one.precision}, {one.batch}"
     rows = []
-    for name, took, least in zip(
-        (*PARTS, "all else", "a step"), [*medians[:WHOLE], rest, medians[WHOLE]], floor, strict=True
-    ):
-        lowest = ("", "") if least is None else (f"{least * 1e3:.3f}", f"{least / took:.0%}")
-        rows.append(
-            [f"{one.precision}, {one.batch}", name, f"{took * 1e3:.3f}", f"{took / medians[WHOLE]:.0%}", *lowest]
-        )
-    rows.append(
-        [
-            f"{one.precision}, {one.batch}",
-            "(products)",
-            "",
-            "",
-            f"{(forward + backward + gradient) * 1e3:.3f}",
-            f"{rate / 1e9:.0f} GFLOP/s",
-        ]
-    )
-    rows.append(
-        [
-            f"{one.precision}, {one.batch}",
-            "(Adam's bytes)",
-            "",
-            "",
-            f"{adam * 1e3:.3f}",
-            f"{one.moved / adam / 1e9:.1f} GB/s",
-        ]
-    )
+    for name, time in took.items():
+        least = (f"{floor[name] * 1e3:.3f}", f"{floor[name] / time:.0%}") if name in floor else ("", "")
+        rows.append([where, name, f"{time * 1e3:.3f}", f"{time / whole:.0%}", *least])
+    rows.append([where, "(products)", "", "", f"{all_products * 1e3:.3f}", f"{rate / 1e9:.0f} GFLOP/s"])
+    rows.append([where, "(Adam's bytes)", "", "", f"{adam * 1e3:.3f}", f"{one.moved / adam / 1e9:.1f} GB/s"])
     return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[4, 128, 1024], help="images of a step")
-    parser.add_argument("--hidden", type=int, nargs="*", default=[400], help="widths of the hidden layers")
-    parser.add_argument("--latent", type=int, default=20)
+    parser.add_argument("--batch", type=positive_number, nargs="+", default=[4, 128, 1024], help="images of a step")
+    parser.add_argument("--hidden", type=positive_number, nargs="*", default=[400], help="widths of the hidden layers")
+    parser.add_argument("--latent", type=positive_number, default=20)
     parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=positive_number, default=15)
     settings = parser.parse_args(arguments)
     if not library.load():
         raise RunError(library.status())
@@ -175,9 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             one = Profiled(precision, batch, tuple(settings.hidden), settings.latent)
             rows += profile(one, settings.rounds)
     loop = f", bf16 by {bf16_loops()[0]}" if "bf16" in settings.precision else ""
-    print(
-        f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}{loop}; network {one.model.widths}\n"
-    )
+    facts = f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}{loop}"
+    print(f"{facts}; network {one.model.widths}\n")
     print("\n".join(markdown(["precision, batch", "part", "ms", "of the step", "floor ms", "floor / part"], rows, 2)))
 
 

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # steps and settings
     "compiled": (3, {"free_bits": 0.008, "compile": True}),
     "nan": (3, {}),
     "fused": (100, {"step": "fused"}),
+    "fused_bf16": (3, {"step": "fused", "amp_dtype": "bf16"}),
     "fused_dynamic": (3, {"step": "fused", "binarize": "dynamic", "clip": 1.0}),
 }
 if not library.load():

@@ -193,11 +193,28 @@ def test_an_operator_whose_numbers_are_wrong_gets_no_time(operator: Any, wrong: 
 
 def test_floors_count_what_is_done() -> None:
     assert floors.step_flops(1) == 2 * (2 * 784 * 400 + 3 * (400 * 40 + 20 * 400 + 400 * 784))
-    assert floors.step_bytes(0) == 24 * 652_824
+    weights = 652_824 - 400 - 40 - 400 - 784
+    for device, precision, copies in (("cpu", "fp32", 0), ("cpu", "bf16", 4), ("cuda", "bf16", 0)):
+        assert floors.step_bytes(0, device, precision) == 24 * 652_824 + copies * weights
     run = floors.products_of_a_step(4, "cpu", "bf16")[1]
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
         run()
     assert counted.get_total_flops() == floors.step_flops(4)
+    wished = 5 * 2 * 1024**3 // 2
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
+        floors.large_products(wished)()
+    assert abs(counted.get_total_flops() - wished) <= 2 * 1024**2  # a row's
+
+
+@pytest.mark.parametrize(("slower", "batch"), [("bytes", 1), ("products at oneDNN's rate for 1024 x 1024", 4096)])
+def test_the_floor_of_bfloat16_on_a_cpu_is_the_slower_one(
+    monkeypatch: pytest.MonkeyPatch, slower: str, batch: int
+) -> None:
+    """On a machine of 1e12 operations and 1e10 bytes a second."""
+    monkeypatch.setattr(floors, "copy_of", lambda size, device, times: times * size / 1e10)
+    monkeypatch.setattr(floors, "large_products", lambda flops: flops / 1e12)
+    monkeypatch.setattr(floors, "seconds", lambda run, device: run)
+    assert floors.of_steps(3, batch, "cpu", "bf16")[0] == slower
 
 
 @pytest.mark.parametrize("name", ["eager", "eager-tuned", "ops"])

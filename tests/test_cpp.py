@@ -55,7 +55,7 @@ def test_every_instruction_set(capability: str) -> None:
     root = Path(__file__).parents[1]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     asked = "import vae_fast.kernels, torch; print(torch.ops.vae_fast.instruction_set())"
-    files = [f"tests/test_{name}.py" for name in ("cpp", "adam", "mlp")]
+    files = [f"tests/test_{name}.py" for name in ("cpp", "adam", "mlp", "bf16_loops")]
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "loops", *files]
     name, outcome = (
         subprocess.run([sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """The step: what it learns, counts, skips and repeats, eager and compiled."""
 
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -7,12 +8,16 @@ import torch
 
 import vae_fast as vf
 from tests.engine_cases import ROWS, STEPS, engine, gradients, images, parameters, train
+from vae_fast import engine as engine_module
 from vae_fast.engine import MOST_SKIPS_IN_A_ROW, Engine
 from vae_fast.errors import RunError
 from vae_fast.evaluation import evaluate
+from vae_fast.kernels import library
 from vae_fast.objective import objective
 from vae_fast.pixels import bernoulli_sample
 from vae_fast.schedules import learning_rate_at
+
+fused = pytest.mark.skipif(not library.load(), reason=library.status())
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -39,9 +44,10 @@ def test_a_step_is_the_textbook_step(step: str) -> None:
     [
         {},
         {"binarize": "dynamic", "free_bits": 0.1},
-        {"compile": True, "binarize": "dynamic"},
+        {"step": "autograd", "compile": True, "binarize": "dynamic"},
         {"step": "autograd", "free_bits": 0.1, "optimizer": "adamw", "weight_decay": 0.1},
         {"amp_dtype": "bf16"},
+        {"step": "autograd", "amp_dtype": "bf16"},
         {"amp_dtype": "fp16"},
     ],
 )
@@ -111,7 +117,9 @@ def test_averages_are_over_the_images_seen(step: str) -> None:
         {"clip": 1.0},
         {"step": "autograd"},
         {"step": "autograd", "clip": 1.0},
-        {"compile": True},
+        {"step": "autograd", "compile": True},
+        {"amp_dtype": "bf16"},
+        {"step": "autograd", "amp_dtype": "bf16"},
         {"amp_dtype": "fp16"},
     ],
 )
@@ -143,6 +151,25 @@ def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped(step: str) -> 
     assert torch.equal(parameters(e), before)
 
 
+@fused
+@pytest.mark.parametrize("feed", ["device", "host"])
+def test_a_fused_step_makes_several_in_a_call(monkeypatch: pytest.MonkeyPatch, feed: str) -> None:
+    """As many as take CALL_SECONDS, the rest of an epoch in one more call; the bits are those of one by one."""
+    monkeypatch.setattr(engine_module, "CHECK_EVERY", 4)
+    order = torch.stack([torch.randperm(64)[:32] for _ in range(10)])
+    found = []
+    for seconds, launches in ((0.0, [1] * 10), (60.0, [4, 4, 2])):
+        monkeypatch.setattr(engine_module, "CALL_SECONDS", seconds)
+        e = engine(step="fused", feed=feed)
+        e.warm_up()
+        assert e.launches(10) == launches
+        e.begin_epoch(order)
+        for first, count in zip(accumulate(launches, initial=0), launches, strict=False):
+            e.advance(count, images()[order[first : first + count]] if feed == "host" else None)
+        found.append((parameters(e), e.ledger.ring))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_a_diverged_run_stops_within_200_steps() -> None:
     e = engine(torch.full((64, 784), float("nan")))
     with pytest.raises(RunError, match=r"training diverged: .* not finite in \d+ steps in a row"):
@@ -154,8 +181,9 @@ def test_a_diverged_run_stops_within_200_steps() -> None:
     "settings",
     [
         *({"step": step, "feed": feed} for step in ("auto", "autograd") for feed in ("device", "host")),
-        *({"amp_dtype": dtype} for dtype in ("bf16", "fp16")),
-        {"compile": True},
+        *({"step": "autograd", "amp_dtype": dtype} for dtype in ("bf16", "fp16")),
+        {"amp_dtype": "bf16"},
+        {"step": "autograd", "compile": True},
         {"clip": 1.0, "binarize": "dynamic"},
     ],
 )
@@ -186,6 +214,7 @@ def profiled(e: Engine, steps: int) -> Any:
     [
         {},
         {"step": "autograd"},
+        {"amp_dtype": "bf16"},
         {"amp_dtype": "fp16"},  # whose first steps move the scale
         {"binarize": "dynamic", "lr_schedule": "cosine", "beta_schedule": "linear", "optimizer": "adamw"},
     ],

@@ -15,7 +15,8 @@ RECORDED = [
     {"lr_schedule": "cosine", "lr_warmup": 0.5, "beta_schedule": "linear"},
     {"binarize": "dynamic", "clip": 1.0},
     {"step": "autograd", "binarize": "dynamic", "clip": 1.0},
-    {"amp_dtype": "bf16", "optimizer": "adamw", "weight_decay": 0.1},
+    {"step": "autograd", "amp_dtype": "bf16", "optimizer": "adamw", "weight_decay": 0.1},
+    {"amp_dtype": "bf16"},
     {"amp_dtype": "fp16"},
 ]
 

@@ -71,14 +71,15 @@ class Engine:
         self.ledger = Ledger(device)
         seed = torch.full((), config.seed, dtype=torch.int64, device=device)
         self._world, self._share = world, world.share(config.batch_size)
-        self._is_called_for_many = plan.step == "fused" and world.size == 1
+        self._makes_many_steps_a_call = plan.step == "fused" and world.size == 1
         batch = self._share.stop - self._share.start
         self._images: Tensor | None = None
         if plan.feed == "device":
             self._images = images
             self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
         else:
-            most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs or self._is_called_for_many else 1)
+            calls = CHECK_EVERY if self._makes_many_steps_a_call else 1
+            most = plan.steps_per_graph or (graphs.MOST_STEPS if plan.cuda_graphs else calls)
             fitting = max(1, SLOT_BYTES // (batch * images.shape[1] * images.dtype.itemsize))
             slots = min(most, fitting)
             self._slots = torch.zeros(slots, batch, images.shape[1], dtype=images.dtype, device=device)
@@ -111,7 +112,7 @@ class Engine:
         self._train.copy_weights()
         with graphs.preserved(self._train.changed()), compile_errors():
             self._program(1)
-            if self._is_called_for_many:
+            if self._makes_many_steps_a_call:
                 self._together = min(self._steps_worth_a_call(), self._most_together)
         if self.plan.cuda_graphs:
             self._record()
@@ -128,8 +129,9 @@ class Engine:
 
     def launches(self, steps: int) -> list[int]:
         """How many steps each of the next calls of `advance` has to make for `steps` in all."""
-        rest = steps % self._together
-        return [self._together] * (steps // self._together) + ([1] * rest if self._graphs else [rest] * (rest > 0))
+        whole, rest = divmod(steps, self._together)
+        last = [1] * rest if self._graphs else [rest] if rest else []  # graphs are there for one step and for the many
+        return [self._together] * whole + last
 
     def advance(self, count: int, batches: Tensor | None = None) -> None:
         """Make `count` steps of the epoch, in one launch where they are recorded together.
@@ -193,12 +195,14 @@ class Engine:
     def _steps_worth_a_call(self) -> int:
         """How many steps of one operator call take CALL_SECONDS, by the fastest of some."""
 
-        def seconds() -> float:
+        fastest = float("inf")
+        for _ in range(TIMED_CALLS):
             began = time.perf_counter()
             self._program(1)
-            return time.perf_counter() - began
-
-        return min(CHECK_EVERY, max(1, round(CALL_SECONDS / min(seconds() for _ in range(TIMED_CALLS)))))
+            fastest = min(fastest, time.perf_counter() - began)
+            if fastest > CALL_SECONDS:
+                break
+        return min(CHECK_EVERY, max(1, round(CALL_SECONDS / fastest)))
 
     def _record(self) -> None:
         try:

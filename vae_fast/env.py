@@ -58,7 +58,7 @@ def devices() -> dict[str, str]:
 
 
 def fast_paths() -> dict[str, str]:
-    """What a run with --amp and every other choice left to the machine gets, and why."""
+    """What a run with --amp and every other choice left to the machine gets, and why; for batches of the usual size."""
     plan, reasons = make_plan(Config(amp=True))
     plain, why_plain = make_plan(Config())
     name, _, outcome = library.status().partition(": ")
@@ -84,7 +84,7 @@ def _compile(device: torch.device) -> str:
         require_compiler(device)
     except RunError as error:
         return f"off: {error}"
-    return "available, with --compile"
+    return f"available, with {'--compile' if device.type == 'cuda' else '--step autograd --compile'}"
 
 
 def _triton(device: torch.device) -> str:

@@ -14,11 +14,11 @@ from vae_fast.errors import ConfigError, RunError
 from vae_fast.kernels import bf16_loops, choice, library, mlp_refuses, set_flush_denormal
 
 UNITS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16"}
-NO_UNITS = f"this CPU has neither {' nor '.join(UNITS.values())}, without which bf16 is slower than fp32"
+NO_UNITS = f"neither {' nor '.join(UNITS.values())} can be used here, without which bf16 is slower than fp32"
 BF16_SPEED = {"amx": 8.0, "avx512_bf16": 1.6}
-"""of products, times float32's in a whole step"""
+"""an estimate: how many times as fast as in float32 a step's products are; `benchmarks.step_profile` shows it"""
 FLOPS_PER_BYTE = 10
-"""of a core: some 100 GFLOP/s in float32 against 10 GB/s"""
+"""an estimate, of a core: some 100 GFLOP/s in float32 against 10 GB/s"""
 
 TORCH_COMPILE, AHEAD = "torch.compile", "ahead of time"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -97,11 +97,15 @@ def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> 
         table = table | {"compile": TORCH_COMPILE if table["compile"] else "off"}
     try:
         plan = Plan(**table)
-        DTYPES[plan.precision]
-        {"autograd": False, "fused": True}[plan.step]
-        {"off": False, TORCH_COMPILE: True, AHEAD: True}[plan.compile]
-    except (TypeError, KeyError):
-        raise RunError(f"config.toml: [plan] is not one of this version's, got {table}") from None
+    except TypeError:
+        plan = None
+    if (
+        plan is None
+        or plan.precision not in DTYPES
+        or plan.step not in ("autograd", "fused")
+        or plan.compile not in ("off", TORCH_COMPILE, AHEAD)
+    ):
+        raise RunError(f"config.toml: [plan] is not one of this version's, got {table}")
     choose_device(plan.device)
     if plan.is_torch_compiled:
         require_compiler(plan.torch_device)
@@ -111,6 +115,12 @@ def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> 
             raise RunError(f"config.toml: the run began with the fused step, which cannot be had: {hindrance}")
     loop = plan.bf16_loop if plan.bf16_loop in _loops() else _bf16_loop(plan.step, plan.precision)[0]
     return replace(plan, optimizer=_optimizer(plan.step, plan.torch_device)[0], bf16_loop=loop)
+
+
+def require_loop(plan: Plan) -> None:
+    """RunError where this machine, of several that share a run, has not the loop that the first one's plan names."""
+    if plan.bf16_loop and plan.bf16_loop not in _loops():
+        raise RunError(f"the plan's bf16 loop {plan.bf16_loop} cannot be had on every machine of the run")
 
 
 def auto_precision(device: torch.device) -> tuple[str, str]:
@@ -196,7 +206,7 @@ def _precision(config: Config, device: torch.device, step: str, processes: int) 
 
 
 def _fused_precision(batch: int) -> tuple[str, str]:
-    """bf16 if a fused step of so many images is faster in it: what its products save against what Adam moves more.
+    """bf16 if a fused step of so many images of this process is faster in it: products save what Adam's copies cost.
 
     Both go with the parameters, whose number cancels: a step does 6 B operations for each and moves 24 bytes of weight
     and moments, read and written; in bf16 4 more, of two copies.

@@ -35,7 +35,7 @@ from vae_fast.loss_scale import LossScale
 from vae_fast.model import VAE
 from vae_fast.objective import Noise, Pass, backward, forward
 from vae_fast.pixels import bernoulli_sample
-from vae_fast.plan import DTYPES, Plan
+from vae_fast.plan import DTYPES, Plan, require_loop
 from vae_fast.ranges import Mark, unmarked
 
 
@@ -189,6 +189,7 @@ class FusedStep:
         self.optimizer = Adam(model.named_parameters(), config.weight_decay, config.clip)
         self.scale = LossScale(False, plan.torch_device)
         self._parameters = self.optimizer.state.parameters.views
+        require_loop(plan)
         self._copies = mlp_copies(self._parameters) if plan.precision == "bf16" else None
         self._terms = torch.zeros(COLUMNS, dtype=torch.float64)
         self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64)

@@ -2,11 +2,12 @@
 
 XLA's own threads: as many as PyTorch has, unless the environment says otherwise (PJRT_NPROC). On a CPU it flushes
 denormals, whatever PyTorch does. Float32 products are told to be so, as PyTorch's are: on a GPU JAX would take TF32.
-With bf16, products take bfloat16 and give float32, which XLA asks for by `preferred_element_type`; all else is float32.
+With bf16, products take bfloat16, forward and backward, and give float32 (`preferred_element_type`), as all else is.
 """
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -55,9 +56,30 @@ def mlp(layers: Any, x: Any, dtype: Any) -> Any:
 
 
 def linear(x: Any, w: Any, b: Any, dtype: Any) -> Any:
+    return product(x, w, dtype) + b
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Any, w: Any, dtype: Any) -> Any:
+    """x w, float32, of operands in `dtype`; JAX by itself would leave one side of its gradients' products float32."""
+    return _product(x, w, dtype)
+
+
+def _product(x: Any, w: Any, dtype: Any) -> Any:
     exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None  # else a GPU would take TF32 for float32
-    product = jnp.dot(x.astype(dtype), w.astype(dtype), precision=exact, preferred_element_type=jnp.float32)
-    return product + b
+    return jnp.dot(x.astype(dtype), w.astype(dtype), precision=exact, preferred_element_type=jnp.float32)
+
+
+def _product_forward(x: Any, w: Any, dtype: Any) -> Any:
+    return _product(x, w, dtype), (x.astype(dtype), w.astype(dtype))
+
+
+def _product_backward(dtype: Any, operands: Any, gradient: Any) -> Any:
+    x, w = operands
+    return _product(gradient, w.T, dtype), _product(x.T, gradient, dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 def batch_of(images: Any, rows: Any) -> Any:

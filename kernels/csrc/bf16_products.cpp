@@ -5,9 +5,6 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kHalfOfInput = kTile / 2;        // pairs from the first panel of a tile to the second
-constexpr int64_t kHalfOfGradient = kTilePairs / 2;
-
 class Bf16Products final : public Products {
  public:
   Bf16Products(const Network& network, Layout& layout, PackedPair* copies, const Bf16Loop& loop)
@@ -45,7 +42,7 @@ class Bf16Products final : public Products {
                          .begin = part.begin,
                          .end = part.end,
                          .by_feature = input(layer, part.slot + i),
-                         .by_image = pairs(offsets_[layer].input_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfInput,
+                         .by_image = pairs(offsets_[layer].input_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfPairs * kPanel,
                          .stride = stride_,
                          .is_last = is_last(panel)});
     }
@@ -61,7 +58,7 @@ class Bf16Products final : public Products {
            .begin = part.begin,
            .end = part.end,
            .by_feature = by_output(layer, part.slot + i),
-           .by_image = pairs(offsets_[layer].by_output_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfGradient,
+           .by_image = pairs(offsets_[layer].by_output_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfPairs,
            .stride = stride_,
            .is_last = is_last(panel)},
           layout_.memory + offsets_[layer].sums + panel * features);

@@ -4,7 +4,7 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kTileRows32 = 6;  // what most tiles have
+constexpr int64_t kRowsOfTile = 6;  // most tiles have so many
 
 class Float32Products final : public Products {
  public:
@@ -61,7 +61,7 @@ class Float32Products final : public Products {
                      .panels = part.count});
   }
 
-  int64_t rows() const override { return kTileRows32; }
+  int64_t rows() const override { return kRowsOfTile; }
 
   void gradient(size_t layer, const LayerUpdate& update) const override {
     loops_.layer_gradient({.by_output = layout_.memory + layout_.by_output[layer],

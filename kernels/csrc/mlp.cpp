@@ -37,6 +37,8 @@ void on_all_threads(const Work& work) {
 
 // What a step computes with, and where.
 struct Setup {
+  Setup(const Setup&) = delete;  // the products refer to the layout
+  Setup& operator=(const Setup&) = delete;
   Setup(const char* op, const Network& network, int64_t batch, double free_bits, std::string_view products,
         PackedPair* copies)
       : layout(network, batch, at::get_num_threads(), free_bits > 0, products == kFloat32),
@@ -102,13 +104,14 @@ void fill(const LayerUpdate& by, float value) {
   std::fill(by.bias + by.begin, by.bias + by.end, value);
 }
 
+// What Adam changes, as tensors and by their addresses.
 struct Optimizer {
   const char* op;
   at::TensorList parameters, means, squares;
   const at::Tensor& count;
   AdamSettings settings;
   PackedPair* copies;
-  std::vector<Target> weights, first, second;
+  std::vector<Target> weights, first, second;  // and the moments
 };
 
 // Forward, backward and Adam; whether the step was taken.

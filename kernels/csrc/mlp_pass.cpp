@@ -4,14 +4,9 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
-#include <numeric>
 
 namespace vae_fast {
 namespace {
-
-struct Range {
-  int64_t begin, end;
-};
 
 // One of `parts` parts of [0, count), which are cut at multiples of `unit`.
 Range part_of(int64_t count, int64_t unit, int64_t part, int64_t parts) {
@@ -128,8 +123,9 @@ void Pass::gather(const Place& place, const Group& group) const {
     if (images_.sample) {
       auto* const sampled =
           reinterpret_cast<uint8_t*>(at(layout_.sampled)) + (group.slot + i) * kPanel * network_.pixels();
-      sample_pixels(rows, first, pixels.begin, pixels.end, sampled);
-      std::iota(rows, rows + kPanel, 0);
+      const int64_t lanes = std::min(kPanel, images_.batch - first);
+      sample_pixels(rows, lanes, first, pixels, sampled);
+      for (int64_t lane = 0; lane < kPanel; ++lane) rows[lane] = std::min(lane, lanes - 1);
       by.images = sampled;
       by.type = Type::uint8;
     }
@@ -138,14 +134,13 @@ void Pass::gather(const Place& place, const Group& group) const {
   products_.keep_input(0, group.part(pixels), input(0, group));
 }
 
-// Columns [begin, end) of a panel's images, the first of which is `first` in the batch.
-void Pass::sample_pixels(const int64_t* images, int64_t first, int64_t begin, int64_t end, uint8_t* to) const {
+// Of the panel's images, the first of which is `first` in the batch.
+void Pass::sample_pixels(const int64_t* images, int64_t lanes, int64_t first, const Range& pixels, uint8_t* to) const {
   const int64_t columns = network_.pixels();
   const auto bytes = columns * static_cast<int64_t>(images_.type == Type::uint8 ? 1 : sizeof(float));
-  for (int64_t lane = 0; lane < kPanel; ++lane) {
+  for (int64_t lane = 0; lane < lanes; ++lane) {
     const Values image{static_cast<const std::byte*>(images_.data) + images[lane] * bytes, images_.type};
-    const int64_t row = std::min(first + lane, images_.batch - 1);
-    loops_.sample_pixels(*images_.sample, row, image, begin, end, to + lane * columns);
+    loops_.sample_pixels(*images_.sample, first + lane, image, pixels.begin, pixels.end, to + lane * columns);
   }
 }
 

@@ -24,6 +24,10 @@ struct Images {
   std::optional<Draw> sample;  // of every pixel, on with the probability that it states
 };
 
+struct Range {
+  int64_t begin, end;
+};
+
 struct Losses {
   double loss = 0, nll = 0, kl = 0;  // sums over the batch, but the loss, which is the mean
   bool is_finite = false;            // the loss in float32
@@ -57,7 +61,7 @@ class Pass {
 
   void encode(const Place& place, const Group& group) const;
   void gather(const Place& place, const Group& group) const;
-  void sample_pixels(const int64_t* images, int64_t first, int64_t begin, int64_t end, uint8_t* to) const;
+  void sample_pixels(const int64_t* images, int64_t lanes, int64_t first, const Range& pixels, uint8_t* to) const;
   void sample(const Place& place, const Group& group) const;
   void hidden(const Place& place, const Group& group, size_t layer) const;
   void decode(const Place& place, const Group& group) const;

@@ -29,10 +29,10 @@ class FlushDenormals {
   static constexpr Control kFlush = 1U << 24;  // FZ
   static Control get() {
     Control control;
-    asm volatile("mrs %0, fpcr" : "=r"(control));
+    asm volatile("mrs %0, fpcr" : "=r"(control)::"memory");
     return control;
   }
-  static void set(Control control) { asm volatile("msr fpcr, %0" ::"r"(control)); }
+  static void set(Control control) { asm volatile("msr fpcr, %0" ::"r"(control) : "memory"); }
 #else
   using Control = uint32_t;
   static constexpr Control kFlush = 0;

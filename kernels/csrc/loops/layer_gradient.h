@@ -7,7 +7,7 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kShort = 32;
+constexpr int64_t kShort = 32;    // images, up to which Adam's memory is all that counts
 constexpr int64_t kPiece = 3072;  // gradients of a weight that lie in the first cache until Adam has taken them: 12 kB
 
 // In which pieces a weight's gradient is computed: `rows` stay at the same columns, `step` of them at a time.
@@ -49,7 +49,8 @@ void layer_gradient(const LayerGradient& by, const LayerUpdate& update) {
       const int64_t count = smaller(panels * kPanel, update.in - panel * kPanel);
       for (int64_t begin = first; begin < last; begin += step) {
         const int64_t rows = smaller(step, last - begin);
-        fetch(update, begin, rows, panel * kPanel, count);
+        if (by.images > kShort)  // else a piece is over before its memory comes; long rows bring the next by themselves
+          fetch(update, begin, rows, panel * kPanel, count);
         multiply({.a = by.by_output + begin * kPanel,
                   .a_row = kPanel,
                   .a_k = 1,

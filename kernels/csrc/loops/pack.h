@@ -8,8 +8,6 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kHalf = kTilePairs / 2;  // pairs along the sum that a panel of images fills of a tile
-
 // Values that lie together, two by two.
 VAE_FAST_INLINE void pack_along(const float* __restrict from, int64_t pairs, PackedPair* __restrict to) {
 #pragma omp simd
@@ -48,13 +46,14 @@ VAE_FAST_INLINE void pack_by_feature(const Packing& by) {
 void pack_input(const Packing& by) {
   pack_by_feature(by);
   for (int64_t run = by.begin / kPanel; run < panels_for(by.end); ++run) {
-    alignas(64) PackedPair rows[kPanel][kHalf];
+    alignas(64) PackedPair rows[kPanel][kHalfOfPairs];
     const int64_t count = smaller(kPanel, by.features - run * kPanel);
-    for (int64_t row = 0; row < count; ++row) pack_along(by.values + (run * kPanel + row) * kPanel, kHalf, rows[row]);
-    clear(rows[0] + count * kHalf, (kPanel - count) * kHalf);
+    for (int64_t row = 0; row < count; ++row)
+      pack_along(by.values + (run * kPanel + row) * kPanel, kHalfOfPairs, rows[row]);
+    clear(rows[0] + count * kHalfOfPairs, (kPanel - count) * kHalfOfPairs);
     PackedPair* const to = by.by_image + run * by.stride;
-    transpose_pairs<kPanel, kHalf>(rows[0], kHalf, to);
-    if (by.is_last) clear(to + kHalf * kPanel, kHalf * kPanel);
+    transpose_pairs<kPanel, kHalfOfPairs>(rows[0], kHalfOfPairs, to);
+    if (by.is_last) clear(to + kHalfOfPairs * kPanel, kHalfOfPairs * kPanel);
   }
 }
 
@@ -63,8 +62,8 @@ void pack_gradient(const Packing& by, float* sums) {
   for (int64_t row = by.begin; row < by.end; ++row) {
     const float* const __restrict from = by.values + row * kPanel;
     PackedPair* const to = by.by_image + row / kTileRows * by.stride + row % kTileRows * kTilePairs;
-    pack_along(from, kHalf, to);
-    if (by.is_last) clear(to + kHalf, kHalf);
+    pack_along(from, kHalfOfPairs, to);
+    if (by.is_last) clear(to + kHalfOfPairs, kHalfOfPairs);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < kPanel; ++i) sum += from[i];
@@ -73,8 +72,8 @@ void pack_gradient(const Packing& by, float* sums) {
 }
 
 // A square of 32 x 32 weights to two tiles of either copy.
-VAE_FAST_INLINE void pack_square(const float* from, int64_t stride, PackedPair* forward, int64_t forward_rows, PackedPair* backward,
-                                 int64_t backward_rows) {
+VAE_FAST_INLINE void pack_square(const float* from, int64_t stride, PackedPair* forward, int64_t forward_rows,
+                                 PackedPair* backward, int64_t backward_rows) {
   alignas(64) PackedPair across[kTilePairs][kTileDepth];
   for (int64_t row = 0; row < kTileDepth; ++row) {
     PackedPair* const to = forward + row / kTileRows * forward_rows + row % kTileRows * kTilePairs;
@@ -87,7 +86,8 @@ VAE_FAST_INLINE void pack_square(const float* from, int64_t stride, PackedPair* 
 }
 
 // Columns [column, column + count) of the rows; what is first of both, a multiple of 32.
-void pack_columns(const float* weight, const WeightRows& by, const WeightTiles& to, int64_t column, int64_t count) {
+void pack_columns(const float* weight, const WeightRows& by, const WeightTiles& to, int64_t column,
+                  int64_t count) {
   const int64_t forward_rows = depth_tiles(by.in) * kTile, backward_rows = depth_tiles(by.out) * kTile;
   for (int64_t row = by.begin; row < by.end; row += kTileDepth) {
     for (int64_t at = column; at < column + count; at += kTileDepth) {

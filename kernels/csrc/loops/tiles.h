@@ -20,6 +20,7 @@ constexpr int64_t kTileRows = 16;
 constexpr int64_t kTilePairs = 16;
 constexpr int64_t kTileDepth = 2 * kTilePairs;
 constexpr int64_t kTile = kTileRows * kTilePairs;  // in pairs
+constexpr int64_t kHalfOfPairs = kTilePairs / 2;   // of the images: a panel fills half a tile along them
 
 constexpr int64_t depth_tiles(int64_t depth) { return (depth + kTileDepth - 1) / kTileDepth; }
 
@@ -35,12 +36,13 @@ struct TileProduct {
   int64_t rows, depth, panels;  // the depth in tiles
 };
 
-using Multiply = void(const TileProduct&);
-
-// How a sum runs along K, starting at the bias, every operation rounded to nearest even, denormals taken and given as 0:
+// How a sum runs along K, starting at the bias, every operation rounded to nearest even, denormals taken and given as 0,
+// products fused to sums where the CPU can:
 //   by pairs: of each pair the second product, then the first, fused to the sum (Intel SDM, VDPBF16PS)
 //   by tiles: of each tile the sums of first and of second products, each fused from 0; then the two together, to the sum
 //          (Intel SDM, TDPBF16PS)
+using Multiply = void(const TileProduct&);
+
 VAE_FAST_INLINE float first_of(PackedPair pair) { return std::bit_cast<float>(pair << 16); }
 VAE_FAST_INLINE float second_of(PackedPair pair) { return std::bit_cast<float>(pair & 0xFFFF0000U); }
 
