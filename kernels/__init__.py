@@ -11,6 +11,7 @@ from .adam import adam_
 from .finish_step import AdamState, Rates, Record, Scale, Terms, enter_, finish_step_
 from .flat import Flat, flat_like
 from .mlp import (
+    FLOAT32,
     bf16_loops,
     mlp_copies,
     mlp_copy_,
@@ -34,6 +35,7 @@ from .products import linear
 from .training import nll_with_gradient, sample_posterior_gradient
 
 __all__ = [
+    "FLOAT32",
     "AdamState",
     "Elbo",
     "Flat",

@@ -194,7 +194,6 @@ class Engine:
 
     def _steps_worth_a_call(self) -> int:
         """How many steps of one operator call take CALL_SECONDS, by the fastest of some."""
-
         fastest = float("inf")
         for _ in range(TIMED_CALLS):
             began = time.perf_counter()

@@ -229,7 +229,7 @@ def _compile(wish: bool, step: str) -> tuple[str, str]:
 
 def _loops() -> list[str]:
     """Of products in bfloat16, the fastest first."""
-    return bf16_loops() if library.load() else [""]
+    return bf16_loops() if library.load() else []
 
 
 def _bf16_loop(step: str, precision: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from vae_fast.config import Config
 from vae_fast.distributed import World
 from vae_fast.errors import ContactLost
 from vae_fast.kernels import (
+    FLOAT32,
     Rates,
     Terms,
     adam_,
@@ -190,20 +191,20 @@ class FusedStep:
         self.scale = LossScale(False, plan.torch_device)
         self._parameters = self.optimizer.state.parameters.views
         require_loop(plan)
-        self._copies = mlp_copies(self._parameters) if plan.precision == "bf16" else None
+        self._copies = mlp_copies(self._parameters) if plan.bf16_loop else None
         self._terms = torch.zeros(COLUMNS, dtype=torch.float64)
         self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64)
         share = world.share(config.batch_size)
         batch = share.stop - share.start
-        products = {"products": plan.bf16_loop} if plan.precision == "bf16" else {}
+        products = plan.bf16_loop or FLOAT32
         self._settings: dict[str, Any] = {
             "activation": config.activation,
             "free_bits": config.free_bits,
             "binarize": config.binarize == "dynamic",
             "row_offset": share.start,
             "weight": batch / config.batch_size,
-            "workspace": mlp_workspace(self._parameters, batch, config.free_bits, **products),
-            **products,
+            "workspace": mlp_workspace(self._parameters, batch, config.free_bits, products),
+            "products": products,
         }
         self._gradients = [torch.empty_like(p) for p in self._parameters] if world.size > 1 else []
 
