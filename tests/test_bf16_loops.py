@@ -69,3 +69,14 @@ def test_nan_and_infinity_pass(loop: str) -> None:
         case.parameters[0][3, 5] = value
         case.gradients()
         assert case.terms.tolist() == [0, 0, 0, 0, 1]
+
+
+def test_copies_round_as_pytorch_does_but_denormals_to_zero() -> None:
+    case = Case(1, pixels=32, hidden=(16,), latent=1)
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (16, 32), generator=generator).int()  # of floats of every exponent
+    bits[0, :7] = torch.tensor([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x007FFFFF, 0x00800000])
+    weight = case.parameters[0] = bits.view(torch.float32)
+    first_tile = mlp.mlp_copies(case.parameters)[:256].view(torch.bfloat16).view(16, 32)  # lies as this weight does
+    normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0 * weight, weight)
+    torch.testing.assert_close(first_tile, normal.bfloat16(), rtol=0, atol=0, equal_nan=True)

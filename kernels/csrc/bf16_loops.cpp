@@ -1,7 +1,5 @@
 #include "bf16_loops.h"
 
-#include "loops/mlp_loops.h"
-
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
@@ -17,6 +15,7 @@
 namespace vae_fast {
 
 #ifdef VAE_FAST_AVX512_BF16
+extern const Bf16Stages stages_avx512_bf16;
 void multiply_avx512_bf16(const TileProduct&);
 #endif
 #ifdef VAE_FAST_AMX
@@ -58,16 +57,21 @@ std::vector<Bf16Loop> loops_of_this_cpu() {
   std::vector<Bf16Loop> result;
   // ATEN_CPU_CAPABILITY forces lower instruction sets here as well.
   [[maybe_unused]] const bool may_use_avx512 = at::get_cpu_capability() == "AVX512";
+  const MlpLoops& portable = *loops().mlp;
+  const Bf16Stages* fastest = &portable.bf16;
+#ifdef VAE_FAST_AVX512_BF16
+  const bool has_bf16 = may_use_avx512 && has_avx512_bf16();
+  if (has_bf16) fastest = &stages_avx512_bf16;
+#endif
 #ifdef VAE_FAST_AMX
-  if (may_use_avx512 && has_amx()) result.push_back({"amx", multiply_amx, begin_amx, end_amx});
+  if (may_use_avx512 && has_amx()) result.push_back({"amx", multiply_amx, fastest, begin_amx, end_amx});
 #endif
 #ifdef VAE_FAST_AVX512_BF16
-  if (may_use_avx512 && has_avx512_bf16()) result.push_back({"avx512_bf16", multiply_avx512_bf16, nullptr, nullptr});
+  if (has_bf16) result.push_back({"avx512_bf16", multiply_avx512_bf16, fastest, nullptr, nullptr});
 #endif
-  const MlpLoops& portable = *loops().mlp;
-  result.push_back({"portable", portable.multiply_pairs, nullptr, nullptr});
-  result.push_back({"portable_as_amx", portable.multiply_in_tile_order, nullptr, nullptr});
-  result.push_back({"emulated_amx", portable.multiply_emulated, nullptr, nullptr});
+  result.push_back({"portable", portable.multiply_pairs, &portable.bf16, nullptr, nullptr});
+  result.push_back({"portable_as_amx", portable.multiply_in_tile_order, &portable.bf16, nullptr, nullptr});
+  result.push_back({"emulated_amx", portable.multiply_emulated, &portable.bf16, nullptr, nullptr});
   return result;
 }
 

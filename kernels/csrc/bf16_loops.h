@@ -1,7 +1,7 @@
 // The loops for products of packed bfloat16, and which of them this CPU has.
 #pragma once
 
-#include "loops/tiles.h"
+#include "loops/mlp_loops.h"
 
 #include <string>
 #include <string_view>
@@ -12,6 +12,7 @@ namespace vae_fast {
 struct Bf16Loop {
   const char* name;
   Multiply* multiply;
+  const Bf16Stages* stages;
   void (*begin)();  // on every thread before its first product of a step, or null; and after its last
   void (*end)();
 };

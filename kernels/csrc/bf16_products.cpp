@@ -8,7 +8,7 @@ namespace {
 class Bf16Products final : public Products {
  public:
   Bf16Products(const Network& network, Layout& layout, PackedPair* copies, const Bf16Loop& loop)
-      : network_(network), layout_(layout), copies_(copies), loop_(loop), loops_(*loops().mlp),
+      : network_(network), layout_(layout), copies_(copies), loop_(loop),
         depth_(depth_tiles(layout.batch)), stride_((depth_ | 1) * kTile) {
     squares_ = layout.take(layout.slots * panels_for(network.pixels()) * kPanel * kPanel);
     for (const Layer& layer : network.layers) {
@@ -37,7 +37,7 @@ class Bf16Products final : public Products {
     const int64_t features = network_.layers[layer].in;
     for (int64_t i = 0; i < part.count; ++i) {
       const int64_t panel = part.panel + i;
-      loops_.pack_input({.values = values + i * feature_stride(features),
+      loop_.stages->pack_input({.values = values + i * feature_stride(features),
                          .features = features,
                          .begin = part.begin,
                          .end = part.end,
@@ -52,7 +52,7 @@ class Bf16Products final : public Products {
     const int64_t features = network_.layers[layer].out;
     for (int64_t i = 0; i < part.count; ++i) {
       const int64_t panel = part.panel + i;
-      loops_.pack_gradient(
+      loop_.stages->pack_gradient(
           {.values = values + i * feature_stride(features),
            .features = features,
            .begin = part.begin,
@@ -80,7 +80,7 @@ class Bf16Products final : public Products {
 
   void gradient(size_t layer, const LayerUpdate& update) const override {
     const Offsets& at = offsets_[layer];
-    loops_.tile_gradient({.by_output = pairs(at.by_output_by_image),
+    loop_.stages->tile_gradient({.by_output = pairs(at.by_output_by_image),
                           .input = pairs(at.input_by_image),
                           .sums = layout_.memory + at.sums,
                           .depth = depth_,
@@ -130,7 +130,6 @@ class Bf16Products final : public Products {
   const Layout& layout_;
   PackedPair* copies_;
   const Bf16Loop& loop_;
-  const MlpLoops& loops_;
   const int64_t depth_, stride_;  // tiles along the images, and pairs from 16 features to the next
   int64_t squares_;
   std::vector<Offsets> offsets_;

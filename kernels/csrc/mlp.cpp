@@ -59,16 +59,17 @@ int64_t mlp_workspace(at::TensorList parameters, int64_t batch, double free_bits
 int64_t mlp_copies_size(at::TensorList parameters) { return copies_size(network_of("mlp_copies_size", parameters)); }
 
 void copy_weights(const Network& network, PackedPair* copies) {
+  const auto pack_weight = bf16_loops().front().stages->pack_weight;  // whichever rounds: the bits are the same
   on_all_threads([&](int64_t thread, int64_t threads) {
     for (size_t i = 0; i < network.layers.size(); ++i) {
       const Layer& layer = network.layers[i];
       const int64_t units = depth_tiles(layer.out);
-      loops().mlp->pack_weight(layer.weight,
-                               {.out = layer.out,
-                                .in = layer.in,
-                                .begin = units * thread / threads * kTileDepth,
-                                .end = std::min(layer.out, units * (thread + 1) / threads * kTileDepth)},
-                               copies_of(network, i, copies));
+      pack_weight(layer.weight,
+                  {.out = layer.out,
+                   .in = layer.in,
+                   .begin = units * thread / threads * kTileDepth,
+                   .end = std::min(layer.out, units * (thread + 1) / threads * kTileDepth)},
+                  copies_of(network, i, copies));
     }
   });
 }

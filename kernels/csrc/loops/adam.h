@@ -8,13 +8,6 @@
 namespace vae_fast {
 namespace {
 
-float sum_of_squares(const float* values, int64_t count) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += values[i] * values[i];
-  return sum;
-}
-
 void adam(const AdamStep& by, const Chunk& chunk) {
   const auto [decay, scale, mean_rate, square_rate, step_size, correction, epsilon] = by;
   float* const __restrict parameter = chunk.parameter;

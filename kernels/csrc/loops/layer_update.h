@@ -2,7 +2,8 @@
 #pragma once
 
 #include "adam.h"
-#include "mlp.h"
+#include "mlp_loops.h"
+#include "values.h"
 
 namespace vae_fast {
 namespace {

@@ -7,6 +7,7 @@
 #include "layer_gradient.h"
 #include "mlp.h"
 #include "noise.h"
+#include "norm.h"
 #include "pair_product.h"
 #include "sample_pixels.h"
 #include "tile_gradient.h"
@@ -26,10 +27,7 @@ constexpr MlpLoops mlp_loops{
     .by_image = by_image,
     .bernoulli_panel = bernoulli_panel,
     .layer_gradient = layer_gradient,
-    .pack_input = pack_input,
-    .pack_gradient = pack_gradient,
-    .pack_weight = pack_weight,
-    .tile_gradient = tile_gradient,
+    .bf16 = {pack_input, pack_gradient, pack_weight, tile_gradient},
     .multiply_pairs = multiply_pairs,
     .multiply_in_tile_order = multiply_in_tile_order,
     .multiply_emulated = multiply_emulated,

@@ -6,6 +6,7 @@
 #include "mlp_loops.h"
 #include "noise.h"
 #include "transpose.h"
+#include "values.h"
 
 namespace vae_fast {
 namespace {
@@ -17,11 +18,6 @@ VAE_FAST_INLINE void transpose_square(const float* __restrict from, float* __res
   for (int64_t row = 0; row < kPanel; row += 4)
     for (int64_t column = 0; column < kPanel; column += 4)
       transpose_tile(from + row * kPanel + column, kPanel, to + column * kPanel + row, kPanel);
-}
-
-VAE_FAST_INLINE void copy(const float* __restrict from, int64_t count, float* __restrict to) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
 // Memory that is about to be written. Inline, as whatever only asks for memory: of a call GCC sees no effect, and drops it.
@@ -88,12 +84,6 @@ uint32_t gather(const Gather& by) {
     }
   }
   return largest;
-}
-
-double sum_of_lanes(const float* values, int64_t lanes) {
-  double sum = 0;
-  for (int64_t i = 0; i < lanes; ++i) sum += values[i];
-  return sum;
 }
 
 uint32_t posterior(const PosteriorPanel& by) {

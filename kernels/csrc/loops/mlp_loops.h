@@ -112,6 +112,14 @@ struct Packing {
   bool is_last;      // no images follow in the other half: it becomes zero
 };
 
+// The stages of a step in bfloat16 around its products. All that follows CPUs that round to bfloat16 by themselves.
+struct Bf16Stages {
+  void (*pack_input)(const Packing&);
+  void (*pack_gradient)(const Packing&, float* sums);  // and the sums of its rows
+  void (*pack_weight)(const float* weight, const WeightRows&, const WeightTiles&);
+  void (*tile_gradient)(const TileGradient&, const LayerUpdate&);
+};
+
 struct MlpLoops {
   // Pixels [begin, end) of one image, the first a multiple of 4: 255 with the probability that each states, else 0.
   void (*sample_pixels)(const Draw&, int64_t row, const Values& image, int64_t begin, int64_t end, uint8_t* to);
@@ -126,11 +134,7 @@ struct MlpLoops {
   void (*by_image)(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride);
   double (*bernoulli_panel)(const float* pixels, float* logits, int64_t rows, int64_t lanes, float scale);
   void (*layer_gradient)(const LayerGradient&, const LayerUpdate&);
-  // In bfloat16. `pack_gradient` also gives the sums of its rows.
-  void (*pack_input)(const Packing&);
-  void (*pack_gradient)(const Packing&, float* sums);
-  void (*pack_weight)(const float* weight, const WeightRows&, const WeightTiles&);
-  void (*tile_gradient)(const TileGradient&, const LayerUpdate&);
+  Bf16Stages bf16;
   Multiply* multiply_pairs;
   Multiply* multiply_in_tile_order;
   Multiply* multiply_emulated;

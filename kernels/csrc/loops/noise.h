@@ -2,6 +2,7 @@
 #pragma once
 
 #include "loops.h"
+#include "values.h"
 #include "vector_math.h"
 
 #include <cmath>
@@ -10,8 +11,6 @@ namespace vae_fast {
 namespace {
 
 constexpr int64_t kChunk = 64;  // counters worked on at a time, in vectors that run across the ends of short rows
-
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 void draw_bits(const Draw& draw, int64_t begin, int64_t end, int64_t* out) {
   const auto words_of = [&draw](int64_t row, int64_t block) {

@@ -2,23 +2,47 @@
 #pragma once
 
 #include "mlp_loops.h"
-#include "noise.h"
 #include "transpose.h"
+#include "values.h"
+#include "vectors.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace vae_fast {
 namespace {
 
-// Values that lie together, two by two.
+// Values that lie together, two by two: `pairs`, a multiple of 8.
 VAE_FAST_INLINE void pack_along(const float* __restrict from, int64_t pairs, PackedPair* __restrict to) {
+#if defined(__AVX512BF16__)
+  for (int64_t i = 0; i < pairs; i += 8)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i),
+                        std::bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from + 2 * i))));
+#else
 #pragma omp simd
   for (int64_t i = 0; i < pairs; ++i) to[i] = pair_of(from[2 * i], from[2 * i + 1]);
+#endif
 }
 
-// Two rows, value by value.
+// Two rows, value by value: `count`, a multiple of 16.
 VAE_FAST_INLINE void pack_across(const float* __restrict first, const float* __restrict second, int64_t count,
                                  PackedPair* __restrict to) {
+#if defined(__AVX512BF16__)
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const auto low = std::bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(first + i)));
+    const auto high = std::bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(second + i)));
+    const __m512i shifted = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+    _mm512_storeu_si512(to + i, _mm512_or_si512(shifted, _mm512_cvtepu16_epi32(low)));
+  }
+#else
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) to[i] = pair_of(first[i], second[i]);
+#endif
+}
+
+VAE_FAST_INLINE void fetch_tile(const PackedPair* tile) {
+  for (int64_t row = 0; row < kTileRows; ++row) __builtin_prefetch(tile + row * kTilePairs, 1);
 }
 
 VAE_FAST_INLINE void clear(PackedPair* to, int64_t count) {
@@ -52,22 +76,36 @@ void pack_input(const Packing& by) {
       pack_along(by.values + (run * kPanel + row) * kPanel, kHalfOfPairs, rows[row]);
     clear(rows[0] + count * kHalfOfPairs, (kPanel - count) * kHalfOfPairs);
     PackedPair* const to = by.by_image + run * by.stride;
+    fetch_tile(to + by.stride);
     transpose_pairs<kPanel, kHalfOfPairs>(rows[0], kHalfOfPairs, to);
     if (by.is_last) clear(to + kHalfOfPairs * kPanel, kHalfOfPairs * kPanel);
   }
 }
 
+// Halves added to each other until one value is left.
+VAE_FAST_INLINE float sum_of_halves(const float* __restrict values) {
+  alignas(64) float sums[kPanel / 2];
+#pragma omp simd
+  for (int64_t i = 0; i < kPanel / 2; ++i) sums[i] = values[i] + values[i + kPanel / 2];
+#pragma GCC unroll 4
+  for (int64_t half = kPanel / 4; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  return sums[0];
+}
+
 void pack_gradient(const Packing& by, float* sums) {
   pack_by_feature(by);
-  for (int64_t row = by.begin; row < by.end; ++row) {
-    const float* const __restrict from = by.values + row * kPanel;
-    PackedPair* const to = by.by_image + row / kTileRows * by.stride + row % kTileRows * kTilePairs;
-    pack_along(from, kHalfOfPairs, to);
-    if (by.is_last) clear(to + kHalfOfPairs, kHalfOfPairs);
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < kPanel; ++i) sum += from[i];
-    sums[row] = sum;
+  for (int64_t run = by.begin / kTileRows; run < panels_for(by.end); ++run) {
+    const int64_t first = run * kTileRows, count = smaller(kTileRows, by.end - first);
+    PackedPair* const to = by.by_image + run * by.stride;
+    fetch_tile(to + by.stride);
+    for (int64_t row = 0; row < count; ++row) {
+      const float* const from = by.values + (first + row) * kPanel;
+      pack_along(from, kHalfOfPairs, to + row * kTilePairs);
+      sums[first + row] = sum_of_halves(from);
+    }
+    if (by.is_last)
+      for (int64_t row = 0; row < count; ++row) clear(to + row * kTilePairs + kHalfOfPairs, kHalfOfPairs);
   }
 }
 

@@ -34,17 +34,17 @@ VAE_FAST_INLINE const PackedPair* row_of(const TileProduct& by, int64_t row) {
   return by.a + row / kTileRows * by.a_rows + row % kTileRows * kTilePairs;
 }
 
-constexpr int64_t kPairRun = kDepth / kTileDepth * 2;  // tiles of b that stay in the first cache: 16 kB to 32 kB
-
 template <int Rows, int Panels>
 void multiply_pair_tile(const TileProduct& by, int64_t row, int64_t panel, int64_t begin, int64_t end) {
   constexpr int width = Panels * kVectors;
   const PackedPair* a[Rows];
+  const PackedPair* next[Rows];  // the rows that follow, which another core may have written
   Vector sum[Rows][width];
   float* const c = by.c + row * by.c_row + panel * by.c_panel;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
     a[i] = row_of(by, row + i) + begin * kTile;
+    next[i] = row_of(by, row + Rows + i) + begin * kTile;
 #pragma GCC unroll 16
     for (int j = 0; j < width; ++j) {
       const Vector* const old = vectors(c + i * by.c_row + j / kVectors * by.c_panel) + j % kVectors;
@@ -66,7 +66,11 @@ void multiply_pair_tile(const TileProduct& by, int64_t row, int64_t panel, int64
       b += kPanel;
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) a[i] += kTile;
+    for (int i = 0; i < Rows; ++i) {
+      a[i] += kTile;
+      __builtin_prefetch(next[i]);
+      next[i] += kTile;
+    }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {

@@ -21,6 +21,10 @@ void multiply_tile(const Product& by, const float* a, const float* b, float* c, 
   }
   for (int64_t begin = 0; begin < depth; begin += kPanel) {
     const int64_t count = depth - begin < kPanel ? depth - begin : kPanel;
+    if constexpr (Panels > 2) {  // the rows that follow, which another core may have written; narrow tiles have no time
+#pragma GCC unroll 16
+      for (int row = 0; row < Rows; ++row) __builtin_prefetch(a + (Rows + row) * by.a_row);
+    }
     const float* from = a;
     for (int64_t k = 0; k < count; ++k) {
       Vector right[width];

@@ -16,11 +16,14 @@ void bias_gradient(const TileGradient& by, const LayerUpdate& update) {
   }
 }
 
+constexpr int64_t kMostRows = 96;  // of a block, where the sum is long: all of its input passes by for every block
+
 void tile_gradient(const TileGradient& by, const LayerUpdate& update) {
   constexpr int64_t width = kGroup * kPanel;
-  alignas(64) float block[kTileDepth * width];
-  for (int64_t begin = update.begin; begin < update.end; begin += kTileDepth) {
-    const int64_t end = smaller(begin + kTileDepth, update.end);
+  alignas(64) float block[kMostRows * width];
+  const int64_t rows = by.depth > kPairRun ? kMostRows : kTileDepth;
+  for (int64_t begin = update.begin; begin < update.end; begin += rows) {
+    const int64_t end = smaller(begin + rows, update.end);
     for (int64_t column = 0; column < update.in; column += width) {
       const int64_t count = smaller(width, update.in - column);
       fetch(update, begin, end - begin, column, count);

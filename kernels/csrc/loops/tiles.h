@@ -46,11 +46,13 @@ using Multiply = void(const TileProduct&);
 VAE_FAST_INLINE float first_of(PackedPair pair) { return std::bit_cast<float>(pair << 16); }
 VAE_FAST_INLINE float second_of(PackedPair pair) { return std::bit_cast<float>(pair & 0xFFFF0000U); }
 
-// The bits of the bfloat16 nearest to a float, in its upper half.
+// The bits of the bfloat16 nearest to a float, in its upper half: NaN stays NaN, a denormal number becomes zero (Intel
+// SDM, VCVTNEPS2BF16).
 VAE_FAST_INLINE uint32_t rounded_bits(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7FFFFFFFU;
   const uint32_t rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
-  return ((bits & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : rounded) & 0xFFFF0000U;  // NaN stays NaN
+  const uint32_t number = magnitude < 0x00800000U ? bits & 0x80000000U : rounded;
+  return (magnitude > 0x7F800000U ? bits | 0x00400000U : number) & 0xFFFF0000U;
 }
 
 VAE_FAST_INLINE PackedPair pair_of(float first, float second) { return rounded_bits(first) >> 16 | rounded_bits(second); }

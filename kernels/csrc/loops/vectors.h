@@ -20,6 +20,7 @@ constexpr int kWidest = 1;
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
 constexpr int kVectors = kPanel / kLanes;  // in a panel
 constexpr int64_t kDepth = 128;            // of b that stays in the first cache: 16 kB to 32 kB
+constexpr int64_t kPairRun = kDepth / kTileDepth * 2;  // tiles of b that stay in the first cache: 16 kB to 32 kB
 
 // Rows of a tile: as many as there are registers for beside a row of b and one value of a.
 constexpr int rows_of_tile(int panels) {
