@@ -33,9 +33,8 @@ def test_epoch(
 ) -> None:
     contender = TABLE[name]
     what = {"suite": "epoch", "contender": name, "label": contender.label, **vars(case)}
-    if case.precision != "fp32" and case.device == "cpu":
-        skip("on a CPU in float32; train_step has both", **what)
-    if not long and (name in PEERS or (case.batch != USUAL_BATCH and case.device == "cpu")):
+    is_usual = case.device == "cuda" or (case.batch, case.precision) == (USUAL_BATCH, "fp32")
+    if not long and (name in PEERS or not is_usual):
         skip("--long", **what)
     require("epoch", name, contender.label, case)
     images = (LONG_ROUND_IMAGES if contender.own_threads else ROUND_IMAGES)[case.device]

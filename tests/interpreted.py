@@ -134,7 +134,7 @@ def test_the_end_of_a_step_takes_more_blocks_than_parts(monkeypatch: pytest.Monk
 @given(shapes=st.lists(st.lists(st.integers(0, 40), max_size=3).map(tuple), min_size=1, max_size=4))
 def test_the_end_of_a_step_takes_any_shapes(shapes: list[tuple[int, ...]]) -> None:
     if sum(map(prod, shapes)) > 0:
-        check_finish_step("triton", **FINISHED[0], shapes=[(1,), *shapes])
+        check_finish_step("triton", **FINISHED[0], shapes=[*shapes, (1,)])
 
 
 @pytest.mark.parametrize("settings", [{}, {"amp_dtype": "bf16", "free_bits": 0.1}, {"amp_dtype": "fp16", "clip": 1.0}])

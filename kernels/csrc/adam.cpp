@@ -16,7 +16,7 @@ namespace vae_fast {
 namespace {
 
 constexpr int64_t kChunk = 8192;  // values worked on at a time: their squares are summed in float, chunks in double
-constexpr int64_t kGrain = 2;     // chunks that are worth a thread: about 5 us
+constexpr int64_t kAdamGrain = 2;     // chunks that are worth a thread: about 5 us
 
 // The chunks of tensors that are checked here to be alike.
 class Chunks {
@@ -39,7 +39,7 @@ class Chunks {
   // Calls work(index, chunk) for all of them, in parallel.
   template <typename Work>
   void for_each(const Work& work) const {
-    at::parallel_for(0, static_cast<int64_t>(count()), kGrain, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, static_cast<int64_t>(count()), kAdamGrain, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) work(i, chunks_[i]);
     });
   }

@@ -17,7 +17,7 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kGrain = 16384;  // values that are worth a thread: about 10 us
+constexpr int64_t kElboGrain = 16384;  // values that are worth a thread: about 10 us
 constexpr int64_t kRun = 32;       // rows whose gradients by the scale are added up by one thread
 
 using OptionalTensor = std::optional<at::Tensor>;
@@ -113,7 +113,7 @@ class RowGradient {
 template <typename Work>
 void for_runs(const Batch& batch, int64_t height, const Work& work) {
   const int64_t values = std::max<int64_t>(1, height * batch.columns());
-  at::parallel_for(0, (batch.rows() + height - 1) / height, std::max<int64_t>(1, kGrain / values),
+  at::parallel_for(0, (batch.rows() + height - 1) / height, std::max<int64_t>(1, kElboGrain / values),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t run = begin; run < end; ++run) work(run);
                    });

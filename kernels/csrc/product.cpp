@@ -20,7 +20,7 @@ using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optio
                           Scalars, std::optional<std::string_view>);
 
 constexpr int64_t kTile = 4;
-constexpr int64_t kGrain = 32768;  // values that are worth a thread: about 10 us
+constexpr int64_t kProductGrain = 32768;  // values that are worth a thread: about 10 us
 
 bool lies_by_rows(const at::Tensor& a) { return a.stride(1) == 1 && a.stride(0) >= a.size(1); }
 bool lies_by_columns(const at::Tensor& a) { return a.stride(0) == 1 && a.stride(1) >= a.size(0); }
@@ -33,7 +33,7 @@ at::Tensor by_rows(const at::Tensor& a) {
   auto result = at::empty(a.sizes(), a.options());
   const auto* const from = a.const_data_ptr<float>();
   auto* const to = result.mutable_data_ptr<float>();
-  at::parallel_for(0, rows / kTile, std::max<int64_t>(1, kGrain / (kTile * columns)), [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rows / kTile, std::max<int64_t>(1, kProductGrain / (kTile * columns)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin * kTile; row < end * kTile; row += kTile) {
       for (int64_t column = 0; column < tiled_columns; column += kTile)
         transpose_tile(from + column * stride + row, stride, to + row * columns + column, columns);

@@ -12,7 +12,7 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kGrain = 4096;  // counters that are worth a thread: about 20 us
+constexpr int64_t kRandomGrain = 4096;  // counters that are worth a thread: about 20 us
 
 at::Tensor random_bits(const at::Tensor& seed, const at::Tensor& step, int64_t rows, int64_t columns,
                        int64_t row_offset, int64_t stream) {
@@ -21,7 +21,7 @@ at::Tensor random_bits(const at::Tensor& seed, const at::Tensor& step, int64_t r
 
   const auto bits = at::empty({rows, columns}, seed.options());
   auto* const out = bits.mutable_data_ptr<int64_t>();
-  at::parallel_for(0, rows * draw.blocks, kGrain,
+  at::parallel_for(0, rows * draw.blocks, kRandomGrain,
                    [&](int64_t begin, int64_t end) { loops().draw_bits(draw, begin, end, out); });
   return bits;
 }

@@ -13,12 +13,16 @@
 namespace vae_fast {
 namespace {
 
+#if defined(__AVX512BF16__)
+using Halves = uint16_t __attribute__((vector_size(32), aligned(4), may_alias));
+using Pairs = PackedPair __attribute__((vector_size(64), aligned(4), may_alias));
+#endif
+
 // Values that lie together, two by two: `pairs`, a multiple of 8.
 VAE_FAST_INLINE void pack_along(const float* __restrict from, int64_t pairs, PackedPair* __restrict to) {
 #if defined(__AVX512BF16__)
   for (int64_t i = 0; i < pairs; i += 8)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i),
-                        std::bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from + 2 * i))));
+    *reinterpret_cast<Halves*>(to + i) = std::bit_cast<Halves>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from + 2 * i)));
 #else
 #pragma omp simd
   for (int64_t i = 0; i < pairs; ++i) to[i] = pair_of(from[2 * i], from[2 * i + 1]);
@@ -30,10 +34,11 @@ VAE_FAST_INLINE void pack_across(const float* __restrict first, const float* __r
                                  PackedPair* __restrict to) {
 #if defined(__AVX512BF16__)
   for (int64_t i = 0; i < count; i += kLanes) {
-    const auto low = std::bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(first + i)));
-    const auto high = std::bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(second + i)));
-    const __m512i shifted = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
-    _mm512_storeu_si512(to + i, _mm512_or_si512(shifted, _mm512_cvtepu16_epi32(low)));
+    const auto rounded = [i](const float* row) {
+      return std::bit_cast<Halves>(_mm512_cvtneps_pbh(_mm512_loadu_ps(row + i)));
+    };
+    *reinterpret_cast<Pairs*>(to + i) =
+        __builtin_convertvector(rounded(first), Pairs) | __builtin_convertvector(rounded(second), Pairs) << 16;
   }
 #else
 #pragma omp simd
