@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 import torch
+from matplotlib.axes import Axes
 
 from benchmarks import cores
 from benchmarks.drawing import (
@@ -70,7 +71,7 @@ def measure(batch: int, pixels: torch.Tensor, rounds: int, patience: float) -> t
     rates = (steps * batch / median(times.baseline), steps * batch / median(times.contender))
     apart = times.cores_apart
     taken = make_plan(config_of("cpu", batch, "fp32", step="fused", amp=True))[0].precision
-    return Row(batch, rates, Spread(*times.ratio), apart and apart[1], taken), patience
+    return Row(batch, rates, Spread(*times.ratio), apart[1] if apart else None, taken), patience
 
 
 def _turn(train: Trainer, steps: int, batch: int, images: int) -> float:
@@ -93,34 +94,32 @@ def table(rows: Sequence[Row]) -> list[str]:
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     """The chart's paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    batches = [row.batch for row in rows]
-    lines = [("fp32", LIGHT_BLUE, "#2b86b8"), ("bf16", BLUE, BLUE)]
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
-        axes = canvas(
-            f"Images a second by batch: the step as one operator, {cpu_name()}",
-            [("dashed: from here on --amp takes bf16", INK)],
-            4.2,
-            ["1000 k"],
-            ["bf16  000 k"],
-        )
-        rates = [rate for row in rows for rate in row.rates]
-        log_scale(axes, "y", min(rates) / 1.3, max(rates) * 1.3)
-        axes.set(xscale="log", xlim=(batches[0] / 1.15, batches[-1] * 1.12), xlabel="batch, images")
-        axes.set_xticks(batches, [str(batch) for batch in batches])
-        axes.set_xticks([], minor=True)
-        axes.grid(axis="y")
-        labels = []
-        for which, (name, line, type_) in enumerate(lines):
-            ys = [row.rates[which] for row in rows]
-            axes.plot(batches, ys, color=line, marker="o", markersize=4, linewidth=2)
-            labels.append(Label(batches[-1], ys[-1], f"{name}  {short(ys[-1], 3)}", type_, bold=name == "bf16"))
-        first = next((row.batch for row in rows if row.taken == "bf16"), None)
-        if first is not None:
-            axes.axvline(first, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        label_right(axes, labels)
-        return save(axes, folder, "images-by-batch")
+        return save(_chart(rows), folder, "images-by-batch")
+
+
+def _chart(rows: Sequence[Row]) -> Axes:
+    batches = [row.batch for row in rows]
+    rates = [rate for row in rows for rate in row.rates]
+    heading = f"Images a second by batch: the step as one operator, {cpu_name()}"
+    axes = canvas(heading, [("dashed: from here on --amp takes bf16", INK)], 4.2, ["1000 k"], ["bf16  000 k"])
+    log_scale(axes, "y", min(rates) / 1.3, max(rates) * 1.3)
+    axes.set(xscale="log", xlim=(batches[0] / 1.15, batches[-1] * 1.12), xlabel="batch, images")
+    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.set_xticks([], minor=True)
+    axes.grid(axis="y")
+    labels = []
+    for which, (name, line, text) in enumerate((("fp32", LIGHT_BLUE, "#2b86b8"), ("bf16", BLUE, BLUE))):
+        ys = [row.rates[which] for row in rows]
+        axes.plot(batches, ys, color=line, marker="o", markersize=4, linewidth=2)
+        labels.append(Label(batches[-1], ys[-1], f"{name}  {short(ys[-1], 3)}", text, bold=name == "bf16"))
+    first = next((row.batch for row in rows if row.taken == "bf16"), None)
+    if first is not None:
+        axes.axvline(first, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    label_right(axes, labels)
+    return axes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
