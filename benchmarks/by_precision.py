@@ -2,7 +2,7 @@
 
 `python -m benchmarks.by_precision --help`. In every round both take turns, each over the same number of random images
 in an order of its own; medians of the rounds and of their ratios, with quartiles, of rounds whose cores were near each
-other (`timing`). With --out the chart images-by-batch, PNG and SVG.
+other (`timing`); 'cores apart' is the time from one to the other. With --out the chart images-by-batch, PNG and SVG.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 
 def measure(batch: int, pixels: torch.Tensor, rounds: int, patience: float) -> tuple[Row, float]:
-    """A row, and what is left of the patience."""
+    """Time one batch: a row, and what is left of the patience."""
     steps = min(MOST_STEPS, max(FEWEST_STEPS, IMAGES // batch))
     trainers = [build(initial_model(), pixels, batch, precision, steps, step="fused") for precision in ("fp32", "bf16")]
     times = Rounds()
@@ -92,8 +92,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """The chart's paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Draw the chart into an existing folder; its paths."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -103,8 +102,14 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 def _chart(rows: Sequence[Row]) -> Axes:
     batches = [row.batch for row in rows]
     rates = [rate for row in rows for rate in row.rates]
-    heading = f"Images a second by batch: the step as one operator, {cpu_name()}"
-    axes = canvas(heading, [("dashed: from here on --amp takes bf16", INK)], 4.2, ["1000 k"], ["bf16  000 k"])
+    heading = f"Images a second by batch: the step as one operator, {cpu_name()}, bf16 by {bf16_loops()[0]}"
+    axes = canvas(
+        heading,
+        [("dashed: the first of these batches at which --amp takes bf16", INK)],
+        4.2,
+        ["1000 k"],
+        ["bf16  000 k"],
+    )
     log_scale(axes, "y", min(rates) / 1.3, max(rates) * 1.3)
     axes.set(xscale="log", xlim=(batches[0] / 1.15, batches[-1] * 1.12), xlabel="batch, images")
     axes.set_xticks(batches, [str(batch) for batch in batches])
@@ -125,12 +130,14 @@ def _chart(rows: Sequence[Row]) -> Axes:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.by_precision", description=__doc__)
     parser.add_argument("--batch", type=positive_number, nargs="+", default=BATCHES, help="images of a step")
-    parser.add_argument("--rounds", type=positive_number, default=15)
+    parser.add_argument("--rounds", type=positive_number, default=15, help="of which medians are taken; default: 15")
     parser.add_argument("--patience", type=non_negative, default=0.0, help="seconds to wait for near cores, in all")
     parser.add_argument("--out", type=Path, help="the chart's folder")
     settings = parser.parse_args(arguments)
     if not library.load():
         raise RunError(library.status())
+    if settings.out:
+        settings.out.mkdir(parents=True, exist_ok=True)  # before the work
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (2 * max(settings.batch), D), dtype=torch.uint8)
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bf16 by {bf16_loops()[0]}\n")

@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hidden", type=positive_number, nargs="*", default=[400], help="widths of the hidden layers")
     parser.add_argument("--latent", type=positive_number, default=20)
     parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
-    parser.add_argument("--rounds", type=positive_number, default=15)
+    parser.add_argument("--rounds", type=positive_number, default=15, help="of which medians are taken; default: 15")
     settings = parser.parse_args(arguments)
     if not library.load():
         raise RunError(library.status())

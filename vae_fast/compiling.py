@@ -18,11 +18,12 @@ R = TypeVar("R")
 def keep_compiled_code() -> None:
     """Have Inductor and Triton keep what they compile, for the next run, in the user's cache.
 
-    PyTorch's own choice is /tmp, which many machines empty when they start; TORCHINDUCTOR_CACHE_DIR names another.
+    PyTorch's own choice is /tmp, which many machines empty when they start; TORCHINDUCTOR_CACHE_DIR names another. Each
+    instruction set has a folder: Inductor takes what it compiled for AVX-512 for AVX2 too, and bfloat16 is then wrong.
     """
     from platformdirs import user_cache_path
 
-    folder = user_cache_path("vae_fast") / "compiled"
+    folder = user_cache_path("vae_fast") / "compiled" / torch.backends.cpu.get_cpu_capability()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

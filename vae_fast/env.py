@@ -59,7 +59,8 @@ def devices() -> dict[str, str]:
 
 def fast_paths() -> dict[str, str]:
     """What a run with --amp and every other choice left to the machine gets, and why; for batches of the usual size."""
-    plan, reasons = make_plan(Config(amp=True))
+    config = Config(amp=True)
+    plan, reasons = make_plan(config)
     plain, why_plain = make_plan(Config())
     name, _, outcome = library.status().partition(": ")
     return {
@@ -67,7 +68,7 @@ def fast_paths() -> dict[str, str]:
         "matrix products": f"{'oneDNN' if products.USE_ONEDNN else 'torch'}: {products.WHY}",
         "torch.compile": _compile(plan.torch_device),
         "Triton": _triton(plan.torch_device),
-        "AMP": f"{plan.precision}: {reasons['precision']}",
+        f"AMP at batch {config.batch_size}": f"{plan.precision}: {reasons['precision']}",
         "step": f"{plain.step}: {why_plain['step']}",
         "CUDA graphs": f"{'on' if plan.cuda_graphs else 'off'}: {reasons['cuda_graphs']}",
     }

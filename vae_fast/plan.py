@@ -15,13 +15,14 @@ from vae_fast.kernels import bf16_loops, choice, library, mlp_refuses, set_flush
 
 UNITS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16"}
 NO_UNITS = f"neither {' nor '.join(UNITS.values())} can be used here, without which bf16 is slower than fp32"
+SAME_SUMS = ("avx512_bf16", "portable")
+"""loops that give the same bits"""
 BF16_SPEED = {"amx": 8.0, "avx512_bf16": 1.6}
-"""how many times as fast as in float32 a step's products are"""
+"""how many times as fast as in float32 a step's products are, AMX's an estimate"""
 FLOPS_PER_BYTE = 10
-"""of a core: some 100 GFLOP/s in float32 against 10 GB/s
+"""float32 operations of products that take as long as a byte of Adam's
 
-On an AMD Zen 5 with AVX512-BF16 steps are as fast in one precision as in the other at 16 to 20 images, as both numbers
-say (`benchmarks.by_precision`). AMX's is an estimate."""
+With 1.6 it puts AVX512-BF16's threshold where an AMD Zen 5 has it, between 16 and 20 images (`benchmarks.by_precision`)."""
 
 TORCH_COMPILE, AHEAD = "torch.compile", "ahead of time"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -116,7 +117,7 @@ def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> 
         hindrance = _no_fused_step(config, plan.torch_device, processes)
         if hindrance is not None:
             raise RunError(f"config.toml: the run began with the fused step, which cannot be had: {hindrance}")
-    loop = plan.bf16_loop if plan.bf16_loop in _loops() else _bf16_loop(plan.step, plan.precision)[0]
+    loop = _loop_that_goes_on(plan.bf16_loop) if plan.bf16_loop else ""
     return replace(plan, optimizer=_optimizer(plan.step, plan.torch_device)[0], bf16_loop=loop)
 
 
@@ -223,10 +224,12 @@ def _fused_precision(batch: int) -> tuple[str, str]:
 
 
 def _compile(wish: bool, step: str) -> tuple[str, str]:
+    if step == "fused":
+        return (
+            (AHEAD, "the step is one C++ operator") if wish else ("off", "no --compile; the step is C++ all the same")
+        )
     if not wish:
         return "off", "no --compile"
-    if step == "fused":
-        return AHEAD, "the step is one C++ operator"
     return TORCH_COMPILE, "--compile"
 
 
@@ -240,6 +243,12 @@ def _bf16_loop(step: str, precision: str) -> tuple[str, str]:
         return "", "not a fused bf16 step"
     loop = _loops()[0]
     return loop, f"this CPU has {UNITS[loop]}" if loop in UNITS else f"slow: {NO_UNITS}"
+
+
+def _loop_that_goes_on(before: str) -> str:
+    """The fastest loop of this CPU that gives the same bits; if it has none, the fastest of all."""
+    same = SAME_SUMS if before in SAME_SUMS else (before,)
+    return next((loop for loop in _loops() if loop in same), _loops()[0])
 
 
 def _flush_denormals(on: bool) -> bool:

@@ -3,7 +3,7 @@
 from vae_fast.config import Config
 from vae_fast.data import DataSet
 from vae_fast.memory import FeedName, choose_feed, network_memory
-from vae_fast.plan import Plan, make_plan, recorded_plan
+from vae_fast.plan import SAME_SUMS, Plan, make_plan, recorded_plan
 from vae_fast.progress import Printer
 from vae_fast.run_directory import RunDirectory
 from vae_fast.splits import copies_all
@@ -17,7 +17,9 @@ def choose_plan(config: Config, directory: RunDirectory, printer: Printer, proce
         reasons = dict.fromkeys(plan.recorded(), "as the run began")
         loop = before["plan"].get("bf16_loop", "")
         if loop != plan.bf16_loop:
-            reasons["bf16_loop"] = f"not bit-exact with the start of the run: this CPU has no {loop}"
+            same = {loop, plan.bf16_loop} <= set(SAME_SUMS)
+            bits = "the bits of" if same else "not bit-exact with the start of the run:"
+            reasons["bf16_loop"] = f"{bits} {loop}" + ("" if same else " cannot be used here")
     else:
         plan, reasons = make_plan(config, processes)
     for name, value in plan.recorded().items():

@@ -16,7 +16,7 @@ namespace vae_fast {
 namespace {
 
 constexpr int64_t kChunk = 8192;  // values worked on at a time: their squares are summed in float, chunks in double
-constexpr int64_t kAdamGrain = 2;     // chunks that are worth a thread: about 5 us
+constexpr int64_t kAdamGrain = 2;  // chunks that are worth a thread: about 5 us
 
 // The chunks of tensors that are checked here to be alike.
 class Chunks {

@@ -37,14 +37,15 @@ class Bf16Products final : public Products {
     const int64_t features = network_.layers[layer].in;
     for (int64_t i = 0; i < part.count; ++i) {
       const int64_t panel = part.panel + i;
-      loop_.stages->pack_input({.values = values + i * feature_stride(features),
-                         .features = features,
-                         .begin = part.begin,
-                         .end = part.end,
-                         .by_feature = input(layer, part.slot + i),
-                         .by_image = pairs(offsets_[layer].input_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfPairs * kPanel,
-                         .stride = stride_,
-                         .is_last = is_last(panel)});
+      loop_.stages->pack_input(
+          {.values = values + i * feature_stride(features),
+           .features = features,
+           .begin = part.begin,
+           .end = part.end,
+           .by_feature = input(layer, part.slot + i),
+           .by_image = pairs(offsets_[layer].input_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfPairs * kPanel,
+           .stride = stride_,
+           .is_last = is_last(panel)});
     }
   }
 
@@ -80,15 +81,16 @@ class Bf16Products final : public Products {
 
   void gradient(size_t layer, const LayerUpdate& update) const override {
     const Offsets& at = offsets_[layer];
-    loop_.stages->tile_gradient({.by_output = pairs(at.by_output_by_image),
-                          .input = pairs(at.input_by_image),
-                          .sums = layout_.memory + at.sums,
-                          .depth = depth_,
-                          .stride = stride_,
-                          .panels = layout_.panels,
-                          .copies = copies_of(network_, layer, copies_),
-                          .multiply = loop_.multiply},
-                         update);
+    loop_.stages->tile_gradient(
+        {.by_output = pairs(at.by_output_by_image),
+         .input = pairs(at.input_by_image),
+         .sums = layout_.memory + at.sums,
+         .depth = depth_,
+         .stride = stride_,
+         .panels = layout_.panels,
+         .copies = copies_of(network_, layer, copies_),
+         .multiply = loop_.multiply},
+        update);
   }
 
  private:

@@ -18,7 +18,7 @@ namespace vae_fast {
 namespace {
 
 constexpr int64_t kElboGrain = 16384;  // values that are worth a thread: about 10 us
-constexpr int64_t kRun = 32;       // rows whose gradients by the scale are added up by one thread
+constexpr int64_t kRun = 32;           // rows whose gradients by the scale are added up by one thread
 
 using OptionalTensor = std::optional<at::Tensor>;
 

@@ -19,7 +19,7 @@ using Scalars = c10::List<std::optional<at::Scalar>>;
 using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
                           Scalars, std::optional<std::string_view>);
 
-constexpr int64_t kTile = 4;
+constexpr int64_t kSide = 4;
 constexpr int64_t kProductGrain = 32768;  // values that are worth a thread: about 10 us
 
 bool lies_by_rows(const at::Tensor& a) { return a.stride(1) == 1 && a.stride(0) >= a.size(1); }
@@ -29,18 +29,19 @@ bool lies_by_columns(const at::Tensor& a) { return a.stride(0) == 1 && a.stride(
 // copy it in five times the time.
 at::Tensor by_rows(const at::Tensor& a) {
   const int64_t rows = a.size(0), columns = a.size(1), stride = a.stride(1);
-  const int64_t tiled_columns = columns / kTile * kTile;
+  const int64_t tiled_columns = columns / kSide * kSide;
   auto result = at::empty(a.sizes(), a.options());
   const auto* const from = a.const_data_ptr<float>();
   auto* const to = result.mutable_data_ptr<float>();
-  at::parallel_for(0, rows / kTile, std::max<int64_t>(1, kProductGrain / (kTile * columns)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin * kTile; row < end * kTile; row += kTile) {
-      for (int64_t column = 0; column < tiled_columns; column += kTile)
+  const int64_t grain = std::max<int64_t>(1, kProductGrain / (kSide * columns));
+  at::parallel_for(0, rows / kSide, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * kSide; row < end * kSide; row += kSide) {
+      for (int64_t column = 0; column < tiled_columns; column += kSide)
         transpose_tile(from + column * stride + row, stride, to + row * columns + column, columns);
     }
   });
   for (int64_t row = 0; row < rows; ++row)
-    for (int64_t column = row < rows / kTile * kTile ? tiled_columns : 0; column < columns; ++column)
+    for (int64_t column = row < rows / kSide * kSide ? tiled_columns : 0; column < columns; ++column)
       to[row * columns + column] = from[column * stride + row];
   return result;
 }

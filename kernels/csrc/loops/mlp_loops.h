@@ -112,7 +112,7 @@ struct Packing {
   bool is_last;      // no images follow in the other half: it becomes zero
 };
 
-// The stages of a step in bfloat16 around its products. All that follows CPUs that round to bfloat16 by themselves.
+// The stages of a step in bfloat16 around its products, compiled once more for CPUs that round to bfloat16 by an instruction.
 struct Bf16Stages {
   void (*pack_input)(const Packing&);
   void (*pack_gradient)(const Packing&, float* sums);  // and the sums of its rows

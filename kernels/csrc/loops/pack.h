@@ -46,8 +46,9 @@ VAE_FAST_INLINE void pack_across(const float* __restrict first, const float* __r
 #endif
 }
 
-VAE_FAST_INLINE void fetch_tile(const PackedPair* tile) {
-  for (int64_t row = 0; row < kTileRows; ++row) __builtin_prefetch(tile + row * kTilePairs, 1);
+// Memory that is about to be written.
+VAE_FAST_INLINE void fetch_rows(const PackedPair* tile, int64_t rows) {
+  for (int64_t row = 0; row < rows; ++row) __builtin_prefetch(tile + row * kTilePairs, 1);
 }
 
 VAE_FAST_INLINE void clear(PackedPair* to, int64_t count) {
@@ -81,13 +82,13 @@ void pack_input(const Packing& by) {
       pack_along(by.values + (run * kPanel + row) * kPanel, kHalfOfPairs, rows[row]);
     clear(rows[0] + count * kHalfOfPairs, (kPanel - count) * kHalfOfPairs);
     PackedPair* const to = by.by_image + run * by.stride;
-    fetch_tile(to + by.stride);
+    fetch_rows(to + by.stride, kHalfOfPairs);
     transpose_pairs<kPanel, kHalfOfPairs>(rows[0], kHalfOfPairs, to);
     if (by.is_last) clear(to + kHalfOfPairs * kPanel, kHalfOfPairs * kPanel);
   }
 }
 
-// Halves added to each other until one value is left.
+// Halves added to each other until one value is left: an order that does not depend on how wide vectors are.
 VAE_FAST_INLINE float sum_of_halves(const float* __restrict values) {
   alignas(64) float sums[kPanel / 2];
 #pragma omp simd
@@ -103,7 +104,7 @@ void pack_gradient(const Packing& by, float* sums) {
   for (int64_t run = by.begin / kTileRows; run < panels_for(by.end); ++run) {
     const int64_t first = run * kTileRows, count = smaller(kTileRows, by.end - first);
     PackedPair* const to = by.by_image + run * by.stride;
-    fetch_tile(to + by.stride);
+    fetch_rows(to + by.stride, kTileRows);
     for (int64_t row = 0; row < count; ++row) {
       const float* const from = by.values + (first + row) * kPanel;
       pack_along(from, kHalfOfPairs, to + row * kTilePairs);

@@ -38,13 +38,13 @@ template <int Rows, int Panels>
 void multiply_pair_tile(const TileProduct& by, int64_t row, int64_t panel, int64_t begin, int64_t end) {
   constexpr int width = Panels * kVectors;
   const PackedPair* a[Rows];
-  const PackedPair* next[Rows];  // the rows that follow, which another core may have written
+  [[maybe_unused]] const PackedPair* next[Rows];  // the rows that follow, which another core may have written
   Vector sum[Rows][width];
   float* const c = by.c + row * by.c_row + panel * by.c_panel;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
     a[i] = row_of(by, row + i) + begin * kTile;
-    next[i] = row_of(by, row + Rows + i) + begin * kTile;
+    if constexpr (Panels > 2) next[i] = row_of(by, row + Rows + i) + begin * kTile;
 #pragma GCC unroll 16
     for (int j = 0; j < width; ++j) {
       const Vector* const old = vectors(c + i * by.c_row + j / kVectors * by.c_panel) + j % kVectors;
@@ -68,8 +68,10 @@ void multiply_pair_tile(const TileProduct& by, int64_t row, int64_t panel, int64
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
       a[i] += kTile;
-      __builtin_prefetch(next[i]);
-      next[i] += kTile;
+      if constexpr (Panels > 2) {  // narrow tiles have no time for it
+        __builtin_prefetch(next[i]);
+        next[i] += kTile;
+      }
     }
   }
 #pragma GCC unroll 16

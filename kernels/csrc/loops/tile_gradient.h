@@ -17,6 +17,7 @@ void bias_gradient(const TileGradient& by, const LayerUpdate& update) {
 }
 
 constexpr int64_t kMostRows = 96;  // of a block, where the sum is long: all of its input passes by for every block
+static_assert(kMostRows % kTileDepth == 0);
 
 void tile_gradient(const TileGradient& by, const LayerUpdate& update) {
   constexpr int64_t width = kGroup * kPanel;
