@@ -88,7 +88,7 @@ class Config:
     amp: bool = False
     """mixed precision; the dtype is --amp-dtype"""
     amp_dtype: Literal["auto", "bf16", "fp16"] = "auto"
-    """auto: bf16 where it pays (on a CPU from some batch on), else fp16 on a GPU, else fp32; a named dtype implies --amp"""
+    """auto: bf16 where it pays (on a CPU by the batch), else fp16 on a GPU, else fp32; a named dtype implies --amp"""
     compile: bool = False
     """a compiled step, the fastest there is: on a CPU the fused one where it can be had, else torch.compile's"""
     step: Literal["auto", "autograd", "fused"] = "auto"

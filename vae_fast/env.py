@@ -68,7 +68,7 @@ def fast_paths() -> dict[str, str]:
         "matrix products": f"{'oneDNN' if products.USE_ONEDNN else 'torch'}: {products.WHY}",
         "torch.compile": _compile(plan.torch_device),
         "Triton": _triton(plan.torch_device),
-        f"AMP at batch {config.batch_size}": f"{plan.precision}: {reasons['precision']}",
+        "AMP": f"{plan.precision} at batch {config.batch_size}: {reasons['precision']}",
         "step": f"{plain.step}: {why_plain['step']}",
         "CUDA graphs": f"{'on' if plan.cuda_graphs else 'off'}: {reasons['cuda_graphs']}",
     }

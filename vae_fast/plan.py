@@ -22,7 +22,7 @@ BF16_SPEED = {"amx": 8.0, "avx512_bf16": 1.6}
 FLOPS_PER_BYTE = 10
 """float32 operations of products that take as long as a byte of Adam's
 
-With 1.6 it puts AVX512-BF16's threshold where an AMD Zen 5 has it, between 16 and 20 images (`benchmarks.by_precision`)."""
+With 1.6 it puts AVX512-BF16's threshold where an AMD Zen 5 has it (`benchmarks.by_precision`): at 16 to 20 images."""
 
 TORCH_COMPILE, AHEAD = "torch.compile", "ahead of time"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -225,9 +225,7 @@ def _fused_precision(batch: int) -> tuple[str, str]:
 
 def _compile(wish: bool, step: str) -> tuple[str, str]:
     if step == "fused":
-        return (
-            (AHEAD, "the step is one C++ operator") if wish else ("off", "no --compile; the step is C++ all the same")
-        )
+        return (AHEAD, "the step is one C++ operator") if wish else ("off", "no --compile, though the step is C++")
     if not wish:
         return "off", "no --compile"
     return TORCH_COMPILE, "--compile"
