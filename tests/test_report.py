@@ -214,3 +214,13 @@ def luminance(colour: str) -> float:
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_posterior_means_that_do_not_vary(trained_run: Path) -> None:
+    trained = Trained.open(str(trained_run), "cpu")
+    with torch.no_grad():
+        for parameter in trained.model.encoder.parameters():
+            parameter.zero_()
+    text = "".join(report._map(trained, trained.images("test")))
+    assert "principal components: they do not vary" in text
+    assert "nan" not in text

@@ -5,14 +5,13 @@ image.
 """
 
 import argparse
-import json
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_fast import command_line, durable, latents
+from vae_fast import command_line, durable, latents, strict_json
 from vae_fast.estimates import Estimates
 from vae_fast.evaluation import evaluate as elbo
 from vae_fast.exits import exit_code
@@ -144,10 +143,10 @@ def _run(chosen: argparse.Namespace) -> None:
         printer=Printer(stderr=True),
     )
     if out is not None:
-        durable.replace(out, json.dumps(result, indent=1).encode())
+        durable.replace(out, strict_json.dumps(result, indent=1).encode())
         _partial(out).unlink(missing_ok=True)
     if chosen.json:
-        print(json.dumps(result, indent=1))
+        print(strict_json.dumps(result, indent=1))
     else:
         for line in table(result):
             print(line)

@@ -5,7 +5,6 @@ The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and gives mu and logva
 """
 
 import argparse
-import json
 import logging
 import shutil
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vae_fast import checkpoint, command_line, durable, model_card
+from vae_fast import checkpoint, command_line, durable, model_card, strict_json
 from vae_fast.errors import RunError
 from vae_fast.exits import exit_code
 from vae_fast.model import ACTIVATIONS, VAE
@@ -97,7 +96,7 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
         ]
         (temporary / "README.md").write_text(model_card.model_card(trained, files), encoding="utf-8")
         description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.title}
-        (temporary / checkpoint.EXPORT).write_text(json.dumps(description, indent=1), encoding="utf-8")
+        (temporary / checkpoint.EXPORT).write_text(strict_json.dumps(description, indent=1), encoding="utf-8")
         for file in (*temporary.iterdir(), temporary):
             durable.sync(file)
         temporary.rename(directory)

@@ -6,7 +6,7 @@ One HTML file that needs no network and no server: RUN/report.html.
 import argparse
 import base64
 import io
-import json
+import math
 import statistics
 import string
 import sys
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast import command_line, durable, latents, pictures, walks, webpage
+from vae_fast import command_line, durable, latents, pictures, strict_json, walks, webpage
 from vae_fast.evaluate import evaluate
 from vae_fast.exits import exit_code
 from vae_fast.model import VAE
@@ -55,7 +55,7 @@ def report(trained: Trained, selection: Selection) -> str:
         lead=escape(f"{trained.title}; {selection.title}; losses in nats per image"),
         style=(assets / "report.css").read_text(encoding="utf-8"),
         sections="\n".join(sections),
-        model=json.dumps(_embedded(model, walks.means(model, shown[:STARTS]), trained.image_shape)),
+        model=strict_json.dumps(_embedded(model, walks.means(model, shown[:STARTS]), trained.image_shape)),
         script=(assets / "explorer.js").read_text(encoding="utf-8"),
     )
 
@@ -115,7 +115,7 @@ def _settings(trained: Trained) -> Iterator[str]:
 def _shown(name: str, value: Any) -> str:
     if name in ("data", "data_root"):  # where things lie on this machine is nobody's business
         return PurePath(value).name
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else strict_json.dumps(value)
 
 
 def _reconstructions(trained: Trained, images: Tensor) -> str:
@@ -153,12 +153,10 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     _, spread, directions = torch.linalg.svd(points, full_matrices=False)
     plane = points @ directions[:2].T
     share = float(spread[:2].square().sum() / spread.square().sum())
+    held = f", which hold {share:.0%} of their variance" if math.isfinite(share) else ": they do not vary"
     labels = None if selection.labels is None else selection.labels[:count].tolist()
     coloured = ", each drawn as its label" if labels else ""
-    text = (
-        f"Posterior means of {count:,} images along their first two principal components, which hold {share:.0%} of "
-        f"their variance{coloured}"
-    )
+    text = f"Posterior means of {count:,} images along their first two principal components{held}{coloured}"
     flat = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))  # of a single latent dimension
     yield webpage.scatter([(x, y) for x, y in flat.tolist()], labels, text)
 

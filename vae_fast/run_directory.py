@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
-from vae_fast import checkpoint, durable
+from vae_fast import checkpoint, durable, strict_json
 from vae_fast.config import Config, read_toml, resumed_directory
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.model import VAE
@@ -104,7 +104,7 @@ class RunDirectory:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.write(strict_json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -156,4 +156,4 @@ def require_writable(path: Path) -> None:
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(record) + "\n" for record in records).encode()
+    return "".join(strict_json.dumps(record) + "\n" for record in records).encode()

@@ -5,7 +5,6 @@ and the layers with their parameters, floating-point operations and times.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_fast import command_line, terminal
+from vae_fast import command_line, strict_json, terminal
 from vae_fast.exits import exit_code
 from vae_fast.kernels import elbo_loss, streams
 from vae_fast.noise import standard_normal
@@ -213,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = command_line.opened(chosen)
     found = trace(trained, selection, chosen.index, trained.seed)
-    print(json.dumps(found, indent=1) if chosen.json else "\n".join(told(found)))
+    print(strict_json.dumps(found, indent=1) if chosen.json else "\n".join(told(found)))
 
 
 if __name__ == "__main__":

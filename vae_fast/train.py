@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast import checkpoint, graphs, pictures
+from vae_fast import checkpoint, graphs, pictures, strict_json
 from vae_fast.arrivals import Arrivals
 from vae_fast.config import Config, parse
 from vae_fast.data import DataSet
@@ -249,7 +249,8 @@ class Training:
         for name, evaluate in self.evaluations.items():
             for key, value in evaluate().items():
                 record[f"{name}_{key}"] = value
-        return _finite(record)
+        finite: dict[str, float | None] = strict_json.finite(record)
+        return finite
 
     def _close_epoch(self, record: dict[str, Any]) -> None:
         """Record the epoch, then save it: in this order, so that a resume never lacks a record."""
@@ -339,11 +340,6 @@ def _placed(images: Pixels, device: torch.device | None) -> Pixels:
     """[N, C, H, W] -> [N, D], on the device or, without one, where they are."""
     flat = images.flatten(1)
     return flat if device is None else flat.to(device)
-
-
-def _finite(record: dict[str, float | None]) -> dict[str, float | None]:
-    """JSON has no NaN or infinity: null stands for them."""
-    return {key: value if value is not None and abs(value) < float("inf") else None for key, value in record.items()}
 
 
 if __name__ == "__main__":
