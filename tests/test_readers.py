@@ -171,9 +171,10 @@ def test_a_claim_that_only_a_bomb_could_keep(path):
         read(path)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_folder(tmp_path, suffix):
-    pack = gzip.compress if suffix else bytes
+@pytest.mark.parametrize("file", ["{}", "{}.gz", "{}/{}"])
+@pytest.mark.parametrize("dot", ["-idx", ".idx"])
+def test_folder(tmp_path, file, dot):
+    pack = gzip.compress if file.endswith(".gz") else bytes
     names = {
         "train-images-idx3-ubyte": IMAGES,
         "train-labels-idx1-ubyte": IMAGES[:, 0, 0],
@@ -181,13 +182,15 @@ def test_folder(tmp_path, suffix):
     }
     with pytest.raises(DataError, match=r"no train-images-idx3-ubyte\[.gz\] in this folder, which holds nothing"):
         read(tmp_path)
+    paths = {name: tmp_path / file.replace("{}", name.replace("-idx", dot)) for name in names}
     for name, array in names.items():
-        (tmp_path / (name + suffix)).write_bytes(pack(idx(array)))
+        paths[name].parent.mkdir(exist_ok=True)
+        paths[name].write_bytes(pack(idx(array)))
     sources = read(tmp_path)
     assert [*sources] == ["train", "train_labels", "test"]
     for source, array in zip(sources.values(), names.values(), strict=True):
         np.testing.assert_array_equal(source.array, array)
-    assert sources["test"].where == str(tmp_path / f"t10k-images-idx3-ubyte{suffix}")
+    assert sources["test"].where == str(paths["t10k-images-idx3-ubyte"])
 
 
 def test_neither_file_nor_folder(tmp_path):

@@ -70,10 +70,14 @@ def read(path: Path) -> dict[str, Source]:
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """The file `name` or `name`.gz in `folder`, or None."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
+    """The file in `folder` that MNIST's `name` stands for, or None.
+
+    People have train-images-idx3-ubyte and train-images.idx3-ubyte, each plain, as .gz, or in a folder of its own name.
+    """
+    for base in (name, name.replace("-idx", ".idx")):
+        for path in (folder / base, folder / f"{base}.gz", folder / base / base):
+            if path.is_file():
+                return path
     return None
 
 
