@@ -1,5 +1,9 @@
 """The run: what it leaves, and how it fails."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +174,19 @@ def test_the_command_line_as_a_process(tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert "--epochs" in wrong.stdout + wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is read from /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_amid_the_imports_is_one_line(number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "vae_fast.train", "--epochs", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():  # which is loaded a second before the end
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(number)
+    out, error = process.communicate()
+    assert (process.returncode, out, error) == (code, "", f"{number.name}: stopped before anything began\n")
 
 
 def test_a_second_signal_takes_its_usual_course(small: Small, tmp_path: Path) -> None:

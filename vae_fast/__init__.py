@@ -4,10 +4,16 @@ The names below are the public interface. They load on first use, so `import vae
 no Triton, no device query.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # python -m vae_fast.COMMAND, whose imports take seconds
+    from vae_fast.signals import end_quietly_until_begun
+
+    end_quietly_until_begun()
 
 _HOME = {
     "VAE": "vae_fast.model",

@@ -13,11 +13,12 @@ import torch
 
 from vae_fast.distributed import speaks
 from vae_fast.errors import ConfigError, ContactLost, UserError, first_line
-from vae_fast.signals import Interrupted
+from vae_fast.signals import Interrupted, begun
 
 
 def exit_code(command: Callable[[], object]) -> int:
     """Of a call of `command`, after the line that says what went wrong."""
+    begun()
     try:
         command()
         sys.stdout.flush()
