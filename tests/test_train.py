@@ -189,6 +189,16 @@ def test_a_signal_amid_the_imports_is_one_line(number: signal.Signals, code: int
     assert (process.returncode, out, error) == (code, "", f"{number.name}: stopped before anything began\n")
 
 
+def test_a_package_that_imports_ours_keeps_its_signals(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("import vae_fast")
+    (tmp_path / "theirs" / "main.py").write_text("import signal; print(signal.getsignal(signal.SIGINT).__name__)")
+    done = subprocess.run(
+        [sys.executable, "-m", "theirs.main"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("default_int_handler\n", "")
+
+
 def test_a_second_signal_takes_its_usual_course(small: Small, tmp_path: Path) -> None:
     """A SIGINT while the first one's save is still to come: the process does not wait for it."""
     done = killed(small(), "twice", 0, "SIGINT")

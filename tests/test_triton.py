@@ -44,7 +44,7 @@ MOST_REGISTERS = 96  # a thread: five blocks of 128 threads on an SM of 65,536
 
 @pytest.mark.parametrize(
     ("dtype", "target"),
-    [  # the oldest and the newest that people have, and the other maker's; the sweep has all
+    [  # one without bfloat16 units, one with wgmma, and the other maker's; the sweep has all
         pytest.param(*case, marks=[] if case in COMPILED else [pytest.mark.sweep])
         for case in product(("fp32", "bf16", "fp16"), TARGETS)
     ],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if sys.argv[:1] == ["-m"]:  # python -m vae_fast.COMMAND, whose imports take seconds
+# As python -m vae_fast.COMMAND is found, whose imports take seconds; not as another module that imports this package is.
+if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.orig_argv):
     from vae_fast.signals import end_quietly_until_begun
 
     end_quietly_until_begun()
