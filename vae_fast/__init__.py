@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# As python -m vae_fast.COMMAND is found, whose imports take seconds; not as another module that imports this package is.
+# While python -m vae_fast.COMMAND is being found, whose imports take seconds; not for another module that imports this.
 if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.orig_argv):
     from vae_fast.signals import end_quietly_until_begun
 
