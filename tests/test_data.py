@@ -1,4 +1,4 @@
-"""Images from files: how pixels and labels are kept, the held-out part, and every check with its own message."""
+"""Images from files: how pixels and labels are kept, and the held-out part."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import vae_fast as vf
-from vae_fast.data import load_splits
+from vae_fast.data import DataSet, load_splits
 from vae_fast.errors import DataError
 
 BYTES = np.random.default_rng(0).integers(0, 256, (20, 3, 5), np.uint8)
@@ -32,15 +32,15 @@ def load(path, **members):
 @settings(max_examples=60, deadline=None)
 @given(
     pixels=arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=4, max_side=6)).filter(
-        lambda x: x.max() != 1
+        lambda x: x.max() != 1  # of which it is said that white is 255
     ),
     dtype=st.sampled_from(["u1", "<f4", ">f4", "<f8", ">f8"]),
     order=st.sampled_from("CF"),
 )
 def test_bytes_come_back_whatever_they_were_stored_as(path, pixels, dtype, order):
     """k/255 in fp32 or fp64, of either byte order, is k again."""
-    if pixels.ndim == 4 and pixels.shape[3] in (1, 3, 4) and min(pixels.shape[1:3]) > 4:
-        return  # taken for channels last
+    if pixels.ndim == 4 and pixels.shape[3] < pixels.shape[1]:
+        return  # may be taken for channels last
     stored = pixels if dtype == "u1" else (pixels / 255).astype(dtype)
     np.save(path.with_name("one.npy"), np.asarray(stored, order=order))
     images, test = load_splits(path.with_name("one.npy"), test_fraction=0)
@@ -53,6 +53,10 @@ def test_bytes_come_back_whatever_they_were_stored_as(path, pixels, dtype, order
         "uint8" if dtype == "u1" else "float pixels stored as uint8: every value is a multiple of 1/255"
     )
     assert (images.name, images.labels, len(images)) == ("one", None, len(pixels))
+    if dtype == "<f4" and order == "C":  # and as well left in the file
+        left, _ = DataSet.open(path.with_name("one.npy")).splits(0, in_file=True)
+        assert (left.pixels.dtype, left.pixels.nbytes) == (torch.uint8, images.pixels.nbytes)
+        assert torch.equal(left.pixels.to("cpu"), images.pixels)
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "f8"])
@@ -103,59 +107,6 @@ def test_no_test_part(path):
         vf.load_images(str(path), "test", test_fraction=0)
     with pytest.raises(DataError, match=r"holding out 0\.01 of 20 images leaves one part empty"):
         load_splits(path, test_fraction=0.01)
-
-
-def off(index, value, array=FLOATS):
-    array = array.copy()
-    array[index] = value
-    return array
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        (
-            {"train": BYTES.astype(np.int64)},
-            r"\(train\): dtype int64: expected uint8, or floats in \[0, 1\]; convert to",
-        ),
-        ({"train": BYTES > 99}, "dtype bool: .*multiply by 255 and convert to uint8"),
-        ({"train": BYTES[0, 0]}, r"shape \[5\]: expected images as \[N, H, W\], \[N, C, H, W\] or \[N, D\]"),
-        (
-            {"train": np.zeros((2, 8, 9, 3), np.uint8)},
-            r"channels seem to come last; expected \[N, C, H, W\]: use numpy.mo",
-        ),
-        ({"train": off((7, 1, 2), 1.5)}, r"image 7: pixel \[7, 1, 2\] is 1.5, outside \[0, 1\]; divide by the largest"),
-        ({"train": off((7, 1, 2), -1)}, r"image 7: pixel \[7, 1, 2\] is -1, outside \[0, 1\]; rescale the pixels"),
-        ({"train": off((7, 1, 2), np.nan)}, r"image 7: pixel \[7, 1, 2\] is NaN: expected .* repair or drop"),
-        (
-            {"train": off((7, 1, 2), np.inf)},
-            r"image 7: pixel \[7, 1, 2\] is infinite \(inf\): expected .* repair or drop",
-        ),
-        ({"train": off(400, 9, np.zeros((500, 1000)))}, r"image 400: pixel \[400, 0\] is 9, outside"),
-        ({"train": FLOATS, "test": off((3, 0, 0), np.nan)}, r"\(test\): image 3: pixel \[3, 0, 0\] is NaN"),
-        ({"train": BYTES[:0]}, r"\(train\): empty: its shape is \[0, 3, 5\]"),
-        (
-            {"train": BYTES, "train_labels": LABELS[:7]},
-            r"\(train_labels\): shape \[7\]: expected \[20\], one label for",
-        ),
-        ({"train": BYTES, "train_labels": LABELS / 2}, r"\(train_labels\): dtype float64: expected integer labels"),
-        (
-            {"train": BYTES, "train_labels": LABELS.astype("u8")},
-            "dtype uint64: expected integer labels; convert to int64",
-        ),
-        ({"train": BYTES, "test": BYTES[:, 1:]}, r"\(test\): test images are \[2, 5\], training images \[3, 5\]"),
-        ({"train": BYTES, "test_labels": LABELS}, r"\(test_labels\): labels of test images that are missing"),
-        ({"train": BYTES % 2}, "its largest pixel is 1, but a uint8 white is 255; multiply the pixels by 255"),
-        (
-            {"train": BYTES, "test": FLOATS},
-            r"\(test\): its float pixels are not multiples of 1/255, .* uint8; store both",
-        ),
-    ],
-)
-def test_bad_sets(path, members, message):
-    with pytest.raises(DataError, match=message) as caught:
-        load(path, **members)
-    assert str(caught.value).startswith(f"{path} (")
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,16 @@ from vae_fast.stored import Stored, obstacle, pieces
 IMAGES = {
     "uint8": torch.arange(20 * 6, dtype=torch.uint8).view(20, 1, 2, 3),
     "float32": torch.linspace(0, 1, 20 * 6).view(20, 1, 2, 3),
+    "float32 as uint8": torch.arange(120, 240, dtype=torch.uint8).view(20, 1, 2, 3),
 }
 
 
 @pytest.fixture(scope="module", params=IMAGES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Stored]:
     path = tmp_path_factory.mktemp("stored") / "images.npy"
-    np.save(path, IMAGES[request.param].numpy())
-    images = Stored.of(np.load(path, mmap_mode="r"))
+    as_uint8 = request.param == "float32 as uint8"
+    np.save(path, (IMAGES[request.param] / 255 if as_uint8 else IMAGES[request.param]).numpy())
+    images = Stored.of(np.load(path, mmap_mode="r"), as_uint8)
     path.unlink()  # an open file stays readable
     return IMAGES[request.param], images
 

@@ -1,16 +1,14 @@
 """Images to train on: a set known by name (digits, mnist, fashion-mnist) or a user's own file, checked before any use.
 
-Everything that could spoil a run later is found here, once: a wrong dtype or shape, a value outside [0, 1], NaN, labels
-that do not match. Each is a `DataError` that names the file, the first offender and what to do about it. Pixels stay
-uint8 where they can, one byte each; k stands for k/255.
+Everything that could spoil a run later is found once, by `image_checks`. Pixels stay uint8 where they can, one byte
+each; k stands for k/255.
 """
 
 import difflib
 import functools
 import math
-import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,13 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vae_fast import catalogue, readers, stored
+from vae_fast import catalogue, image_checks, readers, stored
 from vae_fast.errors import DataError
 from vae_fast.readers import Source
 from vae_fast.stored import Pixels, Stored
-
-_CHUNK = 1 << 18  # pixels looked at together: the fp64 copies stay in the cache
-_TOLERANCE = 1e-6  # how near to k/255 a float pixel must be to count as one
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +112,14 @@ class DataSet:
         return next((f"{where}: {why}" for where, why in found if why is not None), None)
 
     def splits(self, test_fraction: float = 0.1, *, in_file: bool = False) -> tuple[Images, Images | None]:
-        """The training and the test part, checked, in memory or, with `in_file`, as `Stored`, floats as they are.
+        """The training and the test part, checked, in memory or, with `in_file`, as `Stored`.
 
         Raises `DataError` for a `test_fraction` outside [0, 1) and for all that is wrong with the images.
         """
         if not 0 <= test_fraction < 1:
             raise DataError(f"test_fraction: expected at least 0 and less than 1, got {test_fraction!r}")
-        as_uint8 = _check(self.sources)
-        keep = _in_file if in_file else functools.partial(_in_memory, as_uint8=as_uint8)
+        as_uint8 = image_checks.check(self.sources)
+        keep = functools.partial(_in_file if in_file else _in_memory, as_uint8=as_uint8)
         images = {part: self._images(part, *keep(source.array)) for part, source in self.parts.items()}
         if "test" in images:
             return images["train"], images["test"]
@@ -168,13 +163,16 @@ def _in_memory(array: NDArray[Any], as_uint8: bool) -> tuple[torch.Tensor, str]:
     return torch.from_numpy(pixels), note
 
 
-def _in_file(array: NDArray[Any]) -> tuple[Stored, str]:
-    return Stored.of(array), f"{array.dtype.name}, left in the file"
+def _in_file(array: NDArray[Any], as_uint8: bool) -> tuple[Stored, str]:
+    note = f"{array.dtype.name}, left in the file"
+    if as_uint8 and array.dtype.kind == "f":
+        note += " and read as uint8: every value is a multiple of 1/255"
+    return Stored.of(array, as_uint8), note
 
 
 def _to_uint8(array: NDArray[Any]) -> NDArray[Any]:
     pixels = np.empty(array.shape, np.uint8)
-    for start, chunk in _chunks(array):
+    for start, chunk in image_checks.chunks(array):
         pixels[start : start + len(chunk)] = np.rint(chunk.astype(np.float64) * 255)
     return pixels
 
@@ -192,108 +190,3 @@ def _hold_out(images: Images, fraction: float, where: str) -> tuple[Images, Imag
         replace(images, pixels=pixels[:count], labels=None if labels is None else labels[:count]),
         replace(images, pixels=pixels[count:], labels=None if labels is None else labels[count:]),
     )
-
-
-def _check(sources: Mapping[str, Source]) -> bool:
-    """Raise `DataError` for what is wrong with a data set; else say whether its float pixels can be kept as uint8."""
-    parts = [part for part in ("train", "test") if part in sources]
-    if "test_labels" in sources and "test" not in parts:
-        raise DataError(
-            f"{sources['test_labels'].where}: labels of test images that are missing; add them or remove it"
-        )
-    for part in parts:
-        _check_kind(sources[part])
-        if labels := sources.get(f"{part}_labels"):
-            _check_labels(labels, sources[part])
-    train, last = sources["train"], sources[parts[-1]]
-    if train.array.shape[1:] != last.array.shape[1:]:
-        raise DataError(
-            f"{last.where}: test images are {list(last.array.shape[1:])}, training images "
-            f"{list(train.array.shape[1:])}; expected the same shape"
-        )
-    if train.array.dtype == np.uint8 and _largest(train.array) == 1:
-        raise DataError(f"{train.where}: its largest pixel is 1, but a uint8 white is 255; multiply the pixels by 255")
-    floats = [sources[part] for part in parts if sources[part].array.dtype.kind == "f"]
-    gridded = [_check_floats(source) for source in floats]  # every part, also behind one that is not
-    as_uint8 = all(gridded)
-    if not as_uint8 and len(floats) < len(parts):
-        raise DataError(
-            f"{floats[0].where}: its float pixels are not multiples of 1/255, and the other part of the set is uint8; "
-            f"store both parts alike"
-        )
-    return as_uint8
-
-
-def _check_kind(source: Source) -> None:
-    """The dtype and shape of images."""
-    array, where = source
-    if array.dtype != np.uint8 and array.dtype.name not in ("float16", "float32", "float64"):
-        advice = "multiply by 255 and convert to uint8" if array.dtype == np.bool_ else "convert to uint8 or float32"
-        raise DataError(f"{where}: dtype {array.dtype}: expected uint8, or floats in [0, 1]; {advice}")
-    shape = list(array.shape)
-    if array.ndim < 2:
-        raise DataError(f"{where}: shape {shape}: expected images as [N, H, W], [N, C, H, W] or [N, D]")
-    if array.ndim == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > 4:
-        raise DataError(
-            f"{where}: shape {shape}: its channels seem to come last; expected [N, C, H, W]: use "
-            f"numpy.moveaxis(images, -1, 1)"
-        )
-
-
-def _check_labels(labels: Source, images: Source) -> None:
-    array, where = labels
-    if array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64):
-        raise DataError(f"{where}: dtype {array.dtype}: expected integer labels; convert to int64")
-    if array.shape != (len(images.array),):
-        raise DataError(
-            f"{where}: shape {list(array.shape)}: expected [{len(images.array)}], one label for each image of "
-            f"{images.where}"
-        )
-
-
-def _check_floats(source: Source) -> bool:
-    """Raise for a pixel that is NaN, infinite or outside [0, 1]; else say whether every pixel is k/255."""
-    gridded = True
-    for start, chunk in _chunks(source.array):
-        with np.errstate(invalid="ignore"):  # a NaN gets its own error below, not NumPy's warning
-            pixels = chunk.astype(np.float64)
-            inside = (pixels >= 0) & (pixels <= 1)
-        if not inside.all():
-            first = np.argwhere(~inside)[0]
-            value = float(pixels[tuple(first)])
-            first[0] += start
-            raise DataError(f"{source.where}: image {first[0]}: pixel {first.tolist()} is {_fault(value)}")
-        gridded = gridded and bool((np.abs(pixels - np.rint(pixels * 255) / 255) <= _TOLERANCE).all())
-    return gridded
-
-
-def _fault(value: float) -> str:
-    if math.isnan(value):
-        return "NaN: expected a number in [0, 1]; repair or drop the image"
-    if math.isinf(value):
-        return f"infinite ({value}): expected a number in [0, 1]; repair or drop the image"
-    advice = "rescale the pixels, for instance (x + 1) / 2 from [-1, 1]" if value < 0 else "divide by the largest value"
-    return f"{value:g}, outside [0, 1]; {advice}"
-
-
-def _largest(array: NDArray[Any]) -> int:
-    """The largest pixel of uint8 images, or one above 1."""
-    largest = 0
-    for _, chunk in _chunks(array):
-        largest = max(largest, int(chunk.max()))
-        if largest > 1:
-            break
-    return largest
-
-
-def _chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Runs of whole images, each with the index of its first, so that working copies stay small.
-
-    Of a mapped file, memory holds one run at a time: pages that were looked at would count as the process's.
-    """
-    step = max(1, _CHUNK // math.prod(array.shape[1:]))
-    pages: Any = array.base if isinstance(array, np.memmap) and array.flags.c_contiguous else None
-    for start in range(0, len(array), step):
-        yield start, array[start : start + step]
-        if isinstance(pages, mmap.mmap):
-            pages.madvise(mmap.MADV_DONTNEED)

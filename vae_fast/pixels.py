@@ -1,7 +1,9 @@
-"""How pixels are treated: grey as they are, or binarized. Results of different treatments are never put side by side.
+"""How pixels are treated: as they are, or binarized. Results of different treatments are never put side by side.
 
 Binarized pixels stay uint8, 0 or 255, so that everything downstream still reads k as k / 255.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,13 +13,21 @@ from vae_fast.stored import Pixels
 
 # The `step` of the static samples: they draw apart, and from steps that no training reaches.
 TRAIN_SAMPLE, TEST_SAMPLE, VALID_SAMPLE = 2**32 - 1, 2**32 - 2, 2**32 - 3
-TREATMENTS = {  # how results say what the pixels were
-    "none": "grey pixels",
+TREATMENTS = {  # how results say what the pixels were; "none" by `described`
+    "none": "pixels as they are",
     "static": "one static Bernoulli sample of the pixels",
     "threshold": "thresholded pixels",
     "dynamic": "dynamically binarized pixels, of those held out one static Bernoulli sample",
 }
 CHUNK = 1 << 21  # pixels worked on together: bounds the memory that their random bits and float64 copies take
+
+
+def described(treatment: str, image_shape: Sequence[int]) -> str:
+    """How results say what the pixels of images [C, H, W] were, by `TREATMENTS`."""
+    if treatment != "none":
+        return TREATMENTS[treatment]
+    channels = image_shape[0] if len(image_shape) == 3 else 1
+    return {1: "grey pixels", 3: "colour pixels"}.get(channels, f"pixels of {channels} channels")
 
 
 def floats(pixels: Tensor) -> Tensor:

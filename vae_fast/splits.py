@@ -1,6 +1,5 @@
 """The images of one run: read, binarized if asked for, and divided into training, validation and test."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,8 @@ from vae_fast.config import Config
 from vae_fast.data import DataSet
 from vae_fast.errors import DataError
 from vae_fast.memory import FeedName
-from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, TREATMENTS, VALID_SAMPLE, treat
-from vae_fast.stored import Pixels, Stored, pieces
+from vae_fast.pixels import TEST_SAMPLE, TRAIN_SAMPLE, VALID_SAMPLE, described, treat
+from vae_fast.stored import Pixels, Stored, sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +35,8 @@ class Splits:
 
     def fingerprint(self) -> dict[str, Any]:
         """What config.toml keeps of the images, so that a resume notices when they are others."""
-        digest = hashlib.sha256()
-        for part in self._parts:
-            for piece in pieces(part):
-                digest.update(piece.to("cpu").numpy().data)
-        return {**self.dimensions(), "sha256": digest.hexdigest()}
-
-    def dimensions(self) -> dict[str, Any]:
-        """How many images there are of each part, and how large they are."""
-        return {"count": [len(part) for part in self._parts], "shape": list(self.image_shape)}
+        count = [len(part) for part in self._parts]
+        return {"count": count, "shape": list(self.image_shape), "sha256": sha256(self._parts)}
 
     @property
     def nbytes(self) -> int:
@@ -84,7 +76,9 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
     shape = " x ".join(map(str, splits.image_shape))
     kept = train_images.note if config.binarize == "none" else "uint8"
-    say(f"data: {train_images.name}, {shape}, {counts} images; {TREATMENTS[config.binarize]}, {kept}")
+    say(
+        f"data: {train_images.name}, {shape}, {counts} images; {described(config.binarize, splits.image_shape)}, {kept}"
+    )
     return splits
 
 

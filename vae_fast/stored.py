@@ -5,9 +5,10 @@ flattened and moved to a device, and only the last reads anything. No page of th
 what was read and no more.
 """
 
+import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
@@ -54,23 +55,24 @@ class Stored:
     """Images [N, ...] in a file, one after the other, uint8 or float32: `Stored.of` makes one.
 
     first: the index in the file of this view's first image. index: the one that `treatment`, if there is one, goes by.
-    dtype: of what `to` returns.
+    as_uint8: floats, every one k/255, are read as k. dtype: of what `to` returns.
     """
 
     file: File
     offset: int
     stored_dtype: torch.dtype
     shape: torch.Size
+    as_uint8: bool = False
     first: int = 0
     index: int = 0
     treatment: Treatment | None = None
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> Self:
+    def of(cls, array: NDArray[Any], as_uint8: bool = False) -> Self:
         """The images of a map of a file for which `obstacle` finds none, read without the map."""
         assert isinstance(array, np.memmap)
         assert obstacle(array) is None
-        return cls(File(str(array.filename)), array.offset, _DTYPES[array.dtype], torch.Size(array.shape))
+        return cls(File(str(array.filename)), array.offset, _DTYPES[array.dtype], torch.Size(array.shape), as_uint8)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -88,7 +90,7 @@ class Stored:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.stored_dtype if self.treatment is None else torch.uint8
+        return self.stored_dtype if self.treatment is None and not self.as_uint8 else torch.uint8
 
     @property
     def nbytes(self) -> int:
@@ -114,6 +116,7 @@ class Stored:
         pixels = torch.empty(self.shape, dtype=self.stored_dtype)
         with self.file.explained():
             reading.read_span(self.file.descriptor, self._position, pixels)
+        pixels = self._kept(pixels)
         if self.treatment is not None:
             pixels = self.treatment(pixels.flatten(1), self.index).view(self.shape)
         return pixels.to(device)
@@ -122,8 +125,18 @@ class Stored:
         """Read images `rows` (int64 [n]) into `out`, [n, D] of this dtype, on the CPU. DataError if that fails."""
         assert self.treatment is None, "a treatment needs neighbours"
         assert out.dtype == self.dtype
+        is_converted = self.dtype != self.stored_dtype
+        read = torch.empty(out.shape, dtype=self.stored_dtype) if is_converted else out
         with self.file.explained():
-            reading.read_rows(self.file.descriptor, self._position, rows, out)
+            reading.read_rows(self.file.descriptor, self._position, rows, read)
+        if is_converted:
+            out.copy_(self._kept(read))
+
+    def _kept(self, pixels: Tensor) -> Tensor:
+        """As `dtype` has them: by NumPy, whose loops start no threads beside a step's."""
+        if not self.as_uint8 or pixels.dtype == torch.uint8:
+            return pixels
+        return torch.from_numpy(np.rint(pixels.numpy() * np.float32(255)).astype(np.uint8))
 
     @property
     def _position(self) -> int:
@@ -139,6 +152,15 @@ def obstacle(array: NDArray[Any]) -> str | None:
     if not array.flags.c_contiguous:
         return "it is in Fortran order; write it with numpy.save(file, numpy.ascontiguousarray(images))"
     return None
+
+
+def sha256(parts: Iterable[Pixels]) -> str:
+    """Of the pixels of some sets of images, one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for piece in pieces(part):
+            digest.update(piece.to("cpu").contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def pieces(images: Pixels, nbytes: int = PIECE) -> Iterator[Pixels]:
