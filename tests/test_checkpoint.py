@@ -1,7 +1,9 @@
 """Saving and loading: byte-identical, verified, and never half-written."""
 
+import errno
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,55 @@ def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     # 6 is of a later step: an invalid one that a resume went past, so it neither counts nor goes
     assert sorted(int(p.name[5:]) for p in tmp_path.glob("step-*")) == [2, 3, 4, 5, 6]
     assert (tmp_path / "best").resolve().name == "step-00000002"
+
+
+def test_without_symlinks_a_file_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on FAT and some network file systems; a run that moves to another file system goes on."""
+    folder = tmp_path / "checkpoints"
+    real = Path.symlink_to
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    for step, link in enumerate((refuse, refuse, real, refuse), 1):
+        monkeypatch.setattr(Path, "symlink_to", link)
+        path = save(folder, step, fill=step)
+        if step == 1:
+            checkpoint.point(folder / "best", path)
+        checkpoint.prune(path, keep=1)
+        assert checkpoint.opened(folder / "latest").source == path
+        assert checkpoint.opened(folder / "best").source.name == "step-00000001"
+        assert (folder / "latest").is_symlink() == (link is real)
+    assert sorted(p.name for p in folder.iterdir()) == ["best", "latest", "step-00000001", "step-00000004"]
+
+
+def test_links_to_links_are_followed(tmp_path: Path) -> None:
+    path = save(tmp_path / "run" / "checkpoints", fill=0.5)
+    (tmp_path / "mine").symlink_to(tmp_path / "run" / "checkpoints" / "latest")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert checkpoint.opened(tmp_path / "mine").source == path
+    with pytest.raises(RunError, match="circle: expected a run directory"):
+        vf.load(tmp_path / "circle")
+
+
+def test_a_failed_save_leaves_the_checkpoints_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, 3)
+    real = os.write
+    for at in range(4):  # three files and their manifest
+        calls = iter(range(100))
+
+        def write(descriptor: int, data: bytes, at: int = at, calls: Iterator[int] = calls) -> int:
+            if next(calls) == at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(descriptor, data)
+
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(OSError, match=r"No space left on device: '.*/\.step-00000004\.tmp/"):
+            save(tmp_path, 4)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", path.name]
+        checkpoint.read(path)
+    monkeypatch.undo()
+    assert checkpoint.read(save(tmp_path, 4)).state["step"] == 4
 
 
 def test_load_takes_a_run_a_checkpoint_or_a_file(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_killed_evaluation_goes_on(trained_run: Path, tmp_path: Path) -> None:
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=120)
     assert running.returncode == 143
-    assert said == "SIGTERM: saved; the same command goes on\n"
+    assert said.splitlines()[-1] == "SIGTERM: saved; the same command goes on"
     assert out.with_name("result.json.partial").exists()
     assert not out.exists()
 
@@ -102,6 +102,5 @@ def test_mistakes_are_one_line(
 
 
 def test_a_wrong_flag_is_refused(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        command.main([str(trained_run), "--iw", "-3"])
-    assert "argument --iw: expected a whole number from 0, got '-3'" in capsys.readouterr().err
+    assert command.main([str(trained_run), "--iw", "-3"]) == 2
+    assert capsys.readouterr().err == "error: --iw: expected a whole number from 0, got '-3'\n"

@@ -35,7 +35,9 @@ LAYERS = {
     **dict.fromkeys(("vae_fast.engine", "vae_fast.steps"), 3),
     **dict.fromkeys(("vae_fast.noise", "vae_fast.walks", "vae_fast.latents", "vae_fast.importance"), 3),
     "vae_fast.trained": 4,
-    **dict.fromkeys(("vae_fast.train", "vae_fast.planning", "vae_fast.run_directory", "vae_fast.summary"), 4),
+    **dict.fromkeys(
+        ("vae_fast.train", "vae_fast.trainer", "vae_fast.planning", "vae_fast.run_directory", "vae_fast.summary"), 4
+    ),
     **dict.fromkeys(("vae_fast.__init__", "vae_fast.__main__", "vae_fast.env"), 5),
     **{f"vae_fast.{name}": 5 for name in COMMANDS if name not in ("train", "env")},
     **dict.fromkeys(("vae_fast.command_line", "vae_fast.model_card"), 5),

@@ -112,9 +112,21 @@ def test_a_run_does_not_go_on_with_other_images(small: Small, tmp_path: Path) ->
         if count == 50:
             run = vf.fit(small(data=str(file), batch_size=10))
     with pytest.raises(
-        RunError, match=r"data: .*x\.npy no longer has the images of .*run: count \[45, 5\] then, \[108, 12\] now; sha"
+        RunError, match=r"data: these are not the images of .*x\.npy\): count \[45, 5\] then, \[108, 12\] now; sha"
     ):
         vf.fit(small(data=str(file), batch_size=10, resume=str(run.directory), out=None, epochs=3))
+
+
+def test_a_run_goes_on_with_its_images_wherever_they_are(small: Small, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((50, 6), dtype=np.float32)
+    np.save(tmp_path / "x.npy", images)
+    run = vf.fit(small(data=str(tmp_path / "x.npy"), batch_size=10)).directory
+    (tmp_path / "x.npy").rename(tmp_path / "y.npy")
+    for data in (str(tmp_path / "y.npy"), None):  # named once, it is recorded
+        moved = {"data": data} if data else {}
+        settings = {**vf.Config.from_toml(run / "config.toml").recorded(), **moved, "resume": str(run)}
+        vf.fit(vf.Config(**{**settings, "epochs": 3 if data else 4}))
+    assert [record["epoch"] for record in records(run)] == [1, 2, 3, 4]
 
 
 def test_a_schedule_that_changes_its_span_is_said(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

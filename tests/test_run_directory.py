@@ -1,7 +1,9 @@
 """A run's files: what may be written where, and what a resume may change."""
 
+import errno
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ Small = Callable[..., vf.Config]
 
 
 def begun(config: vf.Config) -> RunDirectory:
-    directory = RunDirectory.open(config)
-    directory.begin(config, plan={"device": "cpu"}, environment={"torch": "2"})
+    """A run that has begun and whose process has ended."""
+    with RunDirectory.open(config) as directory:
+        directory.begin(config, plan={"device": "cpu"}, environment={"torch": "2"})
     return directory
 
 
@@ -29,8 +32,15 @@ def test_a_run_is_never_written_over(small: Small, held: str) -> None:
     assert [p.name for p in path.iterdir()] == [held]
 
 
-def test_opening_writes_nothing(small: Small) -> None:
-    assert not RunDirectory.open(small()).path.exists()
+def test_a_run_that_does_not_begin_leaves_nothing(small: Small, tmp_path: Path) -> None:
+    with RunDirectory.open(small(out=str(tmp_path / "deep" / "er" / "run"))) as directory:
+        assert directory.path.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_claims_nothing(small: Small) -> None:
+    with RunDirectory.open(small(dry_run=True)) as directory:
+        assert not directory.path.exists()
 
 
 def test_out_must_be_a_directory_to_be(small: Small, tmp_path: Path) -> None:
@@ -50,17 +60,19 @@ def test_the_default_is_a_new_folder_named_by_time_and_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = small(out=None, data="some/my faces.npz")
-    first = begun(config).path
-    assert first.parent == Path("runs")
-    assert first.name.endswith("Z-my-faces")
-    assert RunDirectory.open(config).path != first
+    with ExitStack() as stack:  # several starts in one second, none of which has written anything yet
+        paths = [stack.enter_context(RunDirectory.open(config)).path for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert {path.parent for path in paths} == {Path("runs")}
+    assert paths[0].name.endswith("Z-my-faces")
 
 
 def test_a_resume_may_change_only_what_the_run_is_not(small: Small) -> None:
     path = str(begun(small()).path)
-    resumed = RunDirectory.open(small(out=None, resume=path, epochs=9, keep=1))
+    with RunDirectory.open(small(out=None, resume=path, epochs=9, keep=1)) as resumed:
+        pass
     assert (str(resumed.path), resumed.recorded["plan"]) == (path, {"device": "cpu"})
-    with pytest.raises(ConfigError, match=r"latent: cannot change on a resume; .* has 4, got 5"):
+    with pytest.raises(ConfigError, match=r"latent: cannot change on a resume; .* has 4, got 5. Start anew .*--config"):
         RunDirectory.open(small(out=None, resume=path, latent=5))
     with pytest.raises(ConfigError, match=r"--out: a run resumed by its directory stays there, got '.*' as well"):
         RunDirectory.open(small(resume=path))
@@ -69,7 +81,8 @@ def test_a_resume_may_change_only_what_the_run_is_not(small: Small) -> None:
 
 
 def test_resume_auto_starts_where_nothing_is(small: Small) -> None:
-    assert RunDirectory.open(small(resume="auto")).recorded == {}
+    with RunDirectory.open(small(resume="auto")) as directory:
+        assert directory.recorded == {}
 
 
 def test_metrics_are_appended_and_cut_back(small: Small) -> None:
@@ -85,3 +98,30 @@ def test_metrics_are_appended_and_cut_back(small: Small) -> None:
     assert [json.loads(line) for line in directory.metrics_file.read_text().splitlines()] == records[:2]
     directory.append_metrics({"epoch": 3, "train_loss": float("nan")})
     assert directory.metrics()[-1] == {"epoch": 3, "train_loss": None}
+
+
+def test_a_failed_save_says_what_survives(small: Small) -> None:
+    directory = begun(small())
+    no_space, damaged = OSError(errno.ENOSPC, "No space", "x"), OSError(errno.EIO, "Input/output error")
+    with pytest.raises(
+        RunError, match=r"^x: No space, [\d.]+ MiB free: it could not be saved; no checkpoint is there yet$"
+    ), directory.saving("it"):  # fmt: skip
+        raise no_space
+    (directory.checkpoints / "step-00000007").mkdir(parents=True)
+    with pytest.raises(
+        RunError, match=f"^{directory.path}: Input/output error: it .*; step-00000007 is, go on from there with"
+    ), directory.saving("it"):  # fmt: skip
+        raise damaged
+
+
+def test_a_disk_that_is_too_small_is_named_before_the_work(small: Small) -> None:
+    said = r"--out: .*run has .* MiB free; checkpoints of 10485760.0 MiB, of which --keep 3, .* need 52428802.0 MiB$"
+    with pytest.raises(RunError, match=said):
+        begun(small()).require_space(10 << 40, epochs=10, keep=3)
+
+
+def test_a_link_to_nothing_is_no_place(small: Small, tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "unmounted")
+    for out in ("run", "run/inside"):
+        with pytest.raises(RunError, match=r"--out: .*run is a link to .*unmounted, which is not there; make it"):
+            RunDirectory.open(small(out=str(tmp_path / out)))

@@ -90,10 +90,11 @@ def test_a_set_without_a_test_part_reports_null(small: Small, tmp_path: Path) ->
     assert (run.directory / "pictures" / "reconstructions.png").is_file()
 
 
-@pytest.mark.parametrize("binarize", ["none", "dynamic"])
-def test_images_from_anywhere_make_the_same_run(small: Small, tmp_path: Path, binarize: str) -> None:
-    """On the device, from memory and from a file: the same losses and weights; a resume keeps the feed."""
-    np.save(tmp_path / "x.npy", vf.load_images("digits").pixels[:, 0].numpy())
+@pytest.mark.parametrize(("kept", "binarize"), [("uint8", "none"), ("uint8", "dynamic"), ("k/255", "none")])
+def test_images_from_anywhere_make_the_same_run(small: Small, tmp_path: Path, kept: str, binarize: str) -> None:
+    """On the device, from memory and from a file: the same losses, weights and fingerprint; a resume keeps the feed."""
+    pixels = vf.load_images("digits").pixels[:, 0]
+    np.save(tmp_path / "x.npy", (pixels if kept == "uint8" else pixels / 255).numpy())
     runs = {}
     for feed in ("device", "host", "stream"):
         settings = {"data": str(tmp_path / "x.npy"), "feed": feed, "binarize": binarize, "valid": 64}
@@ -147,7 +148,11 @@ def test_divergence_ends_the_run_and_keeps_the_good_checkpoint(small: Small, mon
         (["--data", "digits", "--valid", "1000"], 1, "error: valid: expected fewer than the 1000 training images"),
         (["--device", "tpu"], 2, "error: device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["--cuda-graphs", "on", "--device", "cpu"], 1, "error: --cuda-graphs on: cannot be had, no CUDA device"),
-        (["--resume", "nowhere"], 1, "error: --resume: expected a run directory, but nowhere holds no config.toml"),
+        (
+            ["--resume", "nowhere"],
+            1,
+            "error: --resume: expected a run directory, got nowhere: there is no such directory",
+        ),
         (["--resume", "auto"], 2, "error: --resume auto: needs --out"),
     ],
 )

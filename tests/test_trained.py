@@ -112,9 +112,34 @@ def test_images_that_changed_since_are_not_the_runs(
     run = vf.fit(small(data=str(tmp_path / "own.npz"), epochs=1, batch_size=20, binarize=binarize)).directory
     assert len(Trained.open(run).images().pixels) == 200
     np.savez(tmp_path / "own.npz", train=images, test=255 - images)
-    with pytest.raises(RunError, match=r"data: .*own\.npz no longer has the images of .*run: sha256 \w+ then, \w+ now"):
+    with pytest.raises(RunError, match=r"data: these are not the images of .*own\.npz\): sha256 \w+ then, \w+ now"):
         Trained.open(run).images()
     assert len(Trained.open(run).images(data=str(tmp_path / "own.npz")).pixels) == 200
+
+
+@pytest.mark.parametrize("binarize", ["none", "static"])
+def test_other_images_are_used_whole_and_named_by_what_they_are(
+    binarize: str, small: Callable[..., vf.Config], tmp_path: Path
+) -> None:
+    images = vf.load_images("digits").pixels[:200, 0].numpy()
+    np.save(tmp_path / "own.npy", images)
+    run = vf.fit(small(data=str(tmp_path / "own.npy"), epochs=1, batch_size=20, binarize=binarize)).directory
+    trained = Trained.open(run)
+    own = trained.images()
+    assert len(own.pixels) == 20
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own.npy").rename(tmp_path / "elsewhere" / "own.npy")
+    moved = trained.images(data=str(tmp_path / "elsewhere" / "own.npy"))  # divided as the run's, for it is the run's
+    assert torch.equal(moved.pixels, own.pixels)
+    assert (moved.title, moved.slug, moved.sha256) == (own.title, own.slug, own.sha256)
+    others = []
+    for count in (1, 3):  # too few for a tenth to be held out
+        np.save(tmp_path / "holdout.npy", 255 - images[:count])
+        others.append(trained.images(data=str(tmp_path / "holdout.npy")))
+        assert len(others[-1].pixels) == count
+        assert f"{count} images" in others[-1].title
+    assert len({(one.slug, one.title, one.sha256) for one in others}) == 2
+    assert others[0].slug == f"holdout-{others[0].sha256[:8]}-all-{binarize}"
 
 
 def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -134,7 +159,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             "split: digits has no valid images here; expected one of test, train",
         ),
         (lambda t, p: t.images(data=str(p / "small.npy")), DataError, "has images of 16 pixels .* takes 784"),
-        (lambda t, p: t.images().pick([1000]), DataError, "index: expected less than the 1000 test images, got 1000"),
+        (lambda t, p: t.images().pick([1000]), DataError, "index: expected less than the 1,000 test images, got 1000"),
         (lambda t, p: Trained.open(p / "nothing"), RunError, "nothing: expected a run .*; there is no such file"),
         (lambda t, p: Trained.open(p), RunError, "expected a run directory, .*; it holds no model.safetensors"),
         (lambda t, p: t.images("foo"), ValueError, "part: expected one of test, train, valid, got 'foo'"),

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import sys
 from pathlib import Path
 
 COMMANDS = (
@@ -19,7 +20,10 @@ def main() -> None:
         epilog=f"commands:{commands}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args()  # answers --help, and refuses everything else
+    if wrong := [argument for argument in sys.argv[1:] if argument not in ("-h", "--help")]:
+        hint = f"python -m vae_fast.{wrong[0]}" if wrong[0] in COMMANDS else "python -m vae_fast lists the commands"
+        print(f"error: expected no arguments, got {' '.join(wrong)!r}: {hint}", file=sys.stderr)
+        sys.exit(2)
     parser.print_help()
 
 

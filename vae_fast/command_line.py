@@ -5,12 +5,14 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from torch import Tensor
 
 from vae_fast import durable, pictures
 from vae_fast.errors import ConfigError, RunError
+from vae_fast.paths import expanded
 from vae_fast.pixels import TREATMENTS
 from vae_fast.run_directory import require_writable
 from vae_fast.trained import PARTS, Selection, Trained
@@ -18,28 +20,40 @@ from vae_fast.trained import PARTS, Selection, Trained
 DRAWN = "picture and array go there, with .png and .npy (default: in RUN/pictures/step-N/)"
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, whose refusals are a ConfigError of one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument ").replace("unrecognized arguments", "no such argument"))
+
+
 def parser(
     command: str, description: str | None, example: str, *, out: str | None = None, images: bool = True
-) -> argparse.ArgumentParser:
+) -> Parser:
     """With RUN and --device, --out if there is help for it, and what chooses the images, if there are some.
 
     example: the arguments after RUN.
     """
     prog = f"python -m vae_fast.{command}"
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog=prog,
         description=description,
         epilog=f"example: {prog} runs/20261122T150000Z-mnist {example}".rstrip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("run", metavar="RUN", help="a run directory (its latest checkpoint), a checkpoint or an export")
+    result.add_argument(
+        "run", metavar="RUN", type=path, help="a run directory (its latest checkpoint), a checkpoint or an export"
+    )
     result.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
     if out is not None:
-        result.add_argument("--out", type=Path, metavar="PATH", help=out)
+        result.add_argument("--out", type=path, metavar="PATH", help=out)
     if images:
         result.add_argument("--split", choices=PARTS, default="test", help="which images (default: test)")
-        result.add_argument("--data", help="another data set than the run's: a name or a path, as for training")
-        result.add_argument("--data-root", help="folder where mnist and fashion-mnist are looked for first")
+        result.add_argument(
+            "--data",
+            help="other images than the run's: a name or a path, as for training; a single array is used whole",
+        )
+        result.add_argument("--data-root", type=path, help="folder where mnist and fashion-mnist are looked for first")
         result.add_argument(
             "--binarize", choices=list(TREATMENTS), help="pixels (default: as in the run; dynamic: one static sample)"
         )
@@ -51,6 +65,14 @@ def opened(chosen: argparse.Namespace) -> tuple[Trained, Selection]:
     trained = Trained.open(chosen.run, chosen.device)
     settings = {name: getattr(chosen, name) for name in ("data", "data_root", "binarize")}
     return trained, trained.images(chosen.split, **settings)
+
+
+def path(text: str) -> Path:
+    """For argparse: a path, with ~ expanded."""
+    try:
+        return Path(expanded("a path", text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
 
 
 def whole_number(text: str) -> int:
@@ -88,20 +110,21 @@ def _integer(text: str, least: int, expected: str) -> int:
 
 def place(trained: Trained, out: Path | None, *names: str) -> Path:
     """Where a result goes: `out`, or in the run's directory. Errors come now, not after the work."""
-    path = out or trained.place(*names)
-    if path is None:
+    found = out or trained.place(*names)
+    if found is None:
         raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a path")
-    require_writable(path.parent)
-    return path
+    require_writable(found.parent)
+    return found
 
 
 def file_place(trained: Trained, out: Path | None, *names: str) -> Path:
-    """The same, of a file, its folder made."""
-    path = place(trained, out, *names)
-    if path.is_dir():
-        raise RunError(f"--out: expected a file, {path} is a directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    """The same, of a file, its folder made and free of what killed commands left half-written."""
+    found = place(trained, out, *names)
+    if found.is_dir():
+        raise RunError(f"--out: expected a file, {found} is a directory")
+    found.parent.mkdir(parents=True, exist_ok=True)
+    durable.sweep(found.parent)
+    return found
 
 
 def save_pictures(
@@ -113,10 +136,10 @@ def save_pictures(
     captions: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """Write rows of images as a PNG grid, and `array` beside it as .npy: at `out`, or in the run's pictures/step-N/."""
-    path = file_place(trained, out, "pictures", trained.source.name, name)
-    if path.suffix in (".png", ".npy"):
-        path = path.with_suffix("")
-    png, npy = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "npy"))
+    stem = file_place(trained, out, "pictures", trained.source.name, name)
+    if stem.suffix in (".png", ".npy"):
+        stem = stem.with_suffix("")
+    png, npy = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "npy"))
     picture, values = io.BytesIO(), io.BytesIO()
     pictures.save_grid([row.view(-1, *trained.image_shape) for row in rows], picture, captions)
     np.save(values, array.numpy())

@@ -4,18 +4,19 @@ Where a value comes from, later winning: the defaults below < a preset < a `--co
 the recipe of pytorch/examples.
 """
 
-import inspect
 import math
 import os
 import re
+import reprlib
 import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from vae_fast.errors import ConfigError, RunError
+from vae_fast.paths import expanded
 
 PRESETS = Path(__file__).parent / "presets"
 RECORDED_TABLES = (
@@ -24,6 +25,7 @@ RECORDED_TABLES = (
     "environment",
 )  # what a run adds to its config.toml; read past when that file is a config
 CATALOGUE = ("digits", "mnist", "fashion-mnist")  # the data sets that have a name
+PATHS = ("data", "data_root", "out", "resume")  # unless they hold a name: of a data set, or "auto"
 NOT_RECORDED = (
     "resume",
     "out",
@@ -125,10 +127,10 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
-            object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
-            _check_range(name, getattr(self, name))
-        if type(self) is Config:  # of the command line's, what contradicts is known only when all sources are in
-            _check_together(self)
+            value = _expanded(name, _typed(name, getattr(self, name), hint))
+            _check_range(name, value)
+            object.__setattr__(self, name, value)
+        _check_together(self)
 
     @classmethod
     def from_toml(cls, path: str | Path, **overrides: Any) -> "Config":
@@ -147,53 +149,18 @@ class Config:
         return {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where the command line takes its starting values from."""
-
-    preset: str | None = None
-    """a recipe that ships with vae_fast, see above"""
-    config: str | None = None
-    """a TOML file with any of these settings; a run's config.toml runs it again"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FirstLook(Sources):
-    data: str | None = None
-    resume: str | None = None
-    out: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CommandLine(Config, Sources):
-    __doc__ = Config.__doc__
-
-
-def parse(arguments: Sequence[str]) -> Config:
-    """The command line's settings; a mistake in them prints what is wrong and exits with 2."""
-    import tyro
-
-    prog = "python -m vae_fast.train"
-    # The settings' starting values are known only after a first look at these few flags.
-    look, _ = tyro.cli(_FirstLook, args=arguments, prog=prog, add_help=False, return_unknown_args=True)
-    start = _CommandLine(**_starting_values(look))
-    notes = f"The defaults below are those that the flags given so far lead to. Presets: {', '.join(preset_names())}."
-    description = f"{inspect.cleandoc(Config.__doc__ or '')}\n\n{notes}"
-    line = tyro.cli(_CommandLine, args=arguments, prog=prog, default=start, description=description)
-    if {"--no-amp", "--no_amp"} & set(arguments) and line.amp_dtype != "auto":
-        raise ConfigError(f"--no-amp: contradicts amp_dtype = {line.amp_dtype!r}, which implies --amp")
-    return Config(**{f.name: getattr(line, f.name) for f in fields(Config)})
-
-
 def resumed_directory(resume: str, out: str | None) -> Path | None:
     """The run directory that `--resume` continues; None when `auto` finds no run there yet."""
     if resume != "auto":
-        if not (Path(resume) / "config.toml").is_file():
-            raise RunError(f"--resume: expected a run directory, but {resume} holds no config.toml")
-        return Path(resume)
+        path = Path(expanded("--resume", resume))
+        if not (path / "config.toml").is_file():
+            what = "it holds no config.toml" if path.is_dir() else "there is no such directory"
+            raise RunError(f"--resume: expected a run directory, got {resume}: {what}")
+        return path
     if out is None:
         raise ConfigError("--resume auto: needs --out, the run directory to continue or start")
-    return Path(out) if (Path(out) / "config.toml").is_file() else None
+    path = Path(expanded("--out", out))
+    return path if (path / "config.toml").is_file() else None
 
 
 def preset_names() -> list[str]:
@@ -209,7 +176,7 @@ def preset_path(name: str) -> Path:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The settings in a TOML file, checked for unknown keys."""
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -236,18 +203,6 @@ def profile_window(steps: str) -> tuple[int, int]:
     return first, last
 
 
-def _starting_values(look: _FirstLook) -> dict[str, Any]:
-    directory = resumed_directory(look.resume, look.out) if look.resume is not None else None
-    if directory is not None:
-        if look.preset or look.config:
-            raise ConfigError("--resume: takes its settings from the run's config.toml, not from --preset or --config")
-        return read_toml(directory / "config.toml")
-    nothing_chosen = not (look.data or look.preset or look.config or look.resume)
-    preset = "digits" if nothing_chosen else look.preset
-    values = read_toml(preset_path(preset)) if preset else {}
-    return values | (read_toml(look.config) if look.config else {})
-
-
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(Config)
@@ -266,8 +221,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, list):
-        value = tuple(value)
+    if isinstance(value, list | tuple):
+        value = tuple(_plain(member) for member in value)
+    value = _plain(value)
     if isinstance(value, int) and not isinstance(value, bool) and hint is float:
         value = float(value)
     members = value if isinstance(value, tuple) else (value,)
@@ -277,7 +233,26 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError:
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise ConfigError(f"{name}: expected {expected}, got {value!r}") from None
+        raise ConfigError(f"{name}: expected {expected}, got {described(value)}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's or PyTorch's as Python's."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def described(value: Any) -> str:
+    """What somebody gave in the place of a setting, in few words; of images how they are to be given."""
+    if (shape := getattr(value, "shape", None)) is not None:
+        advice = "images come from a file: numpy.save('images.npy', images), then Config(data='images.npy')"
+        return f"{type(value).__name__} {list(shape)} of {value.dtype}; {advice}"
+    return reprlib.repr(value)
+
+
+def _expanded(name: str, value: Any) -> Any:
+    """With ~ expanded, of a setting that is a path."""
+    is_path = name in PATHS and value is not None and value not in CATALOGUE and (name, value) != ("resume", "auto")
+    return expanded(name, value) if is_path else value
 
 
 def _check_range(name: str, value: Any) -> None:
@@ -309,5 +284,4 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("hidden",), lambda v: all(width >= 1 for width in v), "positive widths"),
     (("test_fraction",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
     (("seed",), lambda v: 0 <= v < 2**63, "0 <= seed < 2^63"),
-    (("data",), lambda v: v != "", "a name or path"),
 )

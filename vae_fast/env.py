@@ -6,14 +6,18 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from vae_fast import command_line
 from vae_fast.config import Config
 from vae_fast.environment import cpu_name, require_compiler
 from vae_fast.errors import RunError
+from vae_fast.exits import exit_code
 from vae_fast.kernels import choice, library, products
 from vae_fast.plan import make_plan
 
@@ -22,8 +26,12 @@ NOT_INSTALLED = "not installed"
 CPU_FEATURES = {"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16"}
 
 
-def main() -> None:
-    argparse.ArgumentParser(prog="python -m vae_fast.env", description=__doc__).parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.Parser(prog="python -m vae_fast.env", description=__doc__)
+    return exit_code(lambda: _run(parser.parse_args(arguments)))
+
+
+def _run(_: argparse.Namespace) -> None:
     sections = {
         "Versions": versions(),
         "Devices": devices(),
@@ -137,4 +145,4 @@ def _driver() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -38,6 +39,11 @@ class Estimates:
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._began
 
+    @property
+    def are_kept(self) -> bool:
+        """Whether the work can go on from the file."""
+        return self._path is not None
+
     def append(self, batch: Tensor) -> None:
         self.values = torch.cat([self.values, batch])
         if time.monotonic() - self._saved >= SAVE_EVERY:
@@ -46,10 +52,14 @@ class Estimates:
     def save(self) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         np.savez(content, of=self._of, values=self.values.numpy(), seconds=self.seconds)
-        durable.replace(self._path, content.getvalue())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            durable.replace(self._path, content.getvalue())
+        except OSError as error:  # the estimate itself goes on
+            print(f"warning: {self._path}: {error.strerror}: an interruption would lose the estimates", file=sys.stderr)
+            self._path = None
         self._saved = time.monotonic()
 
     def _read(self) -> tuple[Tensor, float]:

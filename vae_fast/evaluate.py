@@ -47,7 +47,8 @@ def evaluate(
         printer: shows progress.
 
     Returns:
-        What JSON can hold: model, images, binarize, loss, nll, kl, nll_minus_entropy (null unless the pixels are grey),
+        What JSON can hold: model, images, images_sha256 (of their pixels as the model sees them), binarize, loss, nll,
+        kl, nll_minus_entropy (null unless the pixels are as they are),
         kl_per_dimension, mean_variance, active_units and, with iw, importance_weighted.
     """
     if iw < 0:
@@ -57,6 +58,7 @@ def evaluate(
     result: dict[str, Any] = {
         "model": trained.title,
         "images": selection.title,
+        "images_sha256": selection.sha256,
         "binarize": selection.binarize,
         "seed": seed,
         **elbo(trained.model, pixels, seed),
@@ -89,7 +91,7 @@ def importance_weighted(
             show(len(estimates), -float(estimates.values.mean()))
             if received:
                 estimates.save()
-                raise Interrupted(received[0], "the same command goes on" if partial else None)
+                raise Interrupted(received[0], "the same command goes on" if estimates.are_kept else None)
     estimates.save()
     values, seconds = estimates.values, estimates.seconds
     return {
@@ -113,7 +115,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         yield f"-log p(x)     {estimate['nll']:.2f} +- {nats(error)}, {samples:,} importance samples an image"
         yield f"              {speed:,.1f} images/s, {speed * samples:,.0f} samples/s"
         if result["binarize"] == "none":
-            yield "              (no likelihood in the strict sense: grey pixels have none under a Bernoulli)"
+            yield "              (no likelihood in the strict sense: values between 0 and 1 have none)"
     kl = result["kl_per_dimension"]
     yield (
         f"active units  {result['active_units']} of {len(kl)} (variance of the posterior's mean above "
@@ -142,14 +144,10 @@ def _run(chosen: argparse.Namespace) -> None:
         partial=None if out is None else _partial(out),
         printer=Printer(stderr=True),
     )
-    if out is not None:
+    print(strict_json.dumps(result, indent=1) if chosen.json else "\n".join(table(result)), flush=True)
+    if out is not None:  # after it is printed: a full disk takes no result away
         durable.replace(out, strict_json.dumps(result, indent=1).encode())
         _partial(out).unlink(missing_ok=True)
-    if chosen.json:
-        print(strict_json.dumps(result, indent=1))
-    else:
-        for line in table(result):
-            print(line)
 
 
 def _partial(out: Path) -> Path:

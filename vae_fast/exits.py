@@ -4,6 +4,7 @@
 first speaks for all.
 """
 
+import io
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from vae_fast.signals import Interrupted, begun
 def exit_code(command: Callable[[], object]) -> int:
     """Of a call of `command`, after the line that says what went wrong."""
     begun()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
         sys.stdout.flush()
@@ -32,12 +35,19 @@ def exit_code(command: Callable[[], object]) -> int:
         return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1, known_to_all=True)
     except torch.OutOfMemoryError as error:
         return _fail(f"error: out of memory: {first_line(error)}", 1)
-    except BrokenPipeError:  # who reads has enough, as `head` has; what is still to be flushed goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who reads has enough, as `head` has
+        _write_no_more()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return _fail(f"error: {error.filename or 'the machine'}: {error.strerror or error}", 1)
+        if error.filename is None:
+            _write_no_more()
+        return _fail(f"error: {error.filename or 'the output'}: {error.strerror or error}", 1)
     return 0
+
+
+def _write_no_more() -> None:
+    """Let what is still to be flushed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(line: str, code: int, known_to_all: bool = False) -> int:

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from vae_fast.catalogue import LICENCES
 from vae_fast.config import Config
 from vae_fast.observations import observe
-from vae_fast.pixels import TREATMENTS
+from vae_fast.pixels import described
 from vae_fast.trained import Trained
 
 UNKNOWN = "not known: the model came without its run"
@@ -54,7 +54,7 @@ def _data(trained: Trained) -> list[str]:
         return [UNKNOWN]
     data = trained.config.data
     return [
-        f"- images: {PurePath(data).name}, {TREATMENTS[trained.config.binarize]}",
+        f"- images: {PurePath(data).name}, {described(trained.config.binarize, trained.image_shape)}",
         f"- licence of the data: {LICENCES.get(data, 'not known; these are your own images')}",
     ]
 
@@ -77,7 +77,7 @@ def _numbers(trained: Trained) -> list[str]:
     last = records[-1]
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
     told = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
-    pixels = TREATMENTS[trained.config.binarize]
+    pixels = described(trained.config.binarize, trained.image_shape)
     return [
         f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
         "`train_loss` is the objective that was minimised:",

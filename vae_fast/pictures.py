@@ -1,13 +1,14 @@
 """The pictures that a run leaves: reconstructions, samples and the loss curve, as PNG files."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from vae_fast import walks
+from vae_fast import durable, walks
 from vae_fast.model import VAE
 from vae_fast.pixels import floats
 from vae_fast.stored import Pixels
@@ -25,14 +26,21 @@ def save_all(
     """The three pictures that a run leaves in `folder`. images: [N, C, H, W], of which the first are reconstructed."""
     folder.mkdir(exist_ok=True)
     shown = images[:MOST_RECONSTRUCTIONS].to("cpu")
-    reconstructions, samples, loss = files = [folder / f"{name}.png" for name in ("reconstructions", "samples", "loss")]
-    save_reconstructions(model, shown, reconstructions)
-    save_samples(model, seed, shown.shape[1:], samples)
-    save_loss_curve(metrics, treatment, loss)
+    drawn: dict[str, Callable[[IO[bytes]], None]] = {
+        "reconstructions": lambda file: save_reconstructions(model, shown, file),
+        "samples": lambda file: save_samples(model, seed, shown.shape[1:], file),
+        "loss": lambda file: save_loss_curve(metrics, treatment, file),
+    }
+    files = []
+    for name, draw in drawn.items():
+        content = io.BytesIO()
+        draw(content)
+        files.append(folder / f"{name}.png")
+        durable.replace(files[-1], content.getvalue())
     return files
 
 
-def save_reconstructions(model: VAE, images: Tensor, path: Path) -> None:
+def save_reconstructions(model: VAE, images: Tensor, path: Path | IO[bytes]) -> None:
     """Rows of images [N, C, H, W] (uint8 or float in [0, 1]), each with a row of its reconstructions below."""
     save_grid(below_each_other(images, walks.reconstruct(model, images), COLUMNS), path)
 
@@ -44,7 +52,7 @@ def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> l
     return [row for pair in parts for row in pair]
 
 
-def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path) -> None:
+def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path | IO[bytes]) -> None:
     """Images decoded from z ~ N(0, I); image_shape is (C, H, W)."""
     images = walks.sample(model, COLUMNS * SAMPLE_ROWS, seed)
     save_grid(list(images.view(-1, *image_shape).split(COLUMNS)), path)
@@ -94,7 +102,7 @@ def _captioned(picture: Any, captions: Sequence[Sequence[str]], row: int, column
     return sheet
 
 
-def save_loss_curve(metrics: Sequence[dict[str, Any]], pixels: str, path: Path) -> None:
+def save_loss_curve(metrics: Sequence[dict[str, Any]], pixels: str, path: Path | IO[bytes]) -> None:
     """Train, validation and test loss over the epochs, from the records of metrics.jsonl."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -109,4 +117,4 @@ def save_loss_curve(metrics: Sequence[dict[str, Any]], pixels: str, path: Path) 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")

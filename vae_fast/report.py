@@ -24,7 +24,7 @@ from vae_fast.evaluate import evaluate
 from vae_fast.exits import exit_code
 from vae_fast.model import VAE
 from vae_fast.observations import nats, observed
-from vae_fast.pixels import TREATMENTS
+from vae_fast.pixels import described
 from vae_fast.trained import Selection, Trained
 
 SLIDERS, REACH = 12, 3  # how many, and how far they go
@@ -70,7 +70,7 @@ def _summary(trained: Trained, selection: Selection) -> str:
         "active units": f"{found['active_units']} of {trained.model.latent}",
         "parameters": f"{sum(p.numel() for p in trained.model.parameters()):,}",
     }
-    note = webpage.note(f"Nats per image, {TREATMENTS[selection.binarize]}.")
+    note = webpage.note(f"Nats per image, {selection.treatment}.")
     return webpage.section("Summary", webpage.facts(facts), note)
 
 
@@ -81,7 +81,7 @@ def _losses(trained: Trained) -> Iterator[str]:
     names = {"train": "train_loss", "valid": "valid_loss", "test": "test_loss"}
     series = {name: [(r["epoch"], r[key]) for r in records if r.get(key) is not None] for name, key in names.items()}
     series = {name: points for name, points in series.items() if points}
-    pixels = TREATMENTS[trained.config.binarize]
+    pixels = described(trained.config.binarize, trained.image_shape)
     curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
     keys = [f"{part}_{key}" for part in series for key in ("loss", "nll", "kl")]
     told = observed(records)

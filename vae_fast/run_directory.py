@@ -1,19 +1,22 @@
 """A run's files: config.toml, metrics.jsonl, checkpoints/ and pictures/ in one directory."""
 
+import errno
 import json
-import os
 import re
+import shutil
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import tomli_w
 from torch import Tensor
 
 from vae_fast import checkpoint, durable, strict_json
+from vae_fast.claims import Claim
 from vae_fast.config import Config, read_toml, resumed_directory
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.model import VAE
@@ -22,16 +25,31 @@ from vae_fast.model import VAE
 MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx"}
 
 
+OTHER_FILES = 2 << 20  # bytes: pictures, metrics, config.toml
+
+
 class RunDirectory:
-    """One run on the disk.
+    """One run on the disk. As a context it gives up its claim at the end.
 
     Attributes:
         path: the directory itself.
         recorded: config.toml's tables, empty before `begin`.
+        claim: what keeps other processes from writing there; None for who only reads, or writes nothing.
     """
 
-    def __init__(self, path: Path, recorded: dict[str, Any]) -> None:
-        self.path, self.recorded = path, recorded
+    def __init__(self, path: Path, recorded: dict[str, Any], claim: Claim | None = None) -> None:
+        self.path, self.recorded, self.claim = path, recorded, claim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For the other processes of a run, whose first one alone holds the claim."""
+        return RunDirectory, (self.path, self.recorded)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.claim is not None:
+            self.claim.release()
 
     @classmethod
     def of(cls, path: Path) -> "RunDirectory":
@@ -40,29 +58,26 @@ class RunDirectory:
 
     @classmethod
     def open(cls, config: Config) -> "RunDirectory":
-        """The directory to start or go on in, unwritten. RunError if it holds a run that is not to resume."""
+        """The directory to start or go on in, claimed unless it is a dry run.
+
+        Raises RunError if it holds a run that is not to resume, or if another process has it.
+        """
+        resumed = None
         if config.resume is not None:
             if config.resume != "auto" and config.out is not None:
                 raise ConfigError(f"--out: a run resumed by its directory stays there, got {config.out!r} as well")
-            directory = resumed_directory(config.resume, config.out)
-            if directory is not None:
-                return cls._resumed(directory, config)
-        path = Path(config.out) if config.out is not None else _fresh_path(config.data)
-        held = next((name for name in ("config.toml", "metrics.jsonl", "checkpoints") if (path / name).exists()), None)
-        if held is not None:
-            raise RunError(f"--out: {path} already holds a run ({held}); continue it with --resume {path}")
-        require_writable(path)
-        return cls(path, {})
-
-    @classmethod
-    def _resumed(cls, path: Path, config: Config) -> "RunDirectory":
-        before, now = Config(**read_toml(path / "config.toml")).recorded(), config.recorded()
-        for name in sorted({**before, **now}.keys() - MAY_CHANGE):
-            old, new = before.get(name), now.get(name)
-            if old != new:
-                raise ConfigError(f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}")
-        require_writable(path)
-        return cls.of(path)
+            resumed = resumed_directory(config.resume, config.out)
+        path = resumed or (None if config.out is None else Path(config.out))
+        if path is not None:
+            require_writable(path)
+        claim = None if config.dry_run else _fresh(config.data) if path is None else Claim(path)
+        path = path or (_fresh_paths(config.data)[0] if claim is None else claim.directory)
+        try:
+            return cls(path, _recorded(path, config) if resumed else _nothing_recorded(path), claim)
+        except BaseException:
+            if claim is not None:
+                claim.release()
+            raise
 
     @property
     def checkpoints(self) -> Path:
@@ -80,7 +95,39 @@ class RunDirectory:
         """Write config.toml: the settings, and the tables `plan`, `images` and `environment`."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.recorded = {**config.recorded(), **tables}
-        durable.replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
+        with self.saving("config.toml"):
+            durable.replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
+            if self.checkpoints.is_dir():  # of a run that goes on
+                checkpoint.sweep(self.checkpoints)
+                durable.sweep(self.pictures)
+
+    def require_space(self, saved: int, epochs: int, keep: int) -> None:
+        """RunError if the disk lacks room for checkpoints of so many bytes: those kept, the best, one being written."""
+        there = sum(file.stat().st_size for file in self.checkpoints.rglob("*") if file.is_file())
+        needed = max(0, saved * (min(epochs, keep + 1) + 1) - there) + OTHER_FILES
+        free = shutil.disk_usage(_existing(self.path)).free
+        if free < needed:
+            raise RunError(
+                f"--out: {self.path} has {_mib(free)} free; checkpoints of {_mib(saved)}, of which --keep {keep}, the "
+                f"best and one being written lie there together, need {_mib(needed)}"
+            )
+
+    @contextmanager
+    def saving(self, what: str) -> Iterator[None]:
+        """Turn an OSError into a RunError that says what could not be saved, why, and what is."""
+        try:
+            yield
+        except OSError as error:
+            no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            free = f", {_mib(shutil.disk_usage(self.path).free)} free" if no_space else ""
+            raise RunError(
+                f"{error.filename or self.path}: {error.strerror or error}{free}: {what} could not be saved; "
+                f"{self._survivor()}"
+            ) from error
+
+    def _survivor(self) -> str:
+        saved = sorted(path.name for path in self.checkpoints.glob("step-*"))
+        return f"{saved[-1]} is, go on from there with --resume {self.path}" if saved else "no checkpoint is there yet"
 
     def require(self, images: dict[str, Any]) -> None:
         """That they are the images of the run: RunError where what is known of them differs."""
@@ -88,7 +135,10 @@ class RunDirectory:
         differences = [f"{k} {recorded.get(k)} then, {v} now" for k, v in images.items() if recorded.get(k) != v]
         if differences:
             data = self.recorded.get("data")
-            raise RunError(f"data: {data} no longer has the images of {self.path}: {'; '.join(differences)}")
+            raise RunError(
+                f"data: these are not the images of {self.path} ({data}): {'; '.join(differences)}; "
+                f"if they have moved, --data says where to"
+            )
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of the epochs so far; a last line that a killed process left incomplete is read past."""
@@ -103,10 +153,8 @@ class RunDirectory:
         return records
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(strict_json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self.saving(f"the record of epoch {record['epoch']}"):
+            durable.append(self.metrics_file, _lines([record]))
 
     def cut_metrics(self, epoch: int) -> list[dict[str, Any]]:
         """Keep the records up to `epoch`, those that the checkpoint resumed from has seen."""
@@ -125,9 +173,10 @@ class RunDirectory:
         keep: int,
     ) -> None:
         """Save a checkpoint, with what `Engine.state` gave, and prune those before."""
-        path = checkpoint.save(self.checkpoints, model, parameters, optimizer, state)
-        self.point_to_best(state["best"])
-        checkpoint.prune(path, keep)
+        with self.saving(f"the checkpoint of step {state['step']}"):
+            path = checkpoint.save(self.checkpoints, model, parameters, optimizer, state)
+            self.point_to_best(state["best"])
+            checkpoint.prune(path, keep)
 
     def point_to_best(self, best: dict[str, float] | None) -> None:
         """Make the link `best` agree with the state, also where a process was killed before it had done so."""
@@ -137,22 +186,72 @@ class RunDirectory:
                 checkpoint.point(self.checkpoints / "best", target)
 
 
-def _fresh_path(data: str) -> Path:
+def _recorded(path: Path, config: Config) -> dict[str, Any]:
+    """What the run's config.toml says. ConfigError where `config` is of another run."""
+    recorded = RunDirectory.of(path).recorded
+    before, now = Config(**read_toml(path / "config.toml")).recorded(), config.recorded()
+    # Data may have moved, as long as `require` finds the images in them.
+    is_fused = recorded.get("plan", {}).get("step") == "fused"  # compiled before any run began, whatever is asked for
+    may_change = MAY_CHANGE | ({"compile"} if is_fused else set()) | ({"data"} if "images" in recorded else set())
+    for name in sorted({**before, **now}.keys() - may_change):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            raise ConfigError(
+                f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}. Start anew with the rest of its "
+                f"settings: --config {path / 'config.toml'} --out ANOTHER"
+            )
+    return recorded
+
+
+def _nothing_recorded(path: Path) -> dict[str, Any]:
+    held = next((name for name in ("config.toml", "metrics.jsonl", "checkpoints") if (path / name).exists()), None)
+    if held is not None:
+        raise RunError(f"--out: {path} already holds a run ({held}); continue it with --resume {path}")
+    return {}
+
+
+def _fresh(data: str) -> Claim:
+    """Of a directory that no other process has: the first that can be made."""
+    paths = _fresh_paths(data)
+    require_writable(paths[0])
+    for path in paths:
+        try:
+            return Claim(path, fresh=True)
+        except FileExistsError:
+            continue
+    raise RunError(f"--out: {paths[0]} and {len(paths) - 1} more of its name are taken; expected another directory")
+
+
+def _fresh_paths(data: str) -> list[Path]:
+    """Names for a run that begins now, best first."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(data).stem) or "data"
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}"
-    candidates = [Path("runs", stamp), *(Path("runs", f"{stamp}-{n}") for n in range(2, 100))]
-    return next(path for path in candidates if not path.exists())
+    return [Path("runs", stamp), *(Path("runs", f"{stamp}-{n}") for n in range(2, 1000))]
 
 
 def require_writable(path: Path) -> None:
     """That a directory, which need not be there yet, can be written to; RunError else."""
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    for folder in (path, *path.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise RunError(
+                f"--out: {folder} is a link to {folder.readlink()}, which is not there; make it, or remove it"
+            )
+    existing = _existing(path)
     if not existing.is_dir():
         raise RunError(f"--out: {existing} is a file, expected a directory")
     try:
         tempfile.TemporaryDirectory(prefix=".vae_fast-", dir=existing).cleanup()
     except OSError as error:
         raise RunError(f"--out: nothing can be written in {existing} ({error.strerror})") from None
+
+
+def _existing(path: Path) -> Path:
+    """The path itself or the nearest folder around it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.1f} MiB"
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:

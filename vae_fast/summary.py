@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vae_fast.config import Config
-from vae_fast.pixels import TREATMENTS, mean_entropy
+from vae_fast.pixels import described, mean_entropy
 from vae_fast.run_directory import RunDirectory
 from vae_fast.stored import Pixels
 
@@ -16,7 +16,7 @@ def summary(
     last = metrics[-1] if metrics else {}
     if test is not None and last.get("test_loss") is not None:
         line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image"
-        line += f" ({TREATMENTS[config.binarize]}"
+        line += f" ({described(config.binarize, test.shape[1:])}"
         if config.binarize == "none":
             line += f"; nll - H(x) {last['test_nll'] - mean_entropy(test.flatten(1)):.2f}"
         yield f"{line})"

@@ -19,7 +19,7 @@ from vae_fast.exits import exit_code
 from vae_fast.kernels import elbo_loss, streams
 from vae_fast.noise import standard_normal
 from vae_fast.observations import nats, observed
-from vae_fast.pixels import TREATMENTS, floats
+from vae_fast.pixels import floats
 from vae_fast.trained import Selection, Trained
 
 CALLS = 50  # of each layer, for its time
@@ -61,7 +61,7 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
             "data": selection.title,
             "index": index,
             "label": selection.label(index) or None,
-            "pixels": TREATMENTS[selection.binarize],
+            "pixels": selection.treatment,
         },
         "stages": [
             {"name": name, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "values": t.tolist()}

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +14,69 @@ from vae_fast import checkpoint
 from vae_fast.config import Config, read_toml
 from vae_fast.data import DataSet
 from vae_fast.errors import ConfigError, DataError, RunError
-from vae_fast.memory import choose_feed
+from vae_fast.memory import FeedName, choose_feed
 from vae_fast.model import VAE
-from vae_fast.pixels import TREATMENTS
+from vae_fast.pixels import described
 from vae_fast.plan import choose_device
 from vae_fast.run_directory import RunDirectory
 from vae_fast.splits import Splits, prepare
-from vae_fast.stored import Pixels
+from vae_fast.stored import Pixels, sha256
 
 PARTS = ("test", "train", "valid")
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Images [N, C, H, W] on the host, and their labels, int64 [N], where there are any."""
+    """Images [N, C, H, W] on the host, and their labels, int64 [N], where there are any.
+
+    part: "test", "train", "valid", or "all" of a set that is not divided. is_runs_own: those that the run was trained
+    beside; what is kept of others carries their fingerprint.
+    """
 
     pixels: Pixels
     labels: Tensor | None
     data: str
     part: str
     binarize: str
+    is_runs_own: bool
 
     def pick(self, indices: Sequence[int]) -> Tensor:
         """Those images, [n, C, H, W], as they are; DataError for one that is not there."""
         for index in indices:
             if not 0 <= index < len(self.pixels):
-                raise DataError(f"index: expected less than the {len(self.pixels)} {self.part} images, got {index}")
+                raise DataError(f"index: expected less than the {self._counted}, got {index}")
         return torch.cat([self.pixels[index : index + 1].to("cpu") for index in indices])
 
     def label(self, index: int) -> str:
         """Empty where there is none."""
         return "" if self.labels is None else str(int(self.labels[index]))
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pixels, as hexadecimal digits."""
+        return sha256([self.pixels])
+
     @property
     def slug(self) -> str:
         """For the names of files."""
-        return f"{self.data}-{self.part}-{self.binarize}"
+        return f"{self.data}{self._fingerprint and f'-{self._fingerprint}'}-{self.part}-{self.binarize}"
 
     @property
     def title(self) -> str:
-        return f"{self.data}, {len(self.pixels):,} {self.part} images, {TREATMENTS[self.binarize]}"
+        of = self._fingerprint and f" (SHA-256 {self._fingerprint}...)"
+        return f"{self.data}{of}, {self._counted}, {self.treatment}"
+
+    @property
+    def treatment(self) -> str:
+        return described(self.binarize, self.pixels.shape[1:])
+
+    @property
+    def _counted(self) -> str:
+        return f"{len(self.pixels):,} {'' if self.part == 'all' else f'{self.part} '}images"
+
+    @property
+    def _fingerprint(self) -> str:
+        return "" if self.is_runs_own else self.sha256[:8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +88,14 @@ class Trained:
         source: the checkpoint directory or file that it was read from.
         run: the run's directory, or None.
         config: the run's settings, or None.
+        completed: epochs that the run had completed when it saved this checkpoint.
     """
 
     model: VAE
     source: Path
     run: Path | None
     config: Config | None
+    completed: int = 0
 
     @classmethod
     def open(cls, path: str | Path, device: str = "auto") -> "Trained":
@@ -77,16 +103,18 @@ class Trained:
 
         Raises RunError for what cannot be read or a device that is not there, ConfigError for one that no machine has.
         """
-        if (Path(path) / "checkpoints").is_dir() and not (Path(path) / "config.toml").is_file():
+        path = Path(path).expanduser()
+        if (path / "checkpoints").is_dir() and not (path / "config.toml").is_file():
             raise RunError(
                 f"{path}: its config.toml is missing, which says what the run is; name one of its checkpoints"
             )
-        source = checkpoint.locate(path, lambda line: print(f"warning: {line}", file=sys.stderr))
-        model = checkpoint.load(source).to(choose_device(device)[0])
+        model, source, state = checkpoint.opened(path, lambda line: print(f"warning: {line}", file=sys.stderr))
+        model = model.to(choose_device(device)[0])
         if not all(p.isfinite().all() for p in model.parameters()):
             raise RunError(f"{source}: not all parameters of the model are finite")
-        run = Path(path) if (Path(path) / "config.toml").is_file() else _run_of(source)
-        return cls(model, source, run, None if run is None else Config(**read_toml(run / "config.toml")))
+        run = path if (path / "config.toml").is_file() else _run_of(source)
+        config = None if run is None else Config(**read_toml(run / "config.toml"))
+        return cls(model, source, run, config, state["epoch"] if state else 0)
 
     @property
     def device(self) -> torch.device:
@@ -121,15 +149,15 @@ class Trained:
         """What the run recorded of its epochs, up to the last one that this checkpoint has completed."""
         if self.run is None:
             return []
-        completed = checkpoint.read(self.source).state["epoch"]
-        return [record for record in RunDirectory.of(self.run).metrics() if record["epoch"] <= completed]
+        return [record for record in RunDirectory.of(self.run).metrics() if record["epoch"] <= self.completed]
 
     def images(self, part: str = "test", **settings: Any) -> Selection:
         """The images of one part of the run's data set, treated as in the run, but for `settings`.
 
         Args:
-            part: "test", "train" or "valid" (what --valid held out).
-            settings: data, data_root and binarize of `Config`, where they are to be others; None leaves them.
+            part: "test", "train" or "valid" (what --valid held out). Of other data that are a single array, all.
+            settings: data, data_root and binarize of `Config`, where they are to be others; None leaves them. Data that
+                hold the run's images, wherever they lie, are the run's.
 
         Raises DataError for images that cannot be had or have another shape, ConfigError where no run says which,
         RunError where the run's are no longer those that it was trained on.
@@ -140,13 +168,17 @@ class Trained:
         config = self._settings(given)
         found = DataSet.open(config.data, config.data_root)
         feed, _ = choose_feed("auto", found.nbytes, torch.device("cpu"), obstacle=found.obstacle)
-        splits = prepare(config, found, feed)
-        if not {"data", "binarize"} & given.keys():
-            self._require(splits, feed)
+        is_own = self.config is not None and ("data" not in given or self._holds_the_runs(found, feed))
+        if not is_own:  # nothing is held out of other data
+            config = replace(config, valid=0, test_fraction=0.0)
+        elif not given.keys() & {"data", "binarize"}:
+            self._require(prepare(config, found, feed))
         if config.binarize == "dynamic":  # what is looked at is one sample
             config = replace(config, binarize="static")
-            splits = prepare(config, found, feed)
-        pixels = {"test": splits.test, "train": splits.train, "valid": splits.valid}[part]
+        splits = prepare(config, found, feed)
+        is_whole = not is_own and part == "test" and splits.test is None
+        name = "train" if is_whole else part
+        pixels = {"test": splits.test, "train": splits.train, "valid": splits.valid}[name]
         if pixels is None:
             has = ", ".join(name for name in PARTS if getattr(splits, name) is not None)
             raise DataError(f"split: {found.name} has no {part} images here; expected one of {has}")
@@ -155,7 +187,8 @@ class Trained:
                 f"data: {found.name} has images of {splits.image_shape.numel()} pixels "
                 f"({' x '.join(map(str, splits.image_shape))}), {self.source} takes {self.model.pixels}"
             )
-        return Selection(pixels, splits.labels.get(part), found.name, part, config.binarize)
+        shown = "all" if is_whole else part
+        return Selection(pixels, splits.labels.get(name), found.name, shown, config.binarize, is_own)
 
     def _settings(self, given: dict[str, Any]) -> Config:
         """The run's, but for what is given."""
@@ -163,15 +196,20 @@ class Trained:
             if "data" in given:
                 return Config(**given)
             raise ConfigError(f"data: {self.source} belongs to no run that says which images; expected a name or path")
-        config = replace(self.config, **given)
-        return config if config.data == self.config.data else replace(config, valid=0)  # it counted the run's images
+        return replace(self.config, **given)
 
-    def _require(self, splits: Splits, feed: str) -> None:
-        """That these are the images that the run was trained on; of floats that a file may keep otherwise, so many."""
+    def _holds_the_runs(self, found: DataSet, feed: FeedName) -> bool:
+        """Whether these are the images that the run was trained on, wherever they are now."""
+        recorded = self.recorded.get("images", {})
+        count = sum(len(source.array) for source in found.parts.values())
+        if self.config is None or count != sum(recorded.get("count", ())):
+            return False
+        return bool(prepare(self.config, found, feed).fingerprint() == recorded)
+
+    def _require(self, splits: Splits) -> None:
+        """That these are the images that the run was trained on."""
         if self.run is not None:
-            directory = RunDirectory.of(self.run)
-            in_memory = "stream" not in (feed, directory.recorded["plan"]["feed"])
-            directory.require(splits.fingerprint() if in_memory else splits.dimensions())
+            RunDirectory.of(self.run).require(splits.fingerprint())
 
 
 def _run_of(source: Path) -> Path | None:

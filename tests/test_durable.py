@@ -1,0 +1,111 @@
+"""Files are whole or not there, and no failure or death leaves half of one behind."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vae_fast import durable
+
+WRITERS: dict[str, Callable[[Path, bytes], None]] = {
+    "write": durable.write,
+    "replace": durable.replace,
+    "append": durable.append,
+}
+
+
+def failing(
+    name: str, number: int, monkeypatch: pytest.MonkeyPatch, on: Callable[[Any], bool] = lambda _: True
+) -> None:
+    """Let os.NAME fail where `on` its first argument holds."""
+    real = getattr(os, name)
+
+    def fail(first: Any, *rest: Any, **kwargs: Any) -> Any:
+        if on(first):
+            raise OSError(number, os.strerror(number))
+        return real(first, *rest, **kwargs)
+
+    monkeypatch.setattr(os, name, fail)
+
+
+def is_directory(descriptor: int) -> bool:
+    return os.path.isdir(f"/proc/self/fd/{descriptor}")
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("step", ["write", "fsync"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_failure_names_the_file_and_leaves_what_was_there(
+    writer: str, step: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = tmp_path / "file", {} if writer == "write" else {"file": b"before"}
+    for name, data in before.items():
+        (tmp_path / name).write_bytes(data)
+    failing(step, number, monkeypatch)
+    with pytest.raises(OSError, match=os.strerror(number)) as failed:
+        WRITERS[writer](path, b"new")
+    assert Path(failed.value.filename).name.strip(".").startswith("file")
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:2]))
+    for writer in WRITERS.values():
+        writer(tmp_path / str(writer), b"content")
+        assert (tmp_path / str(writer)).read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("writer", ["write", "replace"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_without_fsync_will_do(
+    writer: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing("fsync", number, monkeypatch)
+    WRITERS[writer](tmp_path / "file", b"content")
+    durable.sync(tmp_path)
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_directories_may_refuse_fsync_and_files_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing("fsync", errno.EPERM, monkeypatch, on=is_directory)
+    durable.replace(tmp_path / "file", b"content")
+    monkeypatch.undo()
+    failing("fsync", errno.EPERM, monkeypatch)
+    with pytest.raises(PermissionError):
+        durable.replace(tmp_path / "file", b"content")
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from vae_fast import durable
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+durable.replace(Path({str(tmp_path)!r}) / "file", b"half")
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".file.*.tmp"))) == 1
+    other = tmp_path / ".other.0.tmp"
+    with other.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        durable.replace(tmp_path / "file", b"whole")
+        assert {entry.name for entry in tmp_path.iterdir()} == {"file", other.name}
+    durable.sweep(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match=r"file'$"):
+        durable.replace(tmp_path / "file", b"")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
