@@ -103,7 +103,7 @@ def engine(settings: dict[str, Any], together: int = 1) -> Engine:
 def step_calls(settings: dict[str, Any]) -> list[Call]:
     """What warming up calls, which ends in the capture of one step."""
     config = vf.Config(device="cuda", **settings)
-    with process_settings(make_plan(config)[0], config.deterministic):
+    with process_settings(make_plan(config)[0], config):
         e = engine(settings)
         with log.calls() as found:
             e.warm_up()

@@ -1,6 +1,8 @@
 """Where compiled code is kept. What torch.compile does with a step, tests/test_engine.py shows."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vae_fast import compiling
 from vae_fast.compiling import compiled, keep_compiled_code
+from vae_fast.environment import cpp_compiler
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv(VARIABLE, "")  # so that it is put back whatever becomes of it
+    monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 
@@ -24,7 +28,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_it_outlives_the_machines_next_start(home: Path) -> None:
     keep_compiled_code()
     folder = home / "vae_fast" / "compiled" / torch.backends.cpu.get_cpu_capability()
-    assert os.environ.pop(VARIABLE) == str(folder)
+    assert os.environ[VARIABLE] == str(folder)
     assert folder.is_dir()
 
 
@@ -38,6 +42,21 @@ def test_without_a_cache_pytorch_chooses(home: Path) -> None:
     (home / "vae_fast").write_text("in the way")
     keep_compiled_code()
     assert VARIABLE not in os.environ
+
+
+@pytest.mark.skipif(cpp_compiler() is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_it_is_there_although_pytorch_chose_first_and_the_path_has_a_space(home: Path) -> None:
+    code = """
+import os
+import torch._dynamo  # which a torch optimizer imports, and which chooses a folder
+from vae_fast.compiling import compiled
+assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith("/tmp/"), "nothing is tested"
+print(compiled(lambda x: x.sin().cos())(torch.zeros(300)).sum().item())
+"""
+    env = {**os.environ, "XDG_CACHE_HOME": str(home / "a folder"), "TMPDIR": "/tmp"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "300.0\n"), done.stderr
+    assert list((home / "a folder" / "vae_fast" / "compiled").glob("*/fxgraph"))
 
 
 class Adder:

@@ -1,5 +1,6 @@
 """The run: what it leaves, and how it fails."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -183,15 +184,28 @@ def test_the_command_line_as_a_process(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is read from /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_amid_the_imports_is_one_line(number: signal.Signals, code: int) -> None:
-    command = [sys.executable, "-m", "vae_fast.train", "--epochs", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():  # which is loaded a second before the end
-        assert process.poll() is None
-        time.sleep(0.001)
+@pytest.mark.parametrize("moment", ["imports", "start"])
+def test_a_signal_before_training_is_one_line_and_leaves_nothing(
+    moment: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """Amid the imports, once libtorch is loaded; and when images are read and the step is compiled."""
+    flags = ["--data", "digits", "--step", "autograd", "--compile", "--hidden", "17", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-u", "-m", "vae_fast.train", *flags]
+    cold = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cold")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=cold)
+    assert process.stdout is not None
+    if moment == "imports":
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():  # a second before they end
+            assert process.poll() is None
+            time.sleep(0.001)
+    else:
+        assert any(line.startswith("compiling the step") for line in process.stdout)
+        time.sleep(0.5)
     process.send_signal(number)
-    out, error = process.communicate()
-    assert (process.returncode, out, error) == (code, "", f"{number.name}: stopped before anything began\n")
+    _, error = process.communicate()
+    before = "anything began" if moment == "imports" else "training"
+    assert (process.returncode, error) == (code, f"{number.name}: stopped before {before}\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_package_that_imports_ours_keeps_its_signals(tmp_path: Path) -> None:

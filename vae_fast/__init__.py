@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 # While python -m vae_fast.COMMAND is being found, whose imports take seconds; not for another module that imports this.
 if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.orig_argv):
-    from vae_fast.signals import end_quietly_until_begun
+    from vae_fast.signals import end_quietly_before
 
-    end_quietly_until_begun()
+    end_quietly_before("anything began")
 
 # Threads that wait for each other do so actively for some 10 us, in place of GNU OpenMP's milliseconds: where another
 # process needs the core, work would wait for the waiting. OpenMP reads this once, when torch is loaded.

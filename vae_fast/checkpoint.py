@@ -24,7 +24,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from vae_fast import durable
+from vae_fast import durable, pytorch_state
 from vae_fast.errors import RunError
 from vae_fast.model import VAE
 
@@ -205,6 +205,7 @@ def load(path: str | Path) -> VAE:
     return opened(path).model
 
 
+@pytorch_state.as_it_starts()
 def opened(path: str | Path, warn: Callable[[str], None] = warnings.warn) -> Loaded:
     """What `load` gives, and where it comes from: of a link (latest, best) that is what it names.
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vae_fast.errors import RunError
+from vae_fast.signals import at_quiet_end
 
 LOCK = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -109,4 +110,10 @@ def _forget() -> None:
     _held.clear()
 
 
+def _release_all() -> None:
+    for claim in list(_held):
+        claim.release()
+
+
 os.register_at_fork(after_in_child=_forget)
+at_quiet_end(_release_all)

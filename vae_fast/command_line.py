@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vae_fast import durable, pictures
@@ -45,6 +46,12 @@ def parser(
         "run", metavar="RUN", type=path, help="a run directory (its latest checkpoint), a checkpoint or an export"
     )
     result.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
+    result.add_argument(
+        "--threads",
+        type=computing_threads,
+        metavar="N",
+        help="that compute on a CPU (default: as many as PyTorch takes)",
+    )
     if out is not None:
         result.add_argument("--out", type=path, metavar="PATH", help=out)
     if images:
@@ -73,6 +80,13 @@ def path(text: str) -> Path:
         return Path(expanded("a path", text))
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
+
+
+def computing_threads(text: str) -> int:
+    """For argparse: 1, 2, ..., and so many they are from now on."""
+    count = positive_number(text)
+    torch.set_num_threads(count)
+    return count
 
 
 def whole_number(text: str) -> int:

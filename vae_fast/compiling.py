@@ -1,8 +1,11 @@
 """torch.compile as the engine uses it, and where what it makes is kept from one run to the next."""
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,17 +21,39 @@ R = TypeVar("R")
 def keep_compiled_code() -> None:
     """Have Inductor and Triton keep what they compile, for the next run, in the user's cache.
 
-    PyTorch's own choice is /tmp, which many machines empty when they start; TORCHINDUCTOR_CACHE_DIR names another. Each
-    instruction set has a folder: Inductor takes what it compiled for AVX-512 for AVX2 too, and bfloat16 is then wrong.
+    PyTorch's own choice, which some of its imports make before us, is /tmp, and many machines empty that when they
+    start; TORCHINDUCTOR_CACHE_DIR names another. Each instruction set has a folder: Inductor takes what it compiled for
+    AVX-512 for AVX2 too, and bfloat16 is then wrong.
     """
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        if chosen is None or Path(chosen).match(f"{tempfile.gettempdir()}/torchinductor_*"):
+            chosen = _own_folder()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _without_spaces(chosen)
+    except OSError:
+        return  # PyTorch's choice, then
+
+
+def _own_folder() -> str:
     from platformdirs import user_cache_path
 
     folder = user_cache_path("vae_fast") / "compiled" / torch.backends.cpu.get_cpu_capability()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # PyTorch's choice, then
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+
+def _without_spaces(folder: str) -> str:
+    """The folder, or a link to it where its path has spaces, which the compiler's command line would be cut at."""
+    if " " not in folder:
+        return folder
+    links = Path(tempfile.gettempdir(), f"vae_fast-{os.getuid()}")
+    links.mkdir(mode=0o700, exist_ok=True)
+    if links.lstat().st_uid != os.getuid():
+        raise PermissionError(f"{links} is another user's")
+    link = links / hashlib.sha256(folder.encode()).hexdigest()[:16]
+    with suppress(FileExistsError):
+        link.symlink_to(Path(folder).absolute())
+    return str(link)
 
 
 def compiled_with_backward(function: Callable[..., R]) -> Callable[..., R]:

@@ -99,6 +99,8 @@ class Config:
     """capture steps in CUDA graphs"""
     feed: Literal["auto", "device", "host", "stream"] = "auto"
     """training images: all on the device, in the host's memory, or read from their file as they are needed"""
+    threads: int | None = None
+    """that compute on a CPU (default: as many as PyTorch takes, one a core); of runs side by side one each is faster"""
     flush_denormals: bool = False
     """have the CPU take numbers below 1.2e-38 for zero: faster where there are many"""
     device: str = "auto"
@@ -266,6 +268,8 @@ def _check_together(c: Config) -> None:
         raise ConfigError(f"weight_decay: expected 0 with optimizer 'adam' (use 'adamw'), got {c.weight_decay!r}")
     if c.lr_warmup > c.epochs:
         raise ConfigError(f"lr_warmup: expected at most the {c.epochs} epochs of the run, got {c.lr_warmup!r}")
+    if c.step == "fused" and c.amp_dtype == "fp16":
+        raise ConfigError("step: expected auto or autograd with amp_dtype 'fp16': no fused step has that, got 'fused'")
     if c.profile_steps is not None:
         profile_window(c.profile_steps)
         if c.profile == "off":
@@ -281,6 +285,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (("lr", "beta_warmup"), lambda v: 0 < v < math.inf, "a finite number above 0"),
     (("clip",), lambda v: v is None or 0 < v < math.inf, "a finite number above 0"),
+    (("threads",), lambda v: v is None or 1 <= v <= 4096, "1 to 4096"),
     (("hidden",), lambda v: all(width >= 1 for width in v), "positive widths"),
     (("test_fraction",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
     (("seed",), lambda v: 0 <= v < 2**63, "0 <= seed < 2^63"),

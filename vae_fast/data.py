@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vae_fast import catalogue, image_checks, readers, stored
+from vae_fast import catalogue, image_checks, pytorch_state, readers, stored
 from vae_fast.errors import DataError
 from vae_fast.readers import Source
 from vae_fast.stored import Pixels, Stored
@@ -71,6 +71,7 @@ def load_images(
     return test
 
 
+@pytorch_state.as_it_starts()
 def load_splits(
     data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, test_fraction: float = 0.1
 ) -> tuple[Images, Images | None]:

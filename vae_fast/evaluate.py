@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_fast import command_line, durable, latents, strict_json
+from vae_fast import command_line, durable, latents, pytorch_state, strict_json
 from vae_fast.estimates import Estimates
 from vae_fast.evaluation import evaluate as elbo
 from vae_fast.exits import exit_code
@@ -25,6 +25,7 @@ from vae_fast.stored import Pixels
 from vae_fast.trained import Selection, Trained
 
 
+@pytorch_state.as_it_starts()
 def evaluate(
     trained: Trained,
     selection: Selection,
@@ -75,6 +76,7 @@ def evaluate(
     return result
 
 
+@pytorch_state.as_it_starts()
 def importance_weighted(
     model: VAE, pixels: Pixels, samples: int, seed: int, partial: Path | None = None, printer: Printer | None = None
 ) -> dict[str, Any]:

@@ -14,12 +14,18 @@ import torch
 
 from vae_fast.distributed import speaks
 from vae_fast.errors import ConfigError, ContactLost, UserError, first_line
-from vae_fast.signals import Interrupted, begun
+from vae_fast.signals import Interrupted, Terminated, begun, end_quietly_before
 
 
-def exit_code(command: Callable[[], object]) -> int:
-    """Of a call of `command`, after the line that says what went wrong."""
-    begun()
+def exit_code(command: Callable[[], object], quiet_before: str | None = None) -> int:
+    """Of a call of `command`, after the line that says what went wrong.
+
+    quiet_before: until the command calls `begun`, a signal says only that it came before this.
+    """
+    if quiet_before is None:
+        begun()
+    else:
+        end_quietly_before(quiet_before)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what the terminal's encoding has not
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -27,8 +33,9 @@ def exit_code(command: Callable[[], object]) -> int:
         sys.stdout.flush()
     except Interrupted as interruption:
         return _fail(str(interruption), 128 + interruption.number, known_to_all=True)
-    except KeyboardInterrupt:
-        return _fail("SIGINT: stopped at once, nothing more is saved", 130, known_to_all=True)
+    except KeyboardInterrupt as interruption:
+        number = signal.SIGTERM if isinstance(interruption, Terminated) else signal.SIGINT
+        return _fail(f"{number.name}: stopped at once, nothing more is saved", 128 + number, known_to_all=True)
     except ContactLost as error:
         return _fail(f"error: {error}", 1)
     except UserError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vae_fast import checkpoint, command_line, durable, model_card, strict_json
+from vae_fast import checkpoint, command_line, durable, model_card, pytorch_state, strict_json
 from vae_fast.errors import RunError
 from vae_fast.exits import exit_code
 from vae_fast.model import ACTIVATIONS, VAE
@@ -69,6 +69,7 @@ def _plain(layers: nn.Sequential, activation: str) -> nn.Sequential:
     return nn.Sequential(*(_linear(m) if isinstance(m, nn.Linear) else ACTIVATIONS[activation]() for m in layers))
 
 
+@pytorch_state.as_it_starts()
 def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safetensors", "pt2")) -> dict[str, float]:
     """Write the exports and a model card into a new directory, which is whole or not there.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from vae_fast import command_line, walks
+from vae_fast import command_line, pytorch_state, walks
 from vae_fast.errors import ConfigError
 from vae_fast.exits import exit_code
 from vae_fast.trained import Selection, Trained
@@ -14,6 +14,7 @@ from vae_fast.trained import Selection, Trained
 PAIRS = 6  # of the first images, if none are named
 
 
+@pytorch_state.as_it_starts()
 def interpolate(trained: Trained, begin: Tensor, end: Tensor, steps: int, path: str = "spherical") -> Tensor:
     """[N, steps, *input_shape] in [0, 1] from images `begin` [N, ...] to `end` [N, ...], both ends included.
 

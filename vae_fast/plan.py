@@ -140,20 +140,24 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 
 
 @contextmanager
-def process_settings(plan: Plan, deterministic: bool) -> Iterator[None]:
-    """What a run asks of the whole process, and gives back: its GPU, deterministic algorithms, what denormals are."""
-    flushed = _are_denormals_flushed()
+def process_settings(plan: Plan, config: Config) -> Iterator[None]:
+    """What a run asks of the whole process, and gives back: its GPU, threads, algorithms, what denormals are."""
+    flushed, threads = _are_denormals_flushed(), torch.get_num_threads()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     if plan.flush_denormals:
         _flush_denormals(True)
     try:
         with (
             torch.cuda.device(plan.torch_device) if plan.torch_device.type == "cuda" else nullcontext(),
-            _deterministic() if deterministic else nullcontext(),
+            _deterministic() if config.deterministic else nullcontext(),
         ):
             yield
     finally:
         if plan.flush_denormals:
             _flush_denormals(flushed)
+        if config.threads is not None:
+            torch.set_num_threads(threads)
 
 
 @contextmanager

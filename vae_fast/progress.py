@@ -83,5 +83,6 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
     if record["images_per_second"] is not None:
         parts.append(f"{record['images_per_second']:,.0f} images/s")
     if record["skipped_steps"]:
-        parts.append(f"{record['skipped_steps']} steps skipped: not finite")
+        steps = "step" if record["skipped_steps"] == 1 else "steps"
+        parts.append(f"{record['skipped_steps']} {steps} skipped: not finite")
     return "   ".join(parts)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from vae_fast import command_line, pictures, walks
+from vae_fast import command_line, pictures, pytorch_state, walks
 from vae_fast.exits import exit_code
 from vae_fast.trained import Trained
 
 
+@pytorch_state.as_it_starts()
 def reconstruct(trained: Trained, images: Tensor) -> Tensor:
     """[N, *input_shape] in [0, 1], of images [N, ...], uint8 or float."""
     return walks.reconstruct(trained.model, images)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast import command_line, durable, latents, pictures, strict_json, walks, webpage
+from vae_fast import command_line, durable, latents, pictures, pytorch_state, strict_json, walks, webpage
 from vae_fast.evaluate import evaluate
 from vae_fast.exits import exit_code
 from vae_fast.model import VAE
@@ -33,6 +33,7 @@ STARTS = 6  # images from which the explorer can start
 EXACT = 1 / 255  # how far half precision may be off in a pixel; else the page holds single precision
 
 
+@pytorch_state.as_it_starts()
 def report(trained: Trained, selection: Selection) -> str:
     """The page, as a string of HTML."""
     model = trained.model

@@ -22,7 +22,7 @@ from vae_fast.errors import ConfigError, RunError
 from vae_fast.model import VAE
 
 # On a resume; all else is what the run is.
-MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx"}
+MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx", "threads"}
 
 
 OTHER_FILES = 2 << 20  # bytes: pictures, metrics, config.toml

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from vae_fast import command_line, walks
+from vae_fast import command_line, pytorch_state, walks
 from vae_fast.exits import exit_code
 from vae_fast.trained import Trained
 
 
+@pytorch_state.as_it_starts()
 def sample(trained: Trained, count: int, seed: int = 0) -> Tensor:
     """[count, *input_shape] in [0, 1], a function of the model and the seed; image i is the same for any count."""
     return walks.sample(trained.model, count, seed)

@@ -3,9 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
@@ -16,33 +15,55 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where a command takes it as it takes SIGINT: as an exception."""
 
 
-def end_quietly_until_begun() -> None:
+def terminate(number: int, frame: object) -> None:
+    """Handle SIGTERM."""
+    raise Terminated
+
+
+def end_quietly_before(what: str) -> None:
     """Let SIGINT and SIGTERM end the process with one line, where they would do what they usually do, until `begun`.
 
-    An exception amid imports would end in their traceback, or in C++ code that terminates.
+    For an exception amid imports would end in their traceback, or in C++ code that terminates. what: has not begun yet.
     """
-
-    def end(number: int, frame: object) -> None:
-        os.write(2, f"{signal.Signals(number).name}: stopped before anything began\n".encode())
-        os._exit(128 + number)
-
-    for number, usual in USUAL.items():
-        if signal.getsignal(number) == usual:
-            signal.signal(number, end)
-            _ended_quietly.append(number)
+    _quiet.what = what
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) == handler:
+            signal.signal(number, _quiet.end)
+            _quiet.numbers.add(number)
 
 
 def begun() -> None:
-    """Give back what `end_quietly_until_begun` took."""
-    while _ended_quietly:
-        number = _ended_quietly.pop()
-        signal.signal(number, USUAL[number])
+    """Have the signals that `end_quietly_before` took raise exceptions from now on."""
+    for number in _quiet.numbers:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else terminate)
+    _quiet.numbers.clear()
 
 
-_ended_quietly: list[signal.Signals] = []
+def at_quiet_end(function: Callable[[], object]) -> None:
+    """Call `function` before a signal ends the process quietly: the last one that was named here."""
+    _quiet.clean_up = function
+
+
+class _Quiet:
+    """How a signal ends the process now, and which do."""
+
+    def __init__(self) -> None:
+        self.what, self.numbers = "", set[signal.Signals]()
+        self.clean_up: Callable[[], object] = lambda: None
+
+    def end(self, number: int, frame: object) -> None:
+        self.clean_up()
+        if os.environ.get("RANK", "0") == "0":  # the first of the processes of a run speaks for all
+            os.write(2, f"{signal.Signals(number).name}: stopped before {self.what}\n".encode())
+        os._exit(128 + number)
+
+
+_quiet = _Quiet()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_fast import command_line, strict_json, terminal
+from vae_fast import command_line, pytorch_state, strict_json, terminal
 from vae_fast.exits import exit_code
 from vae_fast.kernels import elbo_loss, streams
 from vae_fast.noise import standard_normal
@@ -26,6 +26,7 @@ CALLS = 50  # of each layer, for its time
 SHOWN = 8  # values of a vector
 
 
+@pytorch_state.as_it_starts()
 @torch.inference_mode()
 def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0) -> dict[str, Any]:
     """All that the command shows, as JSON can hold it.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vae_fast import pytorch_state
 from vae_fast.config import Config, described
 from vae_fast.data import DataSet
 from vae_fast.distributed import World, join
@@ -35,6 +36,7 @@ class Run:
     metrics: list[dict[str, Any]] = field(repr=False)
 
 
+@pytorch_state.as_it_starts()
 def fit(config: Config) -> Run:
     """Train as `config` says, printing progress; in the processes that torchrun started, if it did, all at once.
 
@@ -56,7 +58,7 @@ def fit(config: Config) -> Run:
 
 def _trained(config: Config, directory: RunDirectory, printer: Printer, world: World) -> Training:
     plan = world.placed(world.first(choose_plan, config, directory, printer, world.size))
-    with process_settings(plan, config.deterministic):
+    with process_settings(plan, config):
         found = world.first_on_each_machine(DataSet.open, config.data, config.data_root)
         feed = world.first(choose_images_feed, config, plan, found, directory, printer)
         splits = world.together(prepare, config, found, feed, printer.line)
@@ -76,7 +78,7 @@ def _trained(config: Config, directory: RunDirectory, printer: Printer, world: W
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; its exit code is that of `exits`."""
     given = sys.argv[1:] if arguments is None else arguments
-    return exit_code(lambda: fit(join().first(parse, given)))
+    return exit_code(lambda: fit(join().first(parse, given)), quiet_before="training")
 
 
 if __name__ == "__main__":

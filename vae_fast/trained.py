@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast import checkpoint
+from vae_fast import checkpoint, pytorch_state
 from vae_fast.config import Config, read_toml
 from vae_fast.data import DataSet
 from vae_fast.errors import ConfigError, DataError, RunError
@@ -98,6 +98,7 @@ class Trained:
     completed: int = 0
 
     @classmethod
+    @pytorch_state.as_it_starts()
     def open(cls, path: str | Path, device: str = "auto") -> "Trained":
         """Of a run directory (its latest valid checkpoint), a checkpoint, or an export.
 
@@ -151,6 +152,7 @@ class Trained:
             return []
         return [record for record in RunDirectory.of(self.run).metrics() if record["epoch"] <= self.completed]
 
+    @pytorch_state.as_it_starts()
     def images(self, part: str = "test", **settings: Any) -> Selection:
         """The images of one part of the run's data set, treated as in the run, but for `settings`.
 

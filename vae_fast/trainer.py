@@ -26,7 +26,7 @@ from vae_fast.profiling import Profile
 from vae_fast.progress import Printer, epoch_line
 from vae_fast.ranges import marks
 from vae_fast.run_directory import RunDirectory
-from vae_fast.signals import Interrupted, collected_signals
+from vae_fast.signals import Interrupted, begun, collected_signals
 from vae_fast.splits import Splits
 from vae_fast.stored import Pixels
 from vae_fast.summary import summary
@@ -72,10 +72,15 @@ class Training:
     def rehearse(self) -> None:
         """One step, and nothing written."""
         self._require_space()
+        if self.directory.recorded:
+            self._resume()
+        if self._is_done:
+            return
         self.engine.warm_up()
-        order = self.feed.order(1)
+        order = self.feed.order(self.epoch + 1)
         self.engine.begin_epoch(order)
-        with self._batches(order[:1], [1]) as batches:
+        place = self.engine.step_number % self.feed.steps_per_epoch
+        with self._batches(order[place : place + 1], [1]) as batches:
             self.engine.advance(1, next(batches))
         loss = self.engine.finish_epoch()["train_loss"]
         outcome = "not finite" if loss is None else f"{loss:.2f}"
@@ -86,9 +91,11 @@ class Training:
         self._require_space()
         if self.directory.recorded:
             self._resume()
+            self.world.first(self.directory.point_to_best, self.best)
         log = self.config.log if self.world.is_first else "none"
         self.tracker = self.world.together(tracker, log, self.directory.path / "tensorboard", self.epoch)
-        self._warm_up()
+        if not self._is_done:
+            self._warm_up()
         steps = self.config.epochs * self.feed.steps_per_epoch
         self.world.first(self.profile.begin, self.engine.step_number, steps, max(self.engine.launches(steps)))
         self.metrics = self.world.first(self.directory.cut_metrics, self.epoch)
@@ -96,6 +103,7 @@ class Training:
 
     def run(self) -> None:
         """The epochs that are left. After a signal the state is saved at the step boundary: Interrupted."""
+        begun()
         with collected_signals() as received:
             while self.epoch < self.config.epochs:
                 record = self._train_epoch(self.epoch + 1, received)
@@ -103,6 +111,8 @@ class Training:
                 self._close_epoch(record)
                 if number := self.world.agreed(received, now=True):
                     raise Interrupted(number, f"go on with --resume {self.directory.path}")
+        if self.metrics and self._learned_nothing(self.metrics[-1]):
+            raise RunError("training diverged: all steps of the last epoch were skipped. Try a lower --lr, or --clip 1")
 
     def finish(self) -> None:
         """Pictures and the summary."""
@@ -113,6 +123,10 @@ class Training:
         self.tracker.pictures(files, self.epoch)
         for line in summary(self.config, self.metrics, self.splits.test, self.directory):
             self.printer.line(line)
+
+    @property
+    def _is_done(self) -> bool:
+        return self.engine.step_number == self.config.epochs * self.feed.steps_per_epoch
 
     def _require_space(self) -> None:
         saved = 3 * sum(p.nbytes for p in self.model.parameters())  # with both of Adam's moments
@@ -129,7 +143,7 @@ class Training:
     def _warm_up(self) -> None:
         """Compile and record what the plan says, and tell how long it took: no epoch's time holds it."""
         if self.plan.is_torch_compiled:
-            self.printer.line("compiling the step: up to half a minute the first time")
+            self.printer.line("compiling the step: half a minute if it is new to this machine")
         began = time.perf_counter()
         self.engine.warm_up()
         self._record_evaluations()
@@ -220,14 +234,17 @@ class Training:
             self.world.first(self.tracker.epoch, record)
         self.printer.line(epoch_line(record, self.config.epochs))
         self.engine.stop_if_diverged()
-        learned_nothing = record["skipped_steps"] == self.feed.steps_per_epoch
-        if learned_nothing or self.engine.is_diverging:  # what is saved is to be good: the checkpoints before serve
+        # What is saved is to be good: the checkpoints before serve.
+        if self._learned_nothing(record) or self.engine.is_diverging:
             self.printer.line(f"warning: no checkpoint after epoch {self.epoch}: its steps were skipped, not finite")
             return
         judged = record.get("valid_loss", record["test_loss"])
         if judged is not None and (self.best is None or judged < self.best["loss"]):
             self.best = {"loss": judged, "step": self.engine.step_number}
         self._save(self.epoch)
+
+    def _learned_nothing(self, record: dict[str, Any]) -> bool:
+        return bool(record["skipped_steps"] == self.feed.steps_per_epoch)
 
     def _save(self, epoch: int) -> None:
         parameters, optimizer, counters = self.engine.state()
@@ -265,7 +282,6 @@ class Training:
         self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
         if done == most:
             self.printer.line(f"nothing is left to do: all {self.config.epochs} epochs are done; --epochs adds some")
-        self.world.first(self.directory.point_to_best, self.best)
         scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
             self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_fast import command_line, latents, walks
+from vae_fast import command_line, latents, pytorch_state, walks
 from vae_fast.errors import ConfigError
 from vae_fast.exits import exit_code
 from vae_fast.trained import Trained
@@ -15,6 +15,7 @@ from vae_fast.trained import Trained
 ROWS = 10  # dimensions, if none are named: those that carry most
 
 
+@pytorch_state.as_it_starts()
 def traverse(trained: Trained, dimensions: Sequence[int], steps: int, around: Tensor | None = None) -> Tensor:
     """[len(dimensions), steps, *input_shape] in [0, 1]: each dimension at the quantiles of N(0, 1), the others held.
 

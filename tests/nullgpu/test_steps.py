@@ -65,7 +65,7 @@ def batches(e: "Engine", feed: "Feed", epoch: int) -> AbstractContextManager[Any
 def test_no_step_of_an_epoch_waits(name: str) -> None:
     """In the thread that launches; the one that gathers waits for its own copies."""
     e = graph_nodes.engine(SETTINGS[name].settings, together=8)
-    with process_settings(e.plan, e.config.deterministic):
+    with process_settings(e.plan, e.config):
         watch_an_epoch(e)
 
 
