@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import vae_fast as vf
-from vae_fast.pictures import STRIP, save_grid, save_loss_curve, save_reconstructions, save_samples
+from vae_fast.pictures import STRIP, drawn_as, save_grid, save_loss_curve, save_reconstructions, save_samples
 
 
 def read(path: Path) -> Image.Image:
@@ -17,7 +17,7 @@ def read(path: Path) -> Image.Image:
         return picture.copy()
 
 
-@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (2, "L")])
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (2, "L"), (4, "L")])
 def test_a_grid_shows_each_image_in_its_place(tmp_path: Path, channels: int, mode: str) -> None:
     torch.manual_seed(0)
     rows = [torch.rand(3, channels, 4, 60), torch.rand(2, channels, 4, 60)]
@@ -26,7 +26,9 @@ def test_a_grid_shows_each_image_in_its_place(tmp_path: Path, channels: int, mod
     assert picture.mode == mode
     assert picture.size == (3 * 61 + 1, 2 * 5 + 1)
     pixels = np.asarray(picture).reshape(11, 184, -1)
-    expected = (rows[1][1, : 3 if channels == 3 else 1] * 255).round().permute(1, 2, 0).numpy()
+    shown = rows[1][1] if mode == "RGB" else rows[1][1].mean(0, keepdim=True)
+    assert drawn_as(channels) == ("" if channels in (1, 3) else f"drawn as the mean of {channels} channels")
+    expected = (shown * 255).round().permute(1, 2, 0).numpy()
     assert np.array_equal(pixels[6:10, 62:122], expected)
     assert (pixels[6:10, 123:] == 255).all()  # the place without an image
 

@@ -48,6 +48,27 @@ def test_without_a_terminal_what_has_a_unit_is_told_in_lines(
     assert re.fullmatch(r"-log p\(x\)  105\.30  1,500 of 4,000, [0-9,]+ images/s\n", told.err)
 
 
+def test_a_loss_that_is_no_sum_says_what_it_is() -> None:
+    record = {
+        "epoch": 1,
+        "train_loss": 321.0,
+        "train_nll": 292.0,
+        "train_kl": 7.25,
+        "beta": 4.0,
+        "test_loss": 263.0,
+        "test_nll": 256.0,
+        "test_kl": 7.0,
+        "images_per_second": None,
+        "skipped_steps": 1,
+    }
+    assert epoch_line(record, 20).split("   ") == [
+        "epoch  1/20",
+        "train 321.00 (nll 292.00, kl 7.25, beta 4; -ELBO 299.25)",
+        "test 263.00 (nll 256.00 + kl 7.00)",
+        "1 step skipped: not finite",
+    ]
+
+
 def test_a_terminal_gets_a_bar_that_vanishes() -> None:
     """In a real pseudo-terminal."""
     code = (

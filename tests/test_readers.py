@@ -71,6 +71,26 @@ def test_round_trip(path, kind, data):
     np.testing.assert_array_equal(sources["train"].array, array, strict="idx" not in kind)  # IDX is big-endian
 
 
+@pytest.mark.parametrize(
+    ("members", "parts"),
+    [
+        (["arr_0"], ["train"]),
+        (["X", "y"], ["train", "train_labels"]),
+        (["images", "labels"], ["train", "train_labels"]),
+        (["x_train", "y_train", "x_test", "y_test"], ["train", "train_labels", "test", "test_labels"]),
+        (["train", "test", "test_labels"], ["train", "test", "test_labels"]),
+    ],
+)
+def test_members_may_have_the_names_that_others_give_them(path, members, parts):
+    path.write_bytes(npz(**{name: IMAGES + i for i, name in enumerate(members)}))
+    sources = read(path)
+    assert [*sources] == parts
+    for i, (name, part) in enumerate(zip(members, parts, strict=True)):
+        np.testing.assert_array_equal(sources[part].array, IMAGES + i)
+        assert sources[part].where == f"{path} ({name})"
+        assert sources[part].alias == ("" if name == part else name)
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
@@ -111,9 +131,11 @@ ZEROS = np.zeros((1000, 1000), np.uint8)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"", "bad magic", id="no bytes"),
-        pytest.param(b"\x89PNG\r\n\x1a\n", "bad magic: starts with b'.x89PNG', which is neither IDX", id="other kind"),
-        pytest.param(gzip.compress(b"hello"), "bad magic: starts with b'hell'", id="other kind gzipped"),
+        pytest.param(b"", "begins with b''; supported are IDX", id="no bytes"),
+        pytest.param(b"\x89PNG\r\n\x1a\n", "is a PNG picture; supported are IDX", id="picture"),
+        pytest.param(b"PAR1\x15\x04", "is Parquet; supported are IDX", id="Parquet"),
+        pytest.param(b"\x80\x04\x95", "is a pickle; supported are IDX", id="pickle"),
+        pytest.param(gzip.compress(b"hello"), "begins with b.hell.; supported are IDX", id="other kind gzipped"),
         pytest.param(b"\0\0\x07\x01\0\0\0\x01\0", "IDX has no dtype code 0x07", id="idx dtype"),
         pytest.param(b"\0\0\x08\x03\0\0\0", "ends inside its header", id="idx header cut"),
         pytest.param(b"\0\0\x08\x00", r"shape \[\]: expected 1 to 4 dimensions", id="idx no dimension"),

@@ -20,7 +20,7 @@ from vae_fast.train import main
 
 RECORD_KEYS = [
     *("epoch", "step", "seconds", "images_per_second", "train_loss", "train_nll", "train_kl", "skipped_steps"),
-    *("lr", "beta", "test_loss", "test_nll", "test_kl"),
+    *("lr", "beta", "entropy", "test_loss", "test_nll", "test_kl"),
 ]
 
 

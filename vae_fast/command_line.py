@@ -159,4 +159,5 @@ def save_pictures(
     np.save(values, array.numpy())
     durable.replace(png, picture.getvalue())
     durable.replace(npy, values.getvalue())
-    print(f"picture  {png}\narray    {npy}  {list(array.shape)}")
+    said = pictures.drawn_as(trained.image_shape[0])
+    print(f"picture  {png}{said and f'  ({said})'}\narray    {npy}  {list(array.shape)}")

@@ -52,9 +52,10 @@ def load_images(
     """Load one part of a data set.
 
     data: "digits" (embedded), "mnist", "fashion-mnist", or the path of an IDX file (plain or gzipped), a `.npy`, a
-        `.npz` with the members `train` and optionally `test`, `train_labels` and `test_labels`, or a folder of IDX
-        files with MNIST's names. Images are [N, H, W], [N, C, H, W] or [N, D] (which becomes [N, 1, 1, D]); uint8, or
-        floats in [0, 1], kept as uint8 if every one is k/255 within 1e-6, else as float32.
+        `.npz` with the members `train` and optionally `test`, `train_labels` and `test_labels` (or names that others
+        use, such as `x_train` and `arr_0`), or a folder of IDX files with MNIST's names. Images are [N, H, W],
+        [N, C, H, W] or [N, D] (which becomes [N, 1, 1, D]); uint8, or floats in [0, 1], kept as uint8 if every one is
+        k/255 within 1e-6, else as float32.
     root: where to look first for mnist and fashion-mnist; then come the folder that the environment variable
         VAE_FAST_DATA names, the user's cache, and the system's folders. If none has it, it is downloaded.
     test_fraction: how much of the end of a set without a test part is held out as one; 0 for none.
@@ -99,7 +100,12 @@ class DataSet:
     @property
     def nbytes(self) -> int:
         """What the images take in memory, at most."""
-        return sum(array.size * min(array.itemsize, 4) for array, _ in self.parts.values())
+        return sum(array.size * min(array.itemsize, 4) for array, *_ in self.parts.values())
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """What a file calls its parts, of those that it calls by names of its own."""
+        return {part: source.alias for part, source in self.parts.items() if source.alias}
 
     @property
     def pixels(self) -> int:
@@ -109,7 +115,7 @@ class DataSet:
     @property
     def obstacle(self) -> str | None:
         """Why the images cannot stay in their files, and what to do about it; None if they can."""
-        found = ((where, stored.obstacle(array)) for array, where in self.parts.values())
+        found = ((where, stored.obstacle(array)) for array, where, _ in self.parts.values())
         return next((f"{where}: {why}" for where, why in found if why is not None), None)
 
     def splits(self, test_fraction: float = 0.1, *, in_file: bool = False) -> tuple[Images, Images | None]:

@@ -65,7 +65,7 @@ def chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
 
 def _check_kind(source: Source) -> None:
     """The dtype and shape of images."""
-    array, where = source
+    array, where, _ = source
     if array.dtype != np.uint8 and array.dtype.name not in ("float16", "float32", "float64"):
         advice = "multiply by 255 and convert to uint8" if array.dtype == np.bool_ else "convert to uint8 or float32"
         raise DataError(f"{where}: dtype {array.dtype}: expected uint8, or floats in [0, 1]; {advice}")
@@ -85,7 +85,7 @@ def _channels_come_last(first: int, second: int, last: int) -> bool:
 
 
 def _check_labels(labels: Source, images: Source) -> None:
-    array, where = labels
+    array, where, _ = labels
     if array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64):
         raise DataError(f"{where}: dtype {array.dtype}: expected integer labels; convert to int64")
     if array.shape != (len(images.array),):
@@ -97,7 +97,7 @@ def _check_labels(labels: Source, images: Source) -> None:
 
 def _checked_pixels(source: Source) -> bool:
     """Raise for pixels of another scale, or that are no numbers; else say whether every one is k/255."""
-    array, where = source
+    array, where, _ = source
     if array.dtype == np.uint8:
         if _largest(array) == 1:
             raise DataError(f"{where}: its largest pixel is 1, but a uint8 white is 255; multiply the pixels by 255")

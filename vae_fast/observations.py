@@ -14,7 +14,8 @@ def observe(records: Sequence[Record]) -> str:
     """Of the last of some consecutive records, what its training loss says beside those before.
 
     "first epoch", "falling fast", "still falling", "levelled off", "rising", "diverged", "back from a divergence",
-    "overfitting since epoch N"; "beta changes" where the loss before was another objective.
+    "overfitting since epoch N"; "beta changes" where the loss before was another objective. Shares are of what can be
+    learned: the loss above the pixels' entropy, where the records have that.
     """
     now, beta = (records[-1].get(key) for key in ("train_loss", "beta"))
     if now is None:
@@ -31,7 +32,7 @@ def observe(records: Sequence[Record]) -> str:
     since = _overfitting_since(records)
     if since is not None:
         return f"overfitting since epoch {since}"
-    fall = 1 - now / losses[-2]
+    fall = (losses[-2] - now) / _learnable(records[-2])
     if fall < -STILL:
         return "rising"
     return "falling fast" if fall > FAST else "still falling" if fall > STILL else "levelled off"
@@ -55,4 +56,11 @@ def _overfitting_since(records: Sequence[Record]) -> int | None:
     last, lowest = judged[-1], min(judged, key=lambda record: float(record["test_loss"]))
     if lowest["train_loss"] is None or last["train_loss"] >= lowest["train_loss"]:
         return None
-    return int(lowest["epoch"]) if last["test_loss"] > (1 + WORSE) * lowest["test_loss"] else None
+    worse = last["test_loss"] - lowest["test_loss"]
+    return int(lowest["epoch"]) if worse > WORSE * _learnable(lowest, "test") else None
+
+
+def _learnable(record: Record, part: str = "train") -> float:
+    """The loss above what no decoder can reach."""
+    loss: float = record[f"{part}_loss"]
+    return max(loss - (record.get("entropy") or 0.0), 0.01 * loss)

@@ -59,7 +59,7 @@ def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path |
 
 
 def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence[Sequence[str]] | None = None) -> None:
-    """Rows of images in [0, 1], each [n, C, H, W] with n up to that of the first; C of 3 is colour, else the first.
+    """Rows of images in [0, 1], each [n, C, H, W] with n up to that of the first, as `visible` shows them.
 
     captions: of each row one for all of it, one for every image, or none.
     """
@@ -67,11 +67,11 @@ def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence
 
     if rows[0].shape[2] == 1:  # vectors: their values are drawn as bars
         rows = [row.repeat_interleave(max(1, row.shape[3] // FLATTEST), 2) for row in rows]
+    rows = [visible(row.float().cpu()) for row in rows]
     n, channels, height, width = rows[0].shape
-    channels = 3 if channels == 3 else 1
     sheet = torch.ones(channels, len(rows) * (height + 1) + 1, n * (width + 1) + 1)
     for i, row in enumerate(rows):
-        for j, image in enumerate(row[:, :channels].float().cpu()):
+        for j, image in enumerate(row):
             top, left = i * (height + 1) + 1, j * (width + 1) + 1
             sheet[:, top : top + height, left : left + width] = image
     picture = Image.fromarray(_bytes(sheet))
@@ -80,6 +80,16 @@ def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence
     if captions is not None:
         picture = _captioned(picture, captions, factor * (height + 1), factor * (width + 1))
     picture.save(path, format="PNG")
+
+
+def visible(images: Tensor) -> Tensor:
+    """Images [..., C, H, W] as they can be drawn: C of 1 or 3 as they are, else [..., 1, H, W], the mean."""
+    return images if images.shape[-3] in (1, 3) else images.mean(-3, keepdim=True)
+
+
+def drawn_as(channels: int) -> str:
+    """What is to be said of pictures of such images; empty if they show what there is."""
+    return "" if channels in (1, 3) else f"drawn as the mean of {channels} channels"
 
 
 def _bytes(sheet: Tensor) -> Any:

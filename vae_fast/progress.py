@@ -79,7 +79,11 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
     for name in ("train", "valid", "test"):
         if record.get(f"{name}_loss") is not None:
             loss, nll, kl = (record[f"{name}_{key}"] for key in ("loss", "nll", "kl"))
-            parts.append(f"{name} {loss:.2f} (nll {nll:.2f} + kl {kl:.2f})")
+            if abs(loss - (nll + kl)) < 0.005:
+                parts.append(f"{name} {loss:.2f} (nll {nll:.2f} + kl {kl:.2f})")
+            else:  # another weight than 1, or free bits
+                beta = f"beta {record['beta']:g}"
+                parts.append(f"{name} {loss:.2f} (nll {nll:.2f}, kl {kl:.2f}, {beta}; -ELBO {nll + kl:.2f})")
     if record["images_per_second"] is not None:
         parts.append(f"{record['images_per_second']:,.0f} images/s")
     if record["skipped_steps"]:

@@ -27,6 +27,28 @@ IDX_NAMES = {
     "test": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
+# What members of an .npz are called elsewhere; case does not count.
+ALIASES = {
+    "train": ("train", "x_train", "train_images", "x", "images", "arr_0"),
+    "train_labels": ("train_labels", "y_train", "y", "labels"),
+    "test": ("test", "x_test", "test_images"),
+    "test_labels": ("test_labels", "y_test"),
+}
+# What else a file may be, by how it begins.
+_OTHERS = {
+    b"PAR1": "Parquet",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89HDF": "HDF5",
+    b"\x80": "a pickle",
+    b"MATL": "a MATLAB file",
+    b"BZh": "packed by bzip2",
+    b"\xfd7zX": "packed by xz",
+    b"ustar": "a tar archive",
+    b"<htm": "a web page",
+    b"<!DO": "a web page",
+    b"vers": "a Git LFS pointer, perhaps, in the place of the file",
+}
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP_MAGIC, _ZIP_MAGIC, _NPY_MAGIC = b"\x1f\x8b", b"PK", b"\x93NUMPY"
 _CHUNK = 1 << 20
@@ -34,10 +56,11 @@ _MAX_RATIO = 1040  # deflate packs at most 1032 bytes into one; the rest is slac
 
 
 class Source(NamedTuple):
-    """An array as its file holds it, and the words that name it in an error."""
+    """An array as its file holds it, the words that name it in an error, its name in the file if that is another's."""
 
     array: NDArray[Any]
     where: str
+    alias: str = ""
 
 
 class Header(NamedTuple):
@@ -94,24 +117,31 @@ def _read_folder(folder: Path) -> dict[str, Source]:
 
 
 def _read_npz(archive: zipfile.ZipFile, path: Path) -> dict[str, Source]:
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    if len(members) != len(archive.infolist()) or not {"train"} <= members.keys() <= IDX_NAMES.keys():
+    part_of = {alias: part for part, aliases in ALIASES.items() for alias in aliases}
+    members = {part_of.get(_member(info).lower(), ""): info for info in archive.infolist()}
+    if len(members) != len(archive.infolist()) or "train" not in members or "" in members:
         held = ", ".join(info.filename for info in archive.infolist()[:8]) or "nothing"
         raise DataError(
-            f"{path}: expected the members train and, optionally, {', '.join([*IDX_NAMES][1:])}, "
-            f"each once and nothing else; it holds {held}"
+            f"{path}: expected the members train and, optionally, {', '.join([*IDX_NAMES][1:])} (or x_train, y_train, "
+            f"x_test, y_test; images, labels; X, y; arr_0), each once and nothing else; it holds {held}"
         )
-    return {part: _read_member(archive, info, f"{path} ({part})") for part, info in members.items()}
+    return {part: _read_member(archive, info, path, part) for part, info in members.items()}
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Source:
+def _member(info: zipfile.ZipInfo) -> str:
+    return info.filename.removesuffix(".npy")
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, part: str) -> Source:
+    name = _member(info)
+    where = f"{path} ({name})"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
         raise DataError(f"{where}: is encrypted or in an unusual compression; write it with numpy.savez_compressed")
     with _explained(where), archive.open(info) as stream:
         header = _read_header(stream, where)
         _check_size(header, info.file_size - stream.tell(), where)
         _check_ratio(header, info.compress_size, where)
-        return Source(_fill(stream, header, where), where)
+        return Source(_fill(stream, header, where), where, "" if name == part else name)
 
 
 def _read_array(path: Path) -> Source:
@@ -149,8 +179,10 @@ def _read_header(stream: Any, where: str) -> Header:
     elif len(start) == 4 and start[:2] == b"\0\0":
         header = _idx_header(stream, start, where)
     else:
+        begins = f"begins with {start!r}"
+        what = next((f"is {kind}" for magic, kind in _OTHERS.items() if start.startswith(magic)), begins)
         raise DataError(
-            f"{where}: bad magic: starts with {start!r}, which is neither IDX (plain or gzipped) nor .npy or .npz"
+            f"{where}: {what}; supported are IDX (plain or gzipped), .npy and .npz: write it with numpy.save"
         )
     if not 1 <= len(header.shape) <= 4 or min(header.shape) < 0:
         raise DataError(f"{where}: shape {list(header.shape)}: expected 1 to 4 dimensions, none negative")

@@ -42,7 +42,7 @@ def report(trained: Trained, selection: Selection) -> str:
     sections = [
         _summary(trained, selection),
         *_losses(trained),
-        webpage.section("Reconstructions", _reconstructions(trained, shown)),
+        webpage.section("Reconstructions", _reconstructions(trained, shown), _drawn_as(trained)),
         webpage.section("Samples", _samples(trained)),
         webpage.section("Traversals", *_traversals(trained, found)),
         webpage.section("Latent map", *_map(trained, selection)),
@@ -123,6 +123,11 @@ def _reconstructions(trained: Trained, images: Tensor) -> str:
     decoded = walks.reconstruct(trained.model, images)
     rows = pictures.below_each_other(images, decoded, pictures.COLUMNS)
     return _grid(rows, "Images, and below each row its reconstructions: the decoded means of their posteriors")
+
+
+def _drawn_as(trained: Trained) -> str:
+    said = pictures.drawn_as(trained.image_shape[0])
+    return webpage.note(f"All pictures on this page are {said}.") if said else ""
 
 
 def _samples(trained: Trained) -> str:

@@ -73,7 +73,12 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
         {part: some for part, some in labels.items() if some is not None},
     )
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
-    counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+    called = {"training": found.aliases.get("train"), "test": found.aliases.get("test")}
+    counts = ", ".join(
+        f"{len(part):,} {name}{f' ({called[name]})' if called.get(name) else ''}"
+        for name, part in parts.items()
+        if part is not None
+    )
     shape = " x ".join(map(str, splits.image_shape))
     kept = train_images.note if config.binarize == "none" else "uint8"
     say(

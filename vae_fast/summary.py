@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vae_fast.config import Config
+from vae_fast.pictures import drawn_as
 from vae_fast.pixels import described, mean_entropy
 from vae_fast.run_directory import RunDirectory
 from vae_fast.stored import Pixels
@@ -25,5 +26,6 @@ def summary(
     for link in ("latest", "best"):
         if (directory.checkpoints / link).exists():
             yield f"checkpoint   {directory.checkpoints / link}"
+    said = "" if test is None else drawn_as(test.shape[1])
     for name in ("reconstructions", "samples", "loss"):
-        yield f"picture      {directory.pictures / name}.png"
+        yield f"picture      {directory.pictures / name}.png{(said and name != 'loss' and f'  ({said})') or ''}"

@@ -63,7 +63,9 @@
     const pixels = decode(z), size = height * width;
     const image = new ImageData(width, height);
     for (let i = 0; i < size; i++) {
-      for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round(255 * pixels[i + (channels === 3 ? c * size : 0)]);
+      let mean = 0; // of other numbers of channels than 3
+      for (let c = 0; c < channels; c++) mean += pixels[i + c * size] / channels;
+      for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round(255 * (channels === 3 ? pixels[i + c * size] : mean));
       image.data[4 * i + 3] = 255;
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
