@@ -10,6 +10,7 @@ of this takes turns.
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from functools import partial
 import torch
 
 import vae_fast as vf
-from benchmarks import floors
+from benchmarks import busy, floors
 from benchmarks.tables import markdown
 from benchmarks.timing import seconds
 from vae_fast.adam import Adam
@@ -151,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     if not library.load():
         raise RunError(library.status())
+    if said := busy.warning(busy.busy_share()):
+        print(f"warning: {said}, also the floors", file=sys.stderr)
     rows = []
     for precision in settings.precision:
         for batch in settings.batch:

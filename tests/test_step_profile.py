@@ -29,6 +29,15 @@ def test_the_table_has_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert "network 784-16-2-16-784" in out
 
 
+@pytest.mark.parametrize(("share", "warnings"), [(0.63, 1), (0.0, 0)])
+def test_a_busy_machine_is_warned_of(
+    share: float, warnings: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_profile.busy, "busy_share", lambda: share)
+    step_profile.main(["--batch", "4", "--hidden", "16", "--latent", "2", "--rounds", "1"])
+    assert capsys.readouterr().err.count("warning: other processes use 63% of the CPUs: ") == warnings
+
+
 def test_floors_are_of_the_work_that_was_done() -> None:
     """Of 1e9 operations a second, and of Adam that takes 2 ms."""
     one = step_profile.Profiled("bf16", batch=1, hidden=(), latent=1)  # 784 x 2 and 1 x 784 weights
