@@ -54,7 +54,7 @@ def describe(
         images, flops, moved: of a round: images learned from, floating-point operations, bytes moved.
         names: suite, what, contender, label, ours, shape, and whatever else there is to say.
     """
-    benchmark.group = " ".join(str(part) for part in (names["suite"], names["what"], case) if part)
+    _group(benchmark, " ".join(str(part) for part in (names["suite"], names["what"], case) if part), unit, units)
     seconds = statistics.median(times.contender)
     known = _facts(case.device)
     if package is not None:
@@ -63,7 +63,10 @@ def describe(
         **known,
         **vars(case),
         "rounds": len(times.contender),
+        "rounds_taken": times.taken,
+        "rounds_wanted": times.wanted,
         "unit": unit,
+        "units_a_round": units,
         "ms": seconds / units * 1e3,
         "cores_apart_ns": times.cores_apart,
         "ratio": times.ratio,
@@ -76,6 +79,14 @@ def describe(
         "gb_per_second": moved and moved / seconds / 1e9,
         **names,
     }
+
+
+def _group(benchmark: Any, name: str, unit: str, units: float) -> None:
+    """Name the table of pytest-benchmark's that it stands in, whose times are those of rounds."""
+    size = "" if units == 1 else f", in rounds of {units:.4g} {unit}s"
+    benchmark.group = name + size
+    if getattr(benchmark, "stats", None) is not None:  # which has taken the group that there was before the rounds
+        benchmark.stats.group = benchmark.group
 
 
 @cache

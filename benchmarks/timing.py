@@ -8,12 +8,15 @@ round counts if its cores were near each other (`cores`) before and after it; wh
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from benchmarks import cores
+from benchmarks.budget import Budget, Spent
+from benchmarks.results import BASELINE
 
 FEWEST = 3  # rounds in one state, to go without the others
 Call = Callable[[], object]
@@ -47,20 +50,30 @@ class Turn:
 
 @dataclass(frozen=True)
 class Pace:
-    """How many rounds, and how many seconds in all to wait for near cores before them."""
+    """How many rounds, how many seconds in all to wait for near cores before them, and what time there is for both."""
 
     rounds: int
     patience: float = 0.0
+    budget: Budget = field(default_factory=Budget)
+
+    def of(self, contender: str) -> "Pace":
+        """The baseline beside itself needs no more rounds than a median and its quartiles do."""
+        return replace(self, rounds=min(self.rounds, FEWEST)) if contender == BASELINE else self
 
 
 @dataclass
 class Rounds:
-    """Seconds of each in each round; how far apart the cores were, in nanoseconds, if that is known."""
+    """Seconds of each in each round; how far apart the cores were, in nanoseconds, if that is known.
+
+    And how many rounds were wanted and how many taken, of which those in another state do not count.
+    """
 
     contender: list[float] = field(default_factory=list)
     baseline: list[float] = field(default_factory=list)
     floor: list[float] = field(default_factory=list)
     apart: list[float | None] = field(default_factory=list)
+    wanted: int = 1
+    taken: int = 1
 
     @property
     def ratio(self) -> list[float]:
@@ -86,12 +99,17 @@ class Rounds:
         def of(values: list[float]) -> list[float]:
             return [values[i] for i in kept] if values else []
 
-        return Rounds(of(self.contender), of(self.baseline), of(self.floor), [self.apart[i] for i in kept])
+        apart = [self.apart[i] for i in kept]
+        return Rounds(of(self.contender), of(self.baseline), of(self.floor), apart, self.wanted, self.taken)
 
 
 def quartiles(values: list[float]) -> list[float]:
     """[first quartile, median, third quartile]; of a single value that value."""
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+
+
+class _Enough(BaseException):
+    """Ends pytest-benchmark's loop over the rounds, which would take any Exception for a failure."""
 
 
 def alternate(
@@ -106,7 +124,8 @@ def alternate(
 ) -> Rounds:
     """Time rounds with pytest-benchmark's fixture, which sees the contender alone.
 
-    After `warm_up` rounds that do not count; `between` comes before each turn.
+    After `warm_up` rounds that do not count, as many as the budget allows; Spent if it allows none. `between` comes
+    before each turn.
     """
     times, patience = Rounds(), pace.patience
     before: list[float | None] = []  # each round, and after it, how far apart the cores were
@@ -114,8 +133,9 @@ def alternate(
 
     def others() -> None:
         nonlocal patience
+        _keep_to(pace.budget, taken=len(before) - warm_up)
         if device == "cpu":
-            patience = cores.wait(patience)
+            patience = cores.wait(min(patience, pace.budget.share_left))
         before.append(_distance(device))
         for turn, into in ((baseline, times.baseline), (floor, times.floor)):
             if turn is not None:
@@ -131,12 +151,22 @@ def alternate(
     def checked() -> None:
         after.append(_distance(device))
 
-    benchmark.pedantic(timed, setup=others, teardown=checked, rounds=pace.rounds, warmup_rounds=warm_up)
+    with suppress(_Enough):
+        benchmark.pedantic(timed, setup=others, teardown=checked, rounds=pace.rounds, warmup_rounds=warm_up)
     after += before[len(after) :]  # --benchmark-disable calls no teardown
     times.apart = [a and b and max(a, b) for a, b in zip(before, after, strict=True)]
+    times.wanted, times.taken = pace.rounds, max(1, len(before) - warm_up)
     for values in (times.contender, times.baseline, times.floor, times.apart):
-        del values[: -pace.rounds]  # the warm-up
+        del values[: -times.taken]  # the warm-up
     return times.of_one_state()
+
+
+def _keep_to(budget: Budget, taken: int) -> None:
+    if budget.allows(taken):
+        return
+    if taken <= 0:
+        raise Spent
+    raise _Enough
 
 
 def _distance(device: str) -> float | None:
