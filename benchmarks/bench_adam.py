@@ -10,6 +10,7 @@ from benchmarks import floors
 from benchmarks.calls import time_calls
 from benchmarks.facts import Case
 from benchmarks.network import initial_model
+from benchmarks.suites import Suite
 from benchmarks.timing import Pace, Turn
 from vae_fast.adam import Adam
 from vae_fast.kernels import Rates, Terms, finish_step_
@@ -93,6 +94,7 @@ def _optimizer(name: str, model: Any, device: str) -> "torch.optim.Optimizer | O
     )
 
 
+@pytest.mark.suite(Suite("adam", LABELS, seconds=1, what="step", has_batch=False))
 @pytest.mark.parametrize("name", LABELS)
 def test_adam(name: str, case: Case, pace: Pace, benchmark: Any) -> None:
     contender, baseline = (Optimizers(one, case.device) for one in (name, "eager"))
@@ -106,7 +108,7 @@ def test_adam(name: str, case: Case, pace: Pace, benchmark: Any) -> None:
         turns,
         len(contender.models),
         MOVED * parameters,
-        pace,
+        pace.of(name),
         suite="adam",
         what="step",
         contender=name,

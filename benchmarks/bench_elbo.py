@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.calls import DIRECTIONS, Operator, Tensors, Way, measure
+from benchmarks.calls import DIRECTIONS, LABELS, Operator, Tensors, Way, measure
 from benchmarks.facts import Case
 from benchmarks.network import D, Z
+from benchmarks.suites import Suite
 from benchmarks.timing import Pace
 from vae_fast.compiling import compiled
 from vae_fast.kernels import nll, sample_posterior
@@ -49,11 +50,11 @@ def objective(case: Case) -> Operator:
     return _operator("objective", case, [2 * Z], _ways(eager_objective, fused))
 
 
-def _ways(plain: Way, fused: Way) -> dict[str, tuple[str, Way]]:
-    return {"eager": ("eager", plain), "compile": ("torch.compile", compiled(plain)), "fused": ("vae_fast", fused)}
+def _ways(plain: Way, fused: Way) -> dict[str, Way]:
+    return {"eager": plain, "compile": compiled(plain), "fused": fused}
 
 
-def _operator(suite: str, case: Case, widths: list[int], ways: dict[str, tuple[str, Way]]) -> Operator:
+def _operator(suite: str, case: Case, widths: list[int], ways: dict[str, Way]) -> Operator:
     """On logits, x and the posterior in parts of such widths; with z as a second result where it is in one part."""
     dtype, device, batch = DTYPES[case.precision], case.device, case.batch
 
@@ -80,12 +81,14 @@ def _operator(suite: str, case: Case, widths: list[int], ways: dict[str, tuple[s
     return Operator(suite, inputs, ways, check, [batch, D], (forward, backward))
 
 
-@pytest.mark.parametrize("name", ["eager", "compile", "fused"])
+@pytest.mark.suite(Suite("elbo", LABELS, seconds=1, compiling=5))
+@pytest.mark.parametrize("name", LABELS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_elbo(name: str, direction: str, case: Case, pace: Pace, benchmark: Any) -> None:
     measure(benchmark, elbo(case), name, direction, case, pace)
 
 
-@pytest.mark.parametrize("name", ["eager", "compile", "fused"])
+@pytest.mark.suite(Suite("objective", LABELS, seconds=1, compiling=5, what="both"))
+@pytest.mark.parametrize("name", LABELS)
 def test_objective(name: str, case: Case, pace: Pace, benchmark: Any) -> None:
     measure(benchmark, objective(case), name, "both", case, pace)

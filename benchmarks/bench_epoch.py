@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from benchmarks.contenders import EPOCH, PEERS
+from benchmarks.contenders import EPOCH, PEERS, is_missing, labels
 from benchmarks.facts import Case
+from benchmarks.suites import Params, Suite
 from benchmarks.timing import Pace
 from benchmarks.training import Work, measure
 
@@ -20,6 +21,15 @@ FEWEST_STEPS, USUAL_BATCH = 5, 128
 TABLE = EPOCH | PEERS
 
 
+def only_long(name: str, case: Case) -> bool:
+    return name in PEERS or not (case.device == "cuda" or (case.batch, case.precision) == (USUAL_BATCH, "fp32"))
+
+
+def left_out(params: Params, long: bool) -> bool:
+    return (not long and only_long(params["name"], params["case"])) or is_missing(params)
+
+
+@pytest.mark.suite(Suite("epoch", labels(TABLE), seconds=9, compiling=8, left_out=left_out))
 @pytest.mark.parametrize("name", TABLE)
 def test_epoch(
     name: str,
@@ -33,8 +43,7 @@ def test_epoch(
 ) -> None:
     contender = TABLE[name]
     what = {"suite": "epoch", "contender": name, "label": contender.label, **vars(case)}
-    is_usual = case.device == "cuda" or (case.batch, case.precision) == (USUAL_BATCH, "fp32")
-    if not long and (name in PEERS or not is_usual):
+    if not long and only_long(name, case):
         skip("--long", **what)
     require("epoch", name, contender.label, case)
     images = (LONG_ROUND_IMAGES if contender.own_threads else ROUND_IMAGES)[case.device]

@@ -18,6 +18,7 @@ from torch import Tensor
 import vae_fast as vf
 from benchmarks.facts import Case, describe
 from benchmarks.network import D, H, Network, Z, initial_model
+from benchmarks.suites import Suite
 from benchmarks.timing import Pace, Turn, alternate
 from vae_fast.importance import log_likelihoods
 
@@ -79,6 +80,7 @@ WAYS: dict[str, tuple[str, Callable[[vf.VAE], Callable[[Tensor], Tensor]]]] = {
 }
 
 
+@pytest.mark.suite(Suite("importance", {name: label for name, (label, _) in WAYS.items()}, seconds=12))
 @pytest.mark.parametrize("name", WAYS)
 def test_importance(name: str, case: Case, pixels: Tensor, pace: Pace, benchmark: Any) -> None:
     model, images = trained(pixels.to(case.device)), pixels[: case.batch]
@@ -90,7 +92,7 @@ def test_importance(name: str, case: Case, pixels: Tensor, pace: Pace, benchmark
         assert difference.mean().abs() < 4 * error, f"{label}: off by {difference.mean():.3f} nats, +- {error:.3f}"
         floor = Turn(partial(products, model, len(images) * SAMPLES))
         ours, usually = (Turn(partial(one, images)) for one in (way, baseline))
-        times = alternate(benchmark, ours, usually, floor, pace, case.device)
+        times = alternate(benchmark, ours, usually, floor, pace.of(name), case.device)
     describe(
         benchmark,
         case,

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.calls import DIRECTIONS, Operator, Tensors, measure
+from benchmarks.calls import DIRECTIONS, LABELS, Operator, Tensors, Way, measure
 from benchmarks.facts import Case
 from benchmarks.network import Z
+from benchmarks.suites import Suite
 from benchmarks.timing import Pace
 from vae_fast.compiling import compiled
 from vae_fast.plan import DTYPES
@@ -38,16 +39,17 @@ def reparameterize(case: Case) -> Operator:
         rounding = 4 * EPS[case.precision] * grad_z.abs() * (z.abs() + mu.abs())
         assert ((found[1] - 0.5 * grad_z * (z - mu)).abs() <= rounding).all()
 
-    ways = {
-        "eager": ("eager", eager),
-        "compile": ("torch.compile", compiled(eager)),
-        "fused": ("vae_fast", lambda mu, logvar: (vf.reparameterize(mu, logvar, seed, step),)),
+    ways: dict[str, Way] = {
+        "eager": eager,
+        "compile": compiled(eager),
+        "fused": lambda mu, logvar: (vf.reparameterize(mu, logvar, seed, step),),
     }
     element = case.batch * Z * dtype.itemsize
     return Operator("reparameterize", inputs, ways, check, [case.batch, Z], (3 * element, 4 * element))
 
 
-@pytest.mark.parametrize("name", ["eager", "compile", "fused"])
+@pytest.mark.suite(Suite("reparameterize", LABELS, seconds=1, compiling=5))
+@pytest.mark.parametrize("name", LABELS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_reparameterize(name: str, direction: str, case: Case, pace: Pace, benchmark: Any) -> None:
     measure(benchmark, reparameterize(case), name, direction, case, pace)

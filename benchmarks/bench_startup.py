@@ -6,9 +6,12 @@ makes its step as people write it. A first step whose loss is not the reference'
 contender's time less that of the one without graphs is the capture's.
 """
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,23 +19,27 @@ from typing import Any
 import pytest
 
 import vae_fast as vf
-from benchmarks.contenders import STEP
+from benchmarks.contenders import STEP, is_missing, labels
 from benchmarks.facts import ROOT, Case, describe
 from benchmarks.results import BASELINE
+from benchmarks.suites import Params, Suite
 from benchmarks.timing import Pace, Turn, alternate
 from benchmarks.training import TOLERANCE, hold_against, reference_loss
 
 BATCHES, PRECISIONS = [128], ["fp32"]
-ROUNDS, ROUNDS_COLD = 3, 1  # one of fresh compilations, which take half a minute: no spread, and not compared
+ROUNDS = 3
+COLD = "first step"
 NAMES = [name for name in STEP if name not in ("eager-tuned", "reduce-overhead", "graph", "ops")]
+MODULES = {"eager": "torch", "fused": "vae_fast"}
+IMPORTS = {name: f"import {module}" for name, module in MODULES.items()}
 
 
-@pytest.mark.parametrize("name", ["eager", "fused"])
-def test_import(name: str, case: Case, benchmark: Any) -> None:
-    modules = {"eager": "torch", "fused": "vae_fast"}
-    ours, baseline = (Turn(partial(_run, "-c", f"import {modules[one]}")) for one in (name, "eager"))
-    times = alternate(benchmark, ours, baseline, None, Pace(ROUNDS))
-    names: dict[str, Any] = {"contender": name, "label": f"import {modules[name]}", "ours": name == "fused"}
+@pytest.mark.suite(Suite("startup", IMPORTS, seconds=5, what="import"))
+@pytest.mark.parametrize("name", MODULES)
+def test_import(name: str, case: Case, pace: Pace, benchmark: Any) -> None:
+    ours, baseline = (Turn(partial(_run, "-c", IMPORTS[one])) for one in (name, "eager"))
+    times = alternate(benchmark, ours, baseline, None, _pace(pace, name))
+    names: dict[str, Any] = {"contender": name, "label": IMPORTS[name], "ours": name == "fused"}
     describe(benchmark, case, times, unit="run", suite="startup", what="import", **names)
 
 
@@ -42,12 +49,24 @@ def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("compiled")
 
 
-@pytest.mark.parametrize("what", ["first step", "first step, compiled before"])
+def only_long(name: str) -> bool:
+    """The others' compilers take half a minute."""
+    return STEP[name].compiles and not STEP[name].ours
+
+
+def left_out(params: Params, long: bool) -> bool:
+    nothing_to_compile = params["what"] != COLD and not STEP[params["name"]].compiles
+    return nothing_to_compile or (not long and only_long(params["name"])) or is_missing(params)
+
+
+@pytest.mark.suite(Suite("startup", labels(STEP), seconds=12, compiling=15, left_out=left_out))
+@pytest.mark.parametrize("what", [COLD, "first step, compiled before"])
 @pytest.mark.parametrize("name", NAMES)
 def test_first_step(
     name: str,
     what: str,
     case: Case,
+    pace: Pace,
     long: bool,
     require: Callable[..., None],
     skip: Callable[..., None],
@@ -56,9 +75,9 @@ def test_first_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     contender = STEP[name]
-    if not contender.compiles and what != "first step":
+    if not contender.compiles and what != COLD:
         pytest.skip("nothing to compile")
-    if contender.compiles and not contender.ours and not long:
+    if not long and only_long(name):
         skip("--long", suite="startup", contender=name, label=contender.label, **vars(case))
     require("startup", name, contender.label, case)
     folder = compiled_code / name
@@ -70,9 +89,9 @@ def test_first_step(
         losses.append(_run("-m", "benchmarks.first_step", one, *vars(case).values()))
 
     ours, baseline = (Turn(partial(first_step, one)) for one in (name, BASELINE))
-    cold = contender.compiles and what == "first step"
-    rounds, warm_up = (ROUNDS_COLD, 0) if cold else (ROUNDS, int(contender.compiles and not folder.exists()))
-    times = alternate(benchmark, ours, baseline, None, Pace(rounds), warm_up=warm_up)
+    cold = contender.compiles and what == COLD
+    warm_up = int(contender.compiles and not cold and not folder.exists())
+    times = alternate(benchmark, ours, baseline, None, _pace(pace, name, cold), warm_up=warm_up)
     expected = reference_loss(1, case.batch, vf.load_images("digits").pixels.flatten(1))
     for loss in losses:
         hold_against(f"{contender.label} or the baseline: its first loss", float(loss), expected, TOLERANCE)
@@ -80,6 +99,20 @@ def test_first_step(
     describe(benchmark, case, times, unit="run", suite="startup", what=what, **names)
 
 
+def _pace(pace: Pace, name: str, cold: bool = False) -> Pace:
+    """One round of fresh compilations, which take half a minute, and one of the baseline beside itself: no spread."""
+    return replace(pace, rounds=1 if cold or name == BASELINE else ROUNDS, patience=0.0)
+
+
 def _run(*arguments: object) -> str:
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True, capture_output=True, text=True)
-    return done.stdout
+    """What a Python process prints. If this one is interrupted meanwhile, it and all that it has started are ended."""
+    command = [sys.executable, *map(str, arguments)]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams) as process:
+        try:
+            printed, errors = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, errors
+    return str(printed)

@@ -14,10 +14,12 @@ from torch import Tensor
 
 import vae_fast as vf
 from benchmarks import cores
-from benchmarks.contenders import EPOCH
+from benchmarks.contenders import EPOCH, is_missing, labels
 from benchmarks.facts import Case, describe
 from benchmarks.results import BASELINE
+from benchmarks.suites import Params, Suite
 from benchmarks.timing import Pace, Rounds, quartiles, seconds
+from vae_fast.catalogue import find_known
 from vae_fast.evaluation import evaluate
 from vae_fast.feed import Feed
 
@@ -63,6 +65,13 @@ class Training:
         self.test_loss = evaluate(model, self._images["test"], seed=0)["loss"]
 
 
+def left_out(params: Params, long: bool) -> bool:
+    case: Case = params["case"]
+    elsewhere = case.precision != "fp32" and case.device == "cpu"
+    return not long or elsewhere or find_known("mnist") is None or is_missing(params)
+
+
+@pytest.mark.suite(Suite("time_to_elbo", labels(EPOCH), seconds=40, left_out=left_out))
 @pytest.mark.benchmark(timer=watch)
 @pytest.mark.parametrize("name", NAMES)
 def test_time_to_elbo(

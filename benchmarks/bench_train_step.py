@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from benchmarks.contenders import STEP
+from benchmarks.contenders import STEP, is_missing, labels
 from benchmarks.facts import Case
+from benchmarks.suites import Suite
 from benchmarks.timing import Pace
 from benchmarks.training import Work, measure
 
@@ -15,6 +16,9 @@ IMAGES = {"cpu": 6_400, "cuda": 64_000}  # that a round trains on
 FEWEST_STEPS = {"cpu": 5, "cuda": 100}  # what a round costs apart from its steps is then a small part
 
 
+@pytest.mark.suite(
+    Suite("train_step", labels(STEP), seconds=4, compiling=8, left_out=lambda params, long: is_missing(params))
+)
 @pytest.mark.parametrize("name", STEP)
 def test_train_step(
     name: str, case: Case, pixels: Tensor, pace: Pace, require: Callable[..., None], benchmark: Any

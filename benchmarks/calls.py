@@ -18,6 +18,7 @@ from benchmarks.memory import peak_megabytes
 from benchmarks.timing import Call, Pace, Turn, alternate
 
 DIRECTIONS = ("forward", "backward", "both")
+LABELS = {"eager": "eager", "compile": "torch.compile", "fused": "vae_fast"}
 FEWEST_SETS, MOST_SETS = 4, 256
 Tensors = Sequence[Tensor]
 Way = Callable[..., Tensors]
@@ -31,7 +32,7 @@ class Operator:
     Args:
         suite: its name.
         inputs: fresh random ones; those that require gradients are differentiated.
-        ways: label and function by contender; a function takes the inputs and gives the results.
+        ways: by contender (`LABELS`): functions that take the inputs and give the results.
         check: of inputs, results, the results' gradients and the inputs': AssertionError where they are not exact.
         shape: of what it works on, for people to read.
         moved: bytes that a forward and a backward call have to read and write at the least.
@@ -39,7 +40,7 @@ class Operator:
 
     suite: str
     inputs: Callable[[], Tensors]
-    ways: dict[str, tuple[str, Way]]
+    ways: dict[str, Way]
     check: Check
     shape: list[int]
     moved: tuple[int, int]
@@ -116,10 +117,9 @@ class Calls:
 
 def measure(benchmark: Any, operator: Operator, name: str, direction: str, case: Case, pace: Pace) -> None:
     """Check, time and describe one way of an operator, in turns with its way "eager"."""
-    label, way = operator.ways[name]
     sets = _sets(operator, case.device)
     turns = []
-    for one in (way, operator.ways["eager"][1]):
+    for one in (operator.ways[name], operator.ways["eager"]):
         calls = Calls(one, sets, case.device)
         calls.check(operator.check)
         turns.append(calls.turn(direction))
@@ -134,12 +134,12 @@ def measure(benchmark: Any, operator: Operator, name: str, direction: str, case:
         turns,
         len(sets),
         moved,
-        pace,
+        pace.of(name),
         images=case.batch * len(sets),
         suite=operator.suite,
         what=direction,
         contender=name,
-        label=label,
+        label=LABELS[name],
         ours=name == "fused",
         shape=operator.shape,
     )

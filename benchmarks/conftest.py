@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks import contenders, cores, floors
+from benchmarks import budget, contenders, cores, floors
 from benchmarks.facts import Case, machine
+from benchmarks.pacing import Pacing
 from benchmarks.timing import Pace
 from vae_fast.catalogue import find_known
 from vae_fast.command_line import non_negative, positive_number
@@ -21,6 +22,7 @@ ADVICE = ("TensorFloat32 tensor cores", "This instance was constructed with capt
 _NOT_MEASURED = pytest.StashKey[list[dict[str, Any]]]()
 _FLOORS = pytest.StashKey[dict[str, Any]]()
 _IMAGES = pytest.StashKey[str]()
+_PACING = pytest.StashKey[Pacing]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--rounds", type=positive_number, default=9, help="of a contender and its baseline; of epochs half")
     waits = "seconds a benchmark may wait for cores that share a cache (CPU)"
     group.addoption("--patience", type=non_negative, default=0.0, help=waits)
+    lasts = f"seconds that all benchmarks may take; 0: as long as they want (default: {budget.DEFAULT:.0f}, or 0 with "
+    group.addoption("--budget", type=non_negative, help=f"{lasts} --long or --patience)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +47,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOT_MEASURED] = []
     config.stash[_FLOORS] = {}
     config.stash[_IMAGES] = "random"
+    config.stash[_PACING] = Pacing(config, budget.Budget(_seconds(config)), config.stash[_NOT_MEASURED].append)
+    config.pluginmanager.register(config.stash[_PACING], "vae_fast-pacing")
+
+
+def _seconds(config: pytest.Config) -> float | None:
+    """That all may take; who asks for more than usual is not held to what that takes."""
+    chosen: float | None = config.getoption("--budget")
+    if chosen is None:
+        return None if config.getoption("--long") or config.getoption("--patience") else budget.DEFAULT
+    return chosen or None
 
 
 def the_device() -> str:
@@ -77,7 +91,8 @@ def long(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def pace(pytestconfig: pytest.Config) -> Pace:
-    return Pace(pytestconfig.getoption("--rounds"), pytestconfig.getoption("--patience"))
+    rounds, patience = pytestconfig.getoption("--rounds"), pytestconfig.getoption("--patience")
+    return Pace(rounds, patience, pytestconfig.stash[_PACING].budget)
 
 
 @pytest.fixture(scope="session")
@@ -142,3 +157,5 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     output_json["images"] = config.stash[_IMAGES]
     output_json["floors"] = config.stash[_FLOORS]
     output_json["not_measured"] = config.stash[_NOT_MEASURED]
+    output_json["budget"] = config.stash[_PACING].budget.seconds
+    output_json["busy"] = config.stash[_PACING].busy

@@ -1,8 +1,9 @@
 """Who takes part: every way to train the same network, by name, and why one cannot be had on this machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -90,3 +91,13 @@ def missing(name: str, device: str, precision: str) -> str | None:
     except (ConfigError, RunError) as error:
         return str(error)
     return None
+
+
+def is_missing(params: Mapping[str, Any]) -> bool:
+    """Whether a benchmark's contender cannot be had; of a peer, which is slow to import, that is not known yet."""
+    name, case = params["name"], params["case"]
+    return name not in PEERS and missing(name, case.device, case.precision) is not None
+
+
+def labels(table: Mapping[str, Contender]) -> dict[str, str]:
+    return {name: contender.label for name, contender in table.items()}

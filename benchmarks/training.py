@@ -94,7 +94,7 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
         runners.append(runner)
     ours, baseline = runners
     floor_name, floor = floors.of_steps(work.steps, case.batch, case.device, case.precision)
-    times = alternate(benchmark, ours.turn, baseline.turn, Turn(floor), pace, case.device)
+    times = alternate(benchmark, ours.turn, baseline.turn, Turn(floor), pace.of(name), case.device)
     hold_against(f"{contender.label}: its last losses", ours.loss, baseline.loss, LAST_TOLERANCE)
     ours.prepare()
     peak = None if contender.own_threads or contender.records else peak_megabytes(ours.run, case.device)

@@ -20,6 +20,7 @@ from benchmarks.bench_adam import Optimizers
 from benchmarks.bench_elbo import elbo, objective
 from benchmarks.bench_reparameterize import reparameterize
 from benchmarks.bench_time_to_elbo import BATCHES, Training
+from benchmarks.budget import Budget, Kind, Spent
 from benchmarks.contenders import STEP, Contender
 from benchmarks.facts import Case
 from benchmarks.memory import peak_megabytes
@@ -132,6 +133,39 @@ def test_patience_is_for_all_rounds_together(monkeypatch: pytest.MonkeyPatch) ->
     assert cores.wait(0) == 0
 
 
+@pytest.mark.parametrize(("seconds", "taken"), [(None, 9), (10, 4), (5, 1), (3.5, None)])
+def test_rounds_for_which_there_is_no_time_are_given_up(
+    seconds: float | None, taken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round takes two seconds, one of the baseline and one of the contender; one warms up."""
+    now = 0.0
+
+    def took(call: Any, device: str) -> float:
+        nonlocal now
+        now += 1
+        return now
+
+    monkeypatch.setattr(timing, "seconds", took)
+    nothing = timing.Turn(lambda: None)
+    budget = Budget(seconds, lambda: now)
+    budget.begin("a", Kind("a"))
+    pace = timing.Pace(9, budget=budget)
+    if taken is None:
+        with pytest.raises(Spent):
+            timing.alternate(Pedantic(), nothing, nothing, None, pace)
+        return
+    times = timing.alternate(Pedantic(), nothing, nothing, None, pace)
+    assert times.contender == [4 + 2 * n for n in range(taken)]
+    assert times.baseline == [3 + 2 * n for n in range(taken)]
+    assert (times.taken, times.wanted) == (taken, 9)
+
+
+def test_the_baseline_beside_itself_takes_few_rounds() -> None:
+    assert timing.Pace(9, 5).of("eager") == timing.Pace(3, 5)
+    assert timing.Pace(2).of("eager").rounds == 2
+    assert timing.Pace(9).of("fused").rounds == 9
+
+
 def lazy(model: vf.VAE, pixels: Tensor, batch: int, precision: str, steps: int, **settings: Any) -> Any:
     """Leaves out every other step."""
     train = engines.build(model, pixels, batch, precision, steps // 2, step="autograd")
@@ -177,7 +211,7 @@ def test_who_does_less_gets_no_time(build: Any) -> None:
 @pytest.mark.parametrize("wrong", ["result", "gradient"])
 def test_an_operator_whose_numbers_are_wrong_gets_no_time(operator: Any, wrong: str) -> None:
     right = operator(CASE)
-    way = right.ways["fused"][1]
+    way = right.ways["fused"]
 
     def worse(*inputs: Tensor) -> Any:
         results = way(*inputs)
@@ -271,6 +305,10 @@ def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path:
     assert fused["gflop_per_second"] == pytest.approx(floors.step_flops(1024) / fused["ms"] / 1e6)
     assert fused["images_per_second"] == pytest.approx(1024e3 / fused["ms"])
     assert fused["floor"].startswith("matrix products")
+    assert fused["units_a_round"] == 6
+    assert (fused["rounds_taken"], fused["rounds_wanted"]) == (2, 2)
+    (group,) = (benchmark["group"] for benchmark in found["benchmarks"])
+    assert group == "train_step cpu-fp32-1024, in rounds of 6 steps"
     assert "node" not in found["machine_info"]  # no name of the host
 
 
@@ -280,6 +318,7 @@ def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path:
         (["--batch", "0"], "argument --batch: expected a whole number from 1, got '0'"),
         (["--rounds=-3"], "argument --rounds: expected a whole number from 1, got '-3'"),
         (["--patience=-1"], "argument --patience: expected a number from 0, got '-1'"),
+        (["--budget=-1"], "argument --budget: expected a number from 0, got '-1'"),
         (["--benchmark-json", "nowhere/x.json"], "--benchmark-json: the folder of nowhere/x.json does not exist"),
     ],
 )
