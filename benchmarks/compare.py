@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.budget import REASON
 from benchmarks.facts import ROOT
 from benchmarks.results import BASELINE, Benchmark, Key, Run, Spread, read
 from benchmarks.tables import apart, markdown, name, percent, place, spread
 from vae_fast.errors import RunError
 from vae_fast.exits import exit_code
 
-FEWEST_ROUNDS = 3  # of whole processes
+FEWEST_ROUNDS = 3  # of whole processes, or where time did not suffice for those that were wanted
 PATIENCE = "30"  # seconds, of each that is measured again
 Measured = tuple[Spread, Benchmark]
 
@@ -104,8 +105,12 @@ def measured_again(benchmarks: Sequence[Benchmark], file: Path) -> Run:
 
 def _ratios(run: Run) -> dict[Key, Measured]:
     """The baseline's ratio to itself says nothing, nor does that of a round or two."""
-    told = (b for b in run.benchmarks if b.contender != BASELINE and (b.rounds >= FEWEST_ROUNDS or b.unit != "run"))
+    told = (b for b in run.benchmarks if b.contender != BASELINE and not _has_few_rounds(b))
     return {b.key: (b.ratio, b) for b in told if b.ratio}
+
+
+def _has_few_rounds(benchmark: Benchmark) -> bool:
+    return benchmark.rounds < FEWEST_ROUNDS and (benchmark.unit == "run" or benchmark.gave_up_rounds)
 
 
 def _change(pair: tuple[Measured, Measured]) -> float:
@@ -114,6 +119,9 @@ def _change(pair: tuple[Measured, Measured]) -> float:
 
 
 def _reason(key: Key, run: Run) -> str | None:
+    found = run.by_key().get(key)
+    if found is not None and found.gave_up_rounds:
+        return f"{found.rounds} rounds only: {REASON}"
     return next((missing.reason for missing in run.not_measured if missing.covers(key)), None)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
+from benchmarks.budget import REASON
 from benchmarks.results import Benchmark, Key, NotMeasured, Run, read
 from vae_fast.exits import exit_code
 
@@ -72,17 +73,23 @@ def header(run: Run) -> list[str]:
     rounds = sorted({b.rounds for b in run.benchmarks})
     facts = {
         "machine": ", ".join(machine),
+        "used by other processes at the start": "" if run.busy is None else f"{run.busy:.0%} of the CPUs",
         "versions": ", ".join(sorted(versions)),
         "threads": _said([(b.label, b.threads) for b in run.benchmarks]) or str(known.get("threads", "")),
         "denormals flushed": _said([(b.label, b.flush_denormals) for b in run.benchmarks]),
         "revision": ", ".join(sorted({b.revision for b in run.benchmarks if b.revision})),
         "date": run.date,
-        "rounds": "-".join(map(str, rounds[:1] + rounds[1:][-1:])),
+        "rounds": "-".join(map(str, rounds[:1] + rounds[1:][-1:])) + _given_up(run.benchmarks),
         "images": run.images,
         "floors": _floors(run.floors),
         "file": run.path.name,
     }
     return [f"- {name}: {fact}" for name, fact in facts.items() if fact]
+
+
+def _given_up(benchmarks: Sequence[Benchmark]) -> str:
+    fewer = sum(b.gave_up_rounds for b in benchmarks)
+    return f"; of {fewer} of {len(benchmarks)} fewer than wanted: {REASON}" if fewer else ""
 
 
 def _floors(floors: dict[str, Any]) -> str:
@@ -117,7 +124,7 @@ def not_measured(missing: Iterable[NotMeasured]) -> list[str]:
 
 
 def _place(entries: Sequence[NotMeasured]) -> str:
-    suites = ", ".join(dict.fromkeys(m.suite for m in entries))
+    suites = ", ".join(dict.fromkeys(f"{m.suite} {m.what or ''}".strip() for m in entries))
     kinds = ", ".join(dict.fromkeys(f"{m.device or ''} {m.precision or ''}".strip() for m in entries))
     batches = ", ".join(map(str, dict.fromkeys(m.batch for m in entries if m.batch)))
     return "; ".join(part for part in (suites, kinds, f"batch {batches}" if batches else "") if part)

@@ -60,6 +60,10 @@ class Benchmark:
     unit: str
     ms: float
     rounds: int
+    rounds_taken: int | None = None
+    """with those that do not count, as the cores were in another state"""
+    rounds_wanted: int | None = None
+    units_a_round: float | None = None
     what: str | None = None
     batch: int | None = None
     floor: str | None = None
@@ -86,6 +90,11 @@ class Benchmark:
     versions: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
+    def gave_up_rounds(self) -> bool:
+        """For want of time."""
+        return (self.rounds_taken or self.rounds) < (self.rounds_wanted or 0)
+
+    @property
     def key(self) -> Key:
         return Key(self.suite, self.what, self.contender, self.batch, self.precision, self.device)
 
@@ -103,14 +112,15 @@ class NotMeasured:
     contender: str
     label: str
     reason: str
+    what: str | None = None
     batch: int | None = None
     precision: str | None = None
     device: str | None = None
 
     def covers(self, key: Key) -> bool:
         """Whether this says why `key` is missing; what is left open here holds for all."""
-        mine = (self.suite, self.contender, self.batch, self.precision, self.device)
-        theirs = (key.suite, key.contender, key.batch, key.precision, key.device)
+        mine = (self.suite, self.what, self.contender, self.batch, self.precision, self.device)
+        theirs = tuple(key)
         return all(a is None or a == b for a, b in zip(mine, theirs, strict=True))
 
 
@@ -124,6 +134,8 @@ class Run:
     date: str
     images: str
     """what steps trained on: mnist, digits where that is not at hand, or random where none trained"""
+    busy: float | None = None
+    """the share of the CPUs that other processes used at the start"""
 
     def by_key(self) -> dict[Key, Benchmark]:
         return {benchmark.key: benchmark for benchmark in self.benchmarks}
@@ -153,8 +165,9 @@ def read(path: Path) -> Run:
     reasons = [_record(NotMeasured, entry, f"{path}: not_measured[{i}]") for i, entry in enumerate(missing)]
     date = str(content.get("datetime") or "no date")[:10]
     floors, machine = _part(content, "floors"), _part(content, "machine_info")
-    images = str(content.get("images") or "unknown")
-    return Run(path, tuple(entries), tuple(reasons), floors, machine, date, images)
+    images, busy = str(content.get("images") or "unknown"), content.get("busy")
+    known = busy if busy == 0 or positive(busy) else None
+    return Run(path, tuple(entries), tuple(reasons), floors, machine, date, images, known)
 
 
 def positive(value: object) -> bool:

@@ -72,6 +72,16 @@ def apart(benchmark: Benchmark) -> str:
     return NOTHING if benchmark.cores_apart_ns is None else f"{benchmark.cores_apart_ns.median:.0f}"
 
 
+def rounds_taken(benchmark: Benchmark) -> str:
+    """Only where time did not suffice for all."""
+    return f"{benchmark.rounds_taken} of {benchmark.rounds_wanted}" if benchmark.gave_up_rounds else NOTHING
+
+
+def units_a_round(benchmark: Benchmark) -> str:
+    units = benchmark.units_a_round
+    return NOTHING if units is None or units == 1 else f"{units:.4g} {benchmark.unit}s"
+
+
 MEASURED: dict[str, Callable[[Benchmark], str]] = {
     "images/s": lambda b: number(b.images_per_second),
     "GB/s": lambda b: number(b.gb_per_second),
@@ -83,6 +93,8 @@ MEASURED: dict[str, Callable[[Benchmark], str]] = {
     "epochs": lambda b: NOTHING if b.epochs is None else f"{b.epochs:g}",
     "test loss": lambda b: _nats(b.test_loss),
     "compile s": lambda b: number(b.compile_seconds),
+    "a round": units_a_round,
+    "rounds": rounds_taken,
 }
 
 

@@ -72,6 +72,36 @@ def test_the_header_says_where_the_figures_come_from_and_what_is_missing(
         assert f"{line}\n" in text + "\n"
 
 
+def test_rounds_that_were_given_up_and_a_busy_machine_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {**sample(), "busy": 0.634}
+    steps = [b["extra_info"] for b in content["benchmarks"] if b["name"].startswith("test_train_step")]
+    for info in steps:
+        info |= {"rounds_taken": 11, "rounds_wanted": 11}
+    steps[0] |= {"rounds": 3, "rounds_taken": 4, "rounds_wanted": 11}  # the cores were in another state once
+    why = {"suite": "elbo", "what": "forward", "contender": "fused", "label": "ours", "reason": "no time"}
+    content["not_measured"].append({**why, "batch": 128, "precision": "fp32", "device": "cpu"})
+    text = printed(capsys, write(tmp_path / "a.json", content), "--no-charts")
+    assert "- used by other processes at the start: 63% of the CPUs\n" in text
+    count = len(content["benchmarks"])
+    assert f"- rounds: 3-11; of 1 of {count} fewer than wanted: the budget of time was spent\n" in text
+    found = [(head, rows) for head, rows in tables(text) if "rounds" in head]
+    ((head, rows),) = found
+    assert sorted(row[head.index("rounds")] for row in rows if row[head.index("rounds")] != "-") == ["4 of 11"]
+    assert "- no time: ours (elbo forward; cpu fp32; batch 128)" in text
+
+
+def test_a_table_says_what_a_round_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = sample()
+    for entry in content["benchmarks"]:
+        info = entry["extra_info"]
+        info["units_a_round"] = {"call": 84, "step": 50, "run": 1}[info["unit"]]
+    found = tables(printed(capsys, write(tmp_path / "a.json", content), "--no-charts"))
+    said = {row[head.index("a round")] for head, rows in found if "a round" in head for row in rows}
+    assert said == {"84 calls", "50 steps"}
+
+
 def test_ours_against_the_others_is_the_fastest_over_each_with_the_wider_spread(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

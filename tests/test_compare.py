@@ -126,6 +126,29 @@ def test_what_is_gone_fails_unless_the_new_run_says_why(compared: Callable[..., 
     assert "not measured any more: train_step, jax, batch 1024, fp32, cpu: no wheel" in out
 
 
+def test_rounds_given_up_for_time_are_too_few_to_compare(compared: Callable[..., tuple[int, str, str]]) -> None:
+    content = with_jax(0.5)
+    (info,) = (b["extra_info"] for b in content["benchmarks"] if is_jax(b))
+    info |= {"rounds": 2, "rounds_taken": 2, "rounds_wanted": 9}
+    code, out, _ = compared(content)
+    assert code == 0
+    assert "train_step, jax, batch 1024, fp32, cpu: 2 rounds only: the budget of time was spent" in out
+    info |= {"rounds": 3, "rounds_taken": 3}
+    assert compared(content)[0] == 1
+
+
+def test_why_one_part_of_a_suite_is_gone_says_nothing_of_the_others(
+    compared: Callable[..., tuple[int, str, str]],
+) -> None:
+    content = sample()
+    gone = [b for b in content["benchmarks"] if b["extra_info"]["what"] == "forward"]
+    content["benchmarks"] = [b for b in content["benchmarks"] if b not in gone]
+    for what, code in (("backward", 1), ("forward", 0)):
+        why = {"suite": "elbo", "what": what, "label": "ours", "reason": "no time"}
+        content["not_measured"] += [{**why, "contender": name} for name in ("compile", "fused")]
+        assert compared(content)[0] == code
+
+
 def test_new_ones_are_listed_and_another_machine_is_a_warning(compared: Callable[..., tuple[int, str, str]]) -> None:
     content = sample()
     content["benchmarks"].append(entry("epoch", "ops", "cpu", 128, 1500.0, 3.0, unit="epoch"))
