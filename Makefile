@@ -41,7 +41,8 @@ types: .venv/installed
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p vae_fast -p benchmarks
 
-# On a CPU under ten minutes. ARGS=--long adds time_to_elbo, and the peers where they are installed: benchmarks/README.md.
+# On a CPU under eight minutes: rounds for which there is no time are given up. ARGS=--long adds time_to_elbo, and the
+# peers where they are installed, and takes as long as it takes: benchmarks/README.md.
 bench: .venv/installed
 	mkdir -p build/bench
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --benchmark-json $(RESULTS) $(ARGS)

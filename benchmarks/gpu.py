@@ -118,7 +118,7 @@ class Run:
 
     def benchmarks(self, name: str, *arguments: str, rounds: int, most: float, **settings: Any) -> Stage:
         file = f"--benchmark-json={self.folder / f'results-{name}.json'}"
-        options = ("--benchmark-only", file, "--rounds", str(rounds))
+        options = ("--benchmark-only", file, "--rounds", str(rounds), "--budget", "0")  # a stage has its own
         return self.pytest(name, *arguments, *options, most=most, **settings)
 
     def look(self) -> dict[str, str] | None:
