@@ -138,5 +138,12 @@ class Budget:
         return self._needed.get(kind, max(others, default=0.0))
 
 
+def seconds_of(chosen: float | None, more: bool) -> float | None:
+    """What a Budget is given for --budget; who asks for `more` than usual is not held to what the usual takes."""
+    if chosen is None:
+        return None if more else DEFAULT
+    return chosen or None
+
+
 def _spend(number: int, frame: object) -> None:
     raise Spent

@@ -47,16 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOT_MEASURED] = []
     config.stash[_FLOORS] = {}
     config.stash[_IMAGES] = "random"
-    config.stash[_PACING] = Pacing(config, budget.Budget(_seconds(config)), config.stash[_NOT_MEASURED].append)
+    more = config.getoption("--long") or config.getoption("--patience") > 0
+    whole = budget.Budget(budget.seconds_of(config.getoption("--budget"), more))
+    config.stash[_PACING] = Pacing(config, whole, config.stash[_NOT_MEASURED].append)
     config.pluginmanager.register(config.stash[_PACING], "vae_fast-pacing")
-
-
-def _seconds(config: pytest.Config) -> float | None:
-    """That all may take; who asks for more than usual is not held to what that takes."""
-    chosen: float | None = config.getoption("--budget")
-    if chosen is None:
-        return None if config.getoption("--long") or config.getoption("--patience") else budget.DEFAULT
-    return chosen or None
 
 
 def the_device() -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.budget import FEWEST, Budget, Kind, Spent
+from benchmarks.budget import FEWEST, Budget, Kind, Spent, seconds_of
 
 PLAIN, COMPILED = Kind("test_epoch"), Kind("test_epoch", compiles=True)
 
@@ -139,6 +139,15 @@ def test_what_runs_when_nothing_is_left_is_ended() -> None:
     assert time.monotonic() - began < 10
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "more", "seconds"), [(None, False, 450), (None, True, None), (0, False, None), (60, True, 60)]
+)
+def test_who_asks_for_more_is_not_held_to_the_usual_budget(
+    chosen: float | None, more: bool, seconds: float | None
+) -> None:
+    assert seconds_of(chosen, more) == seconds
 
 
 def test_without_a_budget_nothing_is_ended() -> None:
