@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 DEFAULT = 450.0  # seconds
 FEWEST = 3  # rounds that may borrow, as a median and its quartiles need them
 BORROWED = 2.0  # times its share may have passed before these
 MOST = 1 / 3  # of what is left, for one of many
-AGAIN = 5.0  # seconds after which one that has not ended is told once more
+SOON, AGAIN = 0.2, 5.0  # seconds until what is importing is looked at again, and what goes on is told once more
+IMPORTING = "<frozen importlib._bootstrap>"
 LESS = 0.9  # is expected of the next one each time that one is not begun: the machine may not stay as busy as it was
 REASON = "the budget of time was spent"
 
@@ -122,7 +124,7 @@ class Budget:
             yield
             return
         before = signal.signal(signal.SIGALRM, _spend)
-        signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.most_left), AGAIN)
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.most_left))
         try:
             yield
         finally:
@@ -145,5 +147,10 @@ def seconds_of(chosen: float | None, more: bool) -> float | None:
     return chosen or None
 
 
-def _spend(number: int, frame: object) -> None:
-    raise Spent
+def _spend(number: int, frame: FrameType | None) -> None:
+    """Not amid an import: half a module would stay behind, and fail whoever imports it next."""
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    signal.setitimer(signal.ITIMER_REAL, AGAIN if frame is None else SOON)
+    if frame is None:
+        raise Spent

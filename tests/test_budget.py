@@ -1,7 +1,10 @@
 """The budget of time: its division, the rounds that it gives up, and that no run is longer."""
 
 import signal
+import sys
 import time
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.budget import FEWEST, Budget, Kind, Spent, seconds_of
 
+needs_alarms = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there are no alarms")
 PLAIN, COMPILED = Kind("test_epoch"), Kind("test_epoch", compiles=True)
 
 
@@ -122,7 +126,7 @@ def test_no_benchmark_takes_all_from_the_others() -> None:
     assert budget.most_left == pytest.approx(200)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there are no alarms")
+@needs_alarms
 def test_what_runs_when_nothing_is_left_is_ended() -> None:
     before = signal.getsignal(signal.SIGALRM)
     began = time.monotonic()
@@ -139,6 +143,22 @@ def test_what_runs_when_nothing_is_left_is_ended() -> None:
     assert time.monotonic() - began < 10
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@needs_alarms
+def test_an_import_comes_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(1)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def importing() -> None:
+        import_module("slow_to_import")
+        time.sleep(30)
+
+    began = time.monotonic()
+    with Budget(0.2).enforced(), pytest.raises(Spent):
+        importing()
+    assert time.monotonic() - began < 20
+    assert sys.modules["slow_to_import"].whole
 
 
 @pytest.mark.parametrize(
