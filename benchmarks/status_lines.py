@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.tables import number
+from benchmarks.tables import number, with_article
 
 
 def heading(names: Mapping[str, Any]) -> str:
@@ -16,7 +16,7 @@ def heading(names: Mapping[str, Any]) -> str:
 def measured(info: Mapping[str, Any]) -> str:
     """The medians of a benchmark's `extra_info`, and over how many rounds."""
     time = f"{number(info['ms'])} ms" if info["ms"] < 1000 else f"{number(info['ms'] / 1e3)} s"
-    return f"{time} a {info['unit']}, {info['ratio'][1]:.2f} times eager ({rounds(info)})"
+    return f"{time} {with_article(info['unit'])}, {info['ratio'][1]:.2f} times eager ({rounds(info)})"
 
 
 def rounds(info: Mapping[str, Any]) -> str:

@@ -112,9 +112,10 @@ def results(benchmarks: Iterable[Benchmark]) -> list[str]:
 def _table(group: Sequence[Benchmark]) -> list[str]:
     floors = sorted({b.floor for b in group if b.floor})
     factor, unit = _time_unit(group)
+    counted = with_article(" or ".join(sorted({b.unit for b in group})))
     columns: list[Column] = [
         *_texts(group),
-        (f"{unit} {_article(group)}", lambda b: number(b.ms * factor)),
+        (f"{unit} {counted}", lambda b: number(b.ms * factor)),
         ("times eager", lambda b: spread(b.ratio)),
         ("of the floor", lambda b: percent(b.of_floor)),
     ]
@@ -138,8 +139,7 @@ def _time_unit(group: Sequence[Benchmark]) -> tuple[float, str]:
     return (1e3, "us") if longest < 1 else (1e-3, "s") if longest >= 10_000 else (1, "ms")
 
 
-def _article(group: Sequence[Benchmark]) -> str:
-    units = " or ".join(sorted({b.unit for b in group}))
+def with_article(units: str) -> str:
     return f"an {units}" if units[:1] in "aeio" else f"a {units}"
 
 

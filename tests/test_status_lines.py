@@ -22,7 +22,7 @@ def test_a_heading_names_the_suite_and_the_contender() -> None:
         ({}, "1.23 ms a step, 3.91 times eager (9 rounds)"),
         ({"rounds_taken": 4}, "1.23 ms a step, 3.91 times eager (4 of 9 rounds)"),
         ({"rounds_taken": 1, "rounds_wanted": 1}, "1.23 ms a step, 3.91 times eager (1 round)"),
-        ({"ms": 20_500.0, "unit": "run"}, "20.5 s a run, 3.91 times eager (9 rounds)"),
+        ({"ms": 20_500.0, "unit": "epoch"}, "20.5 s an epoch, 3.91 times eager (9 rounds)"),
     ],
 )
 def test_medians_and_the_rounds_they_are_of(changes: dict[str, Any], said: str) -> None:
