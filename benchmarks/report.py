@@ -89,7 +89,7 @@ def header(run: Run) -> list[str]:
 
 def _given_up(benchmarks: Sequence[Benchmark]) -> str:
     fewer = sum(b.gave_up_rounds for b in benchmarks)
-    return f"; of {fewer} of {len(benchmarks)} fewer than wanted: {REASON}" if fewer else ""
+    return f"; {fewer} of {len(benchmarks)} benchmarks took fewer than wanted: {REASON}" if fewer else ""
 
 
 def _floors(floors: dict[str, Any]) -> str:

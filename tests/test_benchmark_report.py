@@ -85,7 +85,7 @@ def test_rounds_that_were_given_up_and_a_busy_machine_are_said(
     text = printed(capsys, write(tmp_path / "a.json", content), "--no-charts")
     assert "- used by other processes at the start: 63% of the CPUs\n" in text
     count = len(content["benchmarks"])
-    assert f"- rounds: 3-11; of 1 of {count} fewer than wanted: the budget of time was spent\n" in text
+    assert f"- rounds: 3-11; 1 of {count} benchmarks took fewer than wanted: the budget of time was spent\n" in text
     found = [(head, rows) for head, rows in tables(text) if "rounds" in head]
     ((head, rows),) = found
     assert sorted(row[head.index("rounds")] for row in rows if row[head.index("rounds")] != "-") == ["4 of 11"]
