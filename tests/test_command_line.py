@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vae_fast import command_line
 from vae_fast.__main__ import COMMANDS
@@ -63,6 +64,28 @@ def test_mistakes_are_one_line(
     assert printed.out == ""
     assert printed.err.startswith(said)
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ON_A_RUN)
+def test_every_command_takes_threads_and_says_in_one_line_what_it_does_not_take(
+    name: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert command(name).main([str(trained_run), "--threads", "3", "--not-a-flag"]) == 2
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert capsys.readouterr().err == "error: no such argument: --not-a-flag\n"
+    assert command(name).main([]) == 2
+    assert capsys.readouterr().err == "error: the following arguments are required: RUN\n"
+
+
+def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert command_line.path("~/runs/x") == Path("/home/me/runs/x")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected a path in UTF-8, got 'caf.udce9'"):
+        command_line.path("caf\udce9")
 
 
 def test_numbers_of_the_command_line() -> None:

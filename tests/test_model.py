@@ -61,6 +61,9 @@ def test_refused_settings(kwargs: dict[str, object], message: str) -> None:
 def test_refused_input() -> None:
     with pytest.raises(ValueError, match=r"x: expected \[B, 1, 28, 28\] or \[B, 784\], got \[2, 783\]"):
         vf.VAE().encode(torch.zeros(2, 783))
+    for value, said in ((1.5, "1.5"), (-0.1, "0"), (200.0, "200; uint8 images are taken"), (float("nan"), "nan")):
+        with pytest.raises(ValueError, match=rf"x: expected floats in \[0, 1\], got .* to {said}"):
+            vf.VAE().encode(torch.tensor([0.0] * 783 + [value]).expand(2, 784))
     with pytest.raises(ValueError, match=r"z: expected \[B, 20\], got \[2, 3, 20\]"):
         vf.VAE().decode(torch.zeros(2, 3, 20))
     with pytest.raises(TypeError, match=r"x: expected uint8 or a floating dtype, got torch.int64"):

@@ -218,3 +218,13 @@ def test_deterministic_algorithms_are_asked_for_and_what_was_set_before_comes_ba
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_threads_are_those_that_were_asked_for_and_come_back() -> None:
+    plan, _ = make_plan(vf.Config(device="cpu"))
+    before = torch.get_num_threads()
+    with process_settings(plan, vf.Config(threads=3)):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+    with pytest.raises(ConfigError, match="threads: expected 1 to 4096, got 0"):
+        vf.Config(threads=0)

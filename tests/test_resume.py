@@ -141,6 +141,13 @@ def test_fewer_epochs_than_are_done_are_refused(small: Small) -> None:
         vf.fit(small(resume=str(run.directory), out=None, epochs=1))
 
 
+def test_the_fused_steps_bits_do_not_depend_on_threads(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    run = vf.fit(small(threads=1)).directory
+    vf.fit(small(resume=str(run), out=None, epochs=3, threads=2, compile=True))  # compiled it is, anyway
+    assert "not bit-exact" not in capsys.readouterr().out
+    assert vf.Config.from_toml(run / "config.toml").threads == 2
+
+
 def test_a_resume_takes_the_recorded_plan(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     run = vf.fit(small())
     monkeypatch.setattr("vae_fast.planning.make_plan", lambda config: pytest.fail("measured again"))

@@ -32,6 +32,17 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     }
 
 
+def busy(device: torch.device) -> str | None:
+    """What to say of a CPU that already has more to do than it has cores; None where there is nothing to say."""
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    if device.type != "cpu" or load <= cores or torch.get_num_threads() == 1:
+        return None
+    return (
+        f"the machine is busy: a load of {load:.1f} on {cores} cores before this run; with --threads 1 each of several "
+        f"runs is faster"
+    )
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two of `environment`, of what the first has."""
     return [f"{key} was {value}, is {now.get(key)}" for key, value in before.items() if now.get(key) != value]

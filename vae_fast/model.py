@@ -126,7 +126,12 @@ class VAE(nn.Module):
         }
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D]: uint8 (k is k/255) or float in [0, 1]."""
+        """mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D]: uint8 (k is k/255) or float in [0, 1].
+
+        Raises ValueError for floats beyond [0, 1] on a CPU; on a GPU looking at them would wait for the device.
+        """
+        if not torch.compiler.is_compiling() and x.device.type == "cpu" and x.is_floating_point():
+            _require_unit_interval(x)
         mu, logvar = self.stats(x).chunk(2, dim=-1)
         return mu, logvar
 
@@ -159,6 +164,18 @@ class VAE(nn.Module):
             raise TypeError(f"x: expected uint8 or a floating dtype, got {x.dtype}")
         pixels = x.flatten(1).to(self.encoder.stats.weight.dtype)
         return pixels / 255 if x.dtype == torch.uint8 else pixels
+
+
+def _require_unit_interval(x: Tensor) -> None:
+    if x.numel() == 0:
+        return
+    try:
+        low, high = (value.item() for value in x.detach().aminmax())
+    except RuntimeError:  # no values: traced, or inside of torch.func's transforms
+        return
+    if not (low >= 0 and high <= 1):  # as NaN is not
+        advice = "; uint8 images are taken as they are, k as k/255" if high > 2 else ""
+        raise ValueError(f"x: expected floats in [0, 1], got {low:g} to {high:g}{advice}")
 
 
 def _mlp(widths: Sequence[int], activation: str) -> nn.Sequential:

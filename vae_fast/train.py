@@ -14,6 +14,7 @@ from vae_fast import pytorch_state
 from vae_fast.config import Config, described
 from vae_fast.data import DataSet
 from vae_fast.distributed import World, join
+from vae_fast.environment import busy
 from vae_fast.errors import ConfigError
 from vae_fast.exits import exit_code
 from vae_fast.flags import parse
@@ -59,6 +60,8 @@ def fit(config: Config) -> Run:
 def _trained(config: Config, directory: RunDirectory, printer: Printer, world: World) -> Training:
     plan = world.placed(world.first(choose_plan, config, directory, printer, world.size))
     with process_settings(plan, config):
+        if (warning := busy(plan.torch_device)) is not None:
+            printer.line(f"warning: {warning}")
         found = world.first_on_each_machine(DataSet.open, config.data, config.data_root)
         feed = world.first(choose_images_feed, config, plan, found, directory, printer)
         splits = world.together(prepare, config, found, feed, printer.line)
