@@ -58,7 +58,7 @@ def log_likelihoods(
     batch = min(drawn, max(1, rows // BLOCK, min(rows, rows * DECODES // samples)))
     for start in range(first, len(images), batch):
         x = images[start : start + batch].to(device)
-        mu, logvar = model.encode(x)  # once an image
+        mu, logvar = model.stats(x).chunk(2, dim=-1)  # once an image
         total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
         for noise in _noise(samples, len(x), model.latent, seed, start, max(1, rows // len(x)), device):
             z = mu + (0.5 * logvar).exp() * noise  # [S, b, Z]

@@ -287,10 +287,8 @@ class Training:
         scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
             self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
-        before, now = (
-            self.directory.recorded.get("environment", {}),
-            environment(self.plan.torch_device, self.world.size),
-        )
+        before = self.directory.recorded.get("environment", {})
+        now = environment(self.plan.torch_device, self.world.size)
         if self.plan.step == "fused":  # whose bits do not depend on them
             before = {**before, "threads": now["threads"]}
         for change in changes(before, now):
