@@ -1,7 +1,8 @@
 """Which implementation answers a call: the one asked for, or with impl="auto" the device's if it can, or the reference.
 
 The reference takes everything. Triton takes float32, float16 and bfloat16 on a GPU, and C++ on a CPU where the library
-is built. torch.compile traces these functions, so what they ask of the machine are constants: it could follow neither
+is built; neither is differentiated by torch.func or in forward mode (transforms.py), where "auto" is the reference.
+torch.compile traces these functions, so what they ask of the machine are constants: it could follow neither
 the loading of a file nor a search of PATH.
 """
 
@@ -11,7 +12,7 @@ import shutil
 import torch
 from torch import Tensor
 
-from . import library, operators
+from . import library, operators, transforms
 
 IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
 HAS_LIBRARY, LIBRARY_STATUS = library.load(), library.status()
@@ -30,9 +31,9 @@ ARGUMENTS = {
     "sample_posterior_from": ("stats",),
 }
 NOT_IN_CPP = {"sample_posterior_from": "C++ takes row_offset as an int"}
-# By Triton and C++: the dtypes of floating arguments, and of some others.
+# By Triton and C++: the dtypes of floating arguments; and, after checks.py, uint8 is a target's and int64 a seed's.
 TAKEN = (torch.float32, torch.float16, torch.bfloat16)
-ALSO_TAKEN = {"target": torch.uint8, "seed": torch.int64}
+_ALL_TAKEN = (*TAKEN, torch.uint8, torch.int64)
 
 
 def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
@@ -42,15 +43,21 @@ def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
     """
     first = tensors[0]
     assert first is not None
-    wanted = _made_for(first.is_cuda) if impl == "auto" else impl
-    if wanted == "reference":
-        return wanted
-    reason = _elsewhere(wanted, first.is_cpu, first.is_cuda)
+    if impl == "reference":
+        return impl
+    is_cuda = first.is_cuda
+    wanted = _made_for(is_cuda) if impl == "auto" else impl
+    reason = _elsewhere(wanted, not is_cuda and first.is_cpu, is_cuda)
     if reason is not None:
         reason += f", and {ARGUMENTS[function][0]} is on {first.device}"
     if wanted == "cpp" and function in NOT_IN_CPP:
         reason = NOT_IN_CPP[function]
     reason = reason or missing(wanted) or _refused(function, tensors)
+    if transforms.active():
+        if impl == "auto":
+            return "reference"
+        if function != "random_bits":  # which has no derivatives at all
+            reason = reason or transforms.refused(*tensors)
     if reason is None:
         return wanted
     if impl == "auto":
@@ -94,9 +101,10 @@ def missing(impl: str) -> str | None:
 
 def _refused(function: str, tensors: tuple[Tensor | None, ...]) -> str | None:
     """What keeps Triton and C++ from these arguments, or None."""
-    for index, tensor in enumerate(tensors):
-        if tensor is not None and tensor.dtype not in TAKEN:
-            name = ARGUMENTS[function][index]
-            if tensor.dtype != ALSO_TAKEN.get(name):
-                return f"it does not take {name} in {tensor.dtype}"
-    return None
+    for tensor in tensors:  # without enumerate, which takes a tenth of a microsecond on every call
+        if tensor is not None and tensor.dtype not in _ALL_TAKEN:
+            break
+    else:
+        return None
+    names = [name for name, t in zip(ARGUMENTS[function], tensors, strict=True) if t is tensor]
+    return f"it does not take {names[0]} in {tensor.dtype}"

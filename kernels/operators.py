@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import transforms
+
 Gradients = tuple[Tensor | None, ...]
 Noise = tuple[Tensor, Tensor, int, int]  # seed, step, row_offset, stream
 
@@ -199,8 +201,11 @@ def _nll_grad(ctx: Any, grad_nll: Tensor) -> Gradients:
     return by_logits, None, None if log_scale is None else by_scale, None
 
 
-def _no_second_derivative(ctx: Any, *gradients: Tensor | None) -> Gradients:
-    raise RuntimeError("the fused operators have no second derivatives; use impl='reference'")
+def _no_second_derivative(operator: str) -> Callable[..., Gradients]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:
+        raise transforms.no_second_derivative(operator)
+
+    return backward
 
 
 for _name, _grad, _save in (
@@ -210,9 +215,9 @@ for _name, _grad, _save in (
     ("nll", _nll_grad, _nll_save),
 ):
     torch.library.register_autograd(f"vae_fast::{_name}", _grad, setup_context=_save)
-    torch.library.register_autograd(f"vae_fast::{_name}_backward", _no_second_derivative)
+    torch.library.register_autograd(f"vae_fast::{_name}_backward", _no_second_derivative(_name))
 for _name in ("sample_posterior_from", "sample_posterior_gradient", "nll_with_gradient"):
-    torch.library.register_autograd(f"vae_fast::{_name}", _no_second_derivative)
+    torch.library.register_autograd(f"vae_fast::{_name}", _no_second_derivative(_name))
 
 
 def _random_bits_triton(*arguments: Any) -> Tensor:

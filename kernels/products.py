@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import library
+from . import library, transforms
 
 # oneDNN's product as an operator of our own: Inductor takes PyTorch's for one with constant weights, and fails.
 # a [B, N], b [M, N], bias [M], float32 of any strides -> a b^T + bias. The kernel is csrc/product.cpp.
@@ -23,10 +23,11 @@ def _product_fake(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x weight^T + bias, as torch.nn.functional.linear; float32 [B, N] on a CPU may go to oneDNN.
 
-    x [B, N], weight [M, N], bias [M] -> [B, M], accumulated in float32 by the library. Differentiable in all three.
+    x [B, N], weight [M, N], bias [M] -> [B, M], accumulated in float32 by the library. Differentiable in all three;
+    within torch.func and in forward mode it is PyTorch's own.
     """
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and x.numel() > 0
-    if USE_ONEDNN and suits and not torch.is_autocast_enabled("cpu"):
+    if USE_ONEDNN and suits and not torch.is_autocast_enabled("cpu") and not transforms.active():
         result: Tensor = torch.ops.vae_fast.product(x, weight, bias)
         return result
     return F.linear(x, weight, bias)

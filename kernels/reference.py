@@ -54,12 +54,14 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:
     """nll_b = -sum_d log p(x_bd | logit_bd), [B]."""
     dtype = compute_dtype(logits, target, log_scale)
-    logits = logits.flatten(1).to(dtype)
-    pixels = target.flatten(1).to(dtype)
-    if target.dtype == torch.uint8:
-        pixels = pixels / LEVELS
     scale = () if log_scale is None else (log_scale.to(dtype),)
-    return LIKELIHOODS[likelihood](logits, pixels, *scale).sum(1)
+    return LIKELIHOODS[likelihood](logits.flatten(1).to(dtype), _pixels(target, dtype), *scale).sum(1)
+
+
+def _pixels(target: Tensor, dtype: torch.dtype) -> Tensor:
+    """The pixels in [0, 1], [B, D]."""
+    pixels = target.flatten(1).to(dtype)
+    return pixels / LEVELS if target.dtype == torch.uint8 else pixels
 
 
 def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, bits: Tensor) -> Tensor:
@@ -75,12 +77,14 @@ def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, 
 
 
 def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their shape and dtype."""
-    with torch.enable_grad():
-        leaf = logits.detach().to(compute_dtype(logits, target)).requires_grad_()
-        value = nll(leaf, target, "bernoulli", None)
-        (gradient,) = torch.autograd.grad(value, leaf, weight.to(value.dtype).expand(value.shape))
-    return value.detach(), gradient.to(logits.dtype)
+    """The Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their shape and dtype.
+
+    The derivative of softplus(l) - x l is sigmoid(l) - x: written out, because neither torch.inference_mode nor
+    torch.func leaves autograd to be called here.
+    """
+    value = nll(logits, target, "bernoulli", None)
+    by_logit = logits.flatten(1).to(value.dtype).sigmoid() - _pixels(target, value.dtype)
+    return value, (weight.to(value.dtype) * by_logit).view(logits.shape).to(logits.dtype)
 
 
 def elbo(
@@ -196,7 +200,7 @@ def finish_step_(
             for copy, parameter in zip(copies, parameters, strict=True):
                 copy.copy_(parameter)
     entry = (loss, of_nll, of_kl, images, 0) if finite else (0, 0, 0, 0, 1)
-    ring[step % len(ring)] = torch.tensor(entry, dtype=ring.dtype)
+    ring[step % len(ring)] = torch.tensor(entry, dtype=ring.dtype, device=ring.device)
     sums += ring[step % len(ring)]
     step += 1
     if scale is not None:

@@ -95,3 +95,17 @@ def test_large_logvar_overflows_to_inf_and_is_not_clamped() -> None:
     kl = reference.kl_per_dimension(torch.zeros(4), torch.tensor([88.0, 89.0, 1e3, -1e3]))
     assert kl.isinf().tolist() == [False, True, True, False]
     assert kl[-1].item() == pytest.approx(499.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32])
+def test_the_gradient_written_out_is_autograds(target_dtype: torch.dtype, dtype: torch.dtype) -> None:
+    logits = torch.linspace(-120, 120, 60, dtype=dtype).view(3, 4, 5).requires_grad_()
+    target = torch.arange(0, 240, 4).view(3, 20)
+    target = target.to(torch.uint8) if target_dtype == torch.uint8 else (target / 255).to(target_dtype)
+    weight = torch.tensor(0.7)
+    value, gradient = reference.nll_with_gradient(logits.detach(), target, weight)
+    exact = reference.nll(logits, target, "bernoulli", None)
+    (by_logits,) = torch.autograd.grad(exact, logits, weight.to(dtype).expand(3))
+    assert torch.equal(value, exact)
+    torch.testing.assert_close(gradient, by_logits, rtol=4 * torch.finfo(dtype).eps, atol=0)

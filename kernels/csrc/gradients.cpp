@@ -2,8 +2,8 @@
 // registered from Python costs 40 to 100 us of its time. What they call are operators again, so that compilers see them.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -156,6 +156,44 @@ struct Elbo : torch::autograd::Function<Elbo> {
   }
 };
 
+// An operator that makes a gradient: its results are differentiable until somebody asks for their derivative, which
+// raises what transforms.no_second_derivative does for Triton. `inputs` are the tensors among the operator's arguments.
+struct DifferentiatedOnce : torch::autograd::Function<DifferentiatedOnce> {
+  static variable_list forward(AutogradContext* ctx, at::TensorList /*inputs*/, const c10::OperatorHandle& op,
+                               c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+    ctx->saved_data["name"] = op.schema().name();
+    at::AutoDispatchBelowADInplaceOrView below;
+    op.redispatchBoxed(keys, stack);
+    variable_list results;
+    for (c10::IValue& result : torch::jit::pop(*stack, op.schema().returns().size()))
+      results.push_back(std::move(result).toTensor());
+    return results;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& /*gradients*/) {
+    const std::string name = ctx->saved_data["name"].toStringRef();
+    TORCH_CHECK(false, name.substr(0, name.rfind("_backward")),
+                ": the fused implementations have no second derivatives; pass impl='reference'");
+  }
+};
+
+void differentiated_once(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  keys = keys & c10::after_autograd_keyset;
+  variable_list inputs;
+  bool wanted = false;
+  for (const c10::IValue& argument : torch::jit::last(*stack, op.schema().arguments().size())) {
+    if (!argument.isTensor()) continue;
+    inputs.push_back(argument.toTensor());
+    wanted = wanted || inputs.back().requires_grad();
+  }
+  if (!wanted || !at::GradMode::is_enabled()) {  // as in every backward pass of a training step
+    at::AutoDispatchBelowADInplaceOrView below;
+    return op.redispatchBoxed(keys, stack);
+  }
+  for (Tensor& result : DifferentiatedOnce::apply(at::TensorList(inputs), op, keys, stack))
+    stack->emplace_back(std::move(result));
+}
+
 Tensor product(const Tensor& a, const Tensor& b, const optional<Tensor>& bias) { return Product::apply(a, b, bias); }
 
 Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& seed, const Tensor& step,
@@ -187,11 +225,8 @@ TORCH_LIBRARY_IMPL(vae_fast, AutogradCPU, m) {
   m.impl("sample_posterior", sample_posterior);
   m.impl("nll", nll);
   m.impl("elbo", elbo);
-  // A second derivative raises.
-  m.impl("reparameterize_backward", torch::autograd::autogradNotImplementedFallback());
-  m.impl("sample_posterior_backward", torch::autograd::autogradNotImplementedFallback());
-  m.impl("nll_backward", torch::autograd::autogradNotImplementedFallback());
-  m.impl("elbo_backward", torch::autograd::autogradNotImplementedFallback());
+  for (const char* name : {"reparameterize_backward", "sample_posterior_backward", "nll_backward", "elbo_backward"})
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&differentiated_once>());
 }
 
 }  // namespace vae_fast
