@@ -16,6 +16,12 @@ _INTEGERS = (int, torch.SymInt)
 _NUMBERS = (float, int)
 
 
+def _kind(value: object) -> str:
+    """The name of a value's type; numpy.float32 with its module, since it is no float."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ in ("builtins", "torch") else f"{kind.__module__}.{kind.__name__}"
+
+
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
@@ -23,7 +29,7 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def floating(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        raise TypeError(f"{name}: expected a tensor, got {_kind(tensor)}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name}: expected a floating dtype, got {tensor.dtype}")
 
@@ -36,7 +42,7 @@ def on_device(name: str, tensor: Tensor, device: torch.device | str | None) -> N
 def count(name: str, value: int, bits: int = 63) -> None:
     """An int in [0, 2^bits)."""
     if not isinstance(value, _INTEGERS) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected an int, got {_kind(value)}")
     if value < 0 or value >= 1 << bits:
         raise ValueError(f"{name}: expected an int in [0, 2^{bits}), got {value}")
 
@@ -49,7 +55,7 @@ def counter(name: str, value: int | Tensor, device: torch.device | str | None) -
         on_device(name, value, device)
         return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: expected an int or a 0-d int64 tensor, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected an int or a 0-d int64 tensor, got {_kind(value)}")
     if not 0 <= value <= MAX_SEED:
         raise ValueError(f"{name}: expected 0 <= {name} < 2^63, got {value}")
     if torch.compiler.is_compiling():
@@ -62,7 +68,7 @@ def images(logits: Tensor, target: Tensor) -> None:
     """Logits [B, ...] and a target of the same shape, or one of the two flattened, on one device."""
     floating("logits", logits)
     if not isinstance(target, Tensor):
-        raise TypeError(f"target: expected a tensor, got {type(target).__name__}")
+        raise TypeError(f"target: expected a tensor, got {_kind(target)}")
     if target.dtype != torch.uint8 and not target.is_floating_point():
         raise TypeError(f"target: expected uint8 or a floating dtype, got {target.dtype}")
     if logits.dim() < 2:
@@ -82,40 +88,60 @@ def _flat_shape(tensor: Tensor) -> tuple[int, int]:
 
 
 def stats(tensor: Tensor) -> None:
-    """An encoder's output, [B, 2 Z]."""
+    """An encoder's output, [B, 2 Z] or [B, 2 C, ...]."""
     floating("stats", tensor)
-    if tensor.dim() != 2 or tensor.shape[1] % 2:
-        raise ValueError(f"stats: expected [B, 2 Z], got {list(tensor.shape)}")
+    if tensor.dim() < 2 or tensor.shape[1] % 2:
+        raise ValueError(f"stats: expected [B, 2 Z] or [B, 2 C, ...], got {list(tensor.shape)}")
 
 
-def posterior(batch: int, mu: Tensor, logvar: Tensor, device: torch.device) -> None:
-    """mu and logvar [batch, Z] on the device."""
+def posterior(logits: Tensor | None, mu: Tensor, logvar: Tensor) -> None:
+    """mu and logvar, [B, Z] or [B, ...], on one device: of as many images as the logits, and where they are."""
     floating("mu", mu)
     floating("logvar", logvar)
-    if mu.dim() != 2 or mu.shape[0] != batch or mu.shape != logvar.shape:
-        raise ValueError(f"mu and logvar: expected [{batch}, Z] each, got {list(mu.shape)} and {list(logvar.shape)}")
-    on_device("mu", mu, device)
+    if mu.dim() < 2 or mu.shape != logvar.shape or (logits is not None and mu.shape[0] != logits.shape[0]):
+        batch = "B" if logits is None else logits.shape[0]
+        raise ValueError(
+            f"mu and logvar: expected the same shape [{batch}, Z] or [{batch}, ...], got {list(mu.shape)} and "
+            f"{list(logvar.shape)}"
+        )
+    device = mu.device if logits is None else logits.device
+    if logits is not None:
+        on_device("mu", mu, device)
     on_device("logvar", logvar, device)
 
 
-def log_scale(value: float | Tensor | None, likelihood: str, logits: Tensor) -> Tensor | None:
+def log_scale(value: float | Tensor | None, likelihood: str, logits: Tensor, target: Tensor) -> Tensor | None:
     """The log of the scale as a tensor [] or [D], where the likelihood has one."""
     if (value is not None) != (likelihood in reference.SCALED):
         wanted = "a float or tensor" if value is None else "None"
-        raise ValueError(f"log_scale: expected {wanted} with likelihood={likelihood!r}, got {value!r}")
+        came = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"log_scale: expected {wanted} with likelihood={likelihood!r}, got {came}")
     if value is None:
         return None
     if isinstance(value, _NUMBERS):
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         return torch.full((), value, dtype=dtype, device=logits.device)
     if not isinstance(value, Tensor):
-        raise TypeError(f"log_scale: expected a float or a tensor, got {type(value).__name__}")
+        raise TypeError(f"log_scale: expected a float or a tensor, got {_kind(value)}")
     floating("log_scale", value)
-    pixels = logits.shape[1:].numel()
-    if value.shape not in ((), (pixels,)):
-        raise ValueError(f"log_scale: expected shape [] or [{pixels}], got {list(value.shape)}")
     on_device("log_scale", value, logits.device)
-    return value
+    pixels = logits.shape[1:].numel()
+    if value.dim() == 0 or value.shape == (pixels,):
+        return value
+    image = logits.shape[1:] if logits.dim() > 2 else target.shape[1:]
+    if not _broadcasts(value.shape, image):
+        raise ValueError(
+            f"log_scale: expected shape [], [{pixels}] or one that broadcasts to an image's {list(image)}, got "
+            f"{list(value.shape)}"
+        )
+    return reference.scale_by_pixel(value, image)
+
+
+def _broadcasts(shape: torch.Size, image: torch.Size) -> bool:
+    """Whether a scale's shape broadcasts to an image's; of one dimension it would be taken for [D], and means a row."""
+    padded = (1,) * (1 + len(image) - len(shape)) + tuple(shape)
+    fits = len(padded) == 1 + len(image) and all(n in (1, m) for n, m in zip(padded, (1, *image), strict=True))
+    return fits and (len(shape) > 1 or shape.numel() == 1)
 
 
 def beta(value: float | Tensor, logits: Tensor) -> None:
@@ -124,16 +150,18 @@ def beta(value: float | Tensor, logits: Tensor) -> None:
         if value.is_complex():
             raise TypeError(f"beta: expected a float or a real tensor, got {value.dtype}")
         if value.dim() != 0 and value.shape != logits.shape[:1]:
-            raise ValueError(f"beta: expected a float or a tensor of shape [] or [B], got {list(value.shape)}")
+            raise ValueError(
+                f"beta: expected a float or a tensor of shape [] or [{logits.shape[0]}], got {list(value.shape)}"
+            )
         on_device("beta", value, logits.device)
     elif not isinstance(value, _NUMBERS):
-        raise TypeError(f"beta: expected a float or a tensor, got {type(value).__name__}")
+        raise TypeError(f"beta: expected a float or a tensor, got {_kind(value)}")
 
 
 def weight(name: str, value: Tensor, like: Tensor, shapes: tuple[tuple[int, ...], ...]) -> None:
     """A factor of a gradient: float32, of one of the shapes, on the device of `like`."""
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
-        raise TypeError(f"{name}: expected a float32 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+        raise TypeError(f"{name}: expected a float32 tensor, got {getattr(value, 'dtype', _kind(value))}")
     if value.shape not in shapes:
         raise ValueError(f"{name}: expected shape {' or '.join(str(list(s)) for s in shapes)}, got {list(value.shape)}")
     on_device(name, value, like.device)

@@ -20,7 +20,7 @@ class Elbo(NamedTuple):
 
 
 class PosteriorSample(NamedTuple):
-    """A sample `z`, [B, Z], of the posterior, and its divergence from the prior, `kl`, [B], in nats per image."""
+    """A sample `z`, [B, Z] or [B, C, ...], of the posterior, and its divergence from the prior, `kl` [B], in nats."""
 
     z: Tensor
     kl: Tensor
@@ -60,6 +60,8 @@ def random_bits(
         device = seed.device
     elif isinstance(step, Tensor):
         device = step.device
+    elif device is None:
+        device = "cpu"  # whatever torch.set_default_device says
     seed, step = checks.counter("seed", seed, device), checks.counter("step", step, device)
     checks.count("rows", rows)
     checks.count("columns", columns)
@@ -91,12 +93,13 @@ def reparameterize(
             flattened into rows.
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
             A tensor must keep its value until the backward pass, which draws the noise again. Under torch.func.vmap
-            every sample has the same rows, and so the same noise.
+            every sample has the same rows, and so the same noise, unless seed or step is mapped too.
         row_offset: the index of the first row in the global batch.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
         impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
-            float64; "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
-            two have no second derivatives, and are not for torch.func.grad or forward-mode derivatives: these raise.
+            float64. They agree within float32's rounding. The latter two have first derivatives by backward alone: a
+            second one raises, and so do torch.func.grad, jvp and forward mode; pass impl="reference". "auto" takes
+            one of the two where it can, and the reference within torch.func and forward mode.
 
     Returns:
         z, [..., Z], of the promoted dtype of mu and logvar; computed in float32, or in float64 if either is float64.
@@ -144,11 +147,12 @@ def sample_posterior(
     float64 for stats in float64.
 
     Args:
-        stats: [B, 2 Z], mu in the first half of the columns and logvar in the second; float32, float16, bfloat16 or
-            float64. Large logvar is not clamped: e^logvar overflows float32 at 88.7, and kl is then inf.
+        stats: [B, 2 Z], mu in the first half of the columns and logvar in the second, or [B, 2 C, ...], of channels;
+            float32, float16, bfloat16 or float64. Large logvar is not clamped: e^logvar overflows float32 at 88.7, and
+            kl is then inf.
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
             A tensor must keep its value until the backward pass, which draws the noise again. Under torch.func.vmap
-            every sample has the same rows, and so the same noise.
+            every sample has the same rows, and so the same noise, unless seed or step is mapped too.
         row_offset: the index of the first row in the global batch: an int; or a 0-d int64 tensor on the same device, so
             that a replayed graph may go from batch to batch, and then without gradients.
         stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
@@ -156,9 +160,9 @@ def sample_posterior(
             through one and then the other takes retain_graph=True.
 
     Returns:
-        PosteriorSample(z, kl): z [B, Z] in stats' dtype, drawn with the noise that `reparameterize` draws; kl [B] in
-        float32, or float64 for stats in float64. Both differentiable in stats, with a gradient of its dtype; where only
-        one of them is used the other contributes nothing.
+        PosteriorSample(z, kl): z [B, Z] or [B, C, ...] in stats' dtype, with the noise that `reparameterize` draws for
+        mu flattened to [B, Z]; kl [B] in float32, or float64 for stats in float64. Both differentiable in stats, with a
+        gradient of its dtype; where only one of them is used the other contributes nothing.
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
@@ -166,6 +170,9 @@ def sample_posterior(
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, section 2.4 and appendix B.
     """
     checks.stats(stats)
+    if stats.dim() > 2:
+        z, kl = sample_posterior(stats.flatten(1), seed, step, row_offset=row_offset, stream=stream, impl=impl)
+        return PosteriorSample(z.view(stats.shape[0], stats.shape[1] // 2, *stats.shape[2:]), kl)
     device = stats.device
     seed, step = checks.counter("seed", seed, device), checks.counter("step", step, device)
     checks.count("stream", stream, bits=32)
@@ -203,16 +210,15 @@ def elbo_loss(
         logits: [B, ...], the decoder's output; for "gaussian" and "discretized_logistic" it is the mean.
         target: the images, of the logits' shape or either of the two flattened to [B, D]; uint8 (k stands for
             k / 255) or float in [0, 1] (the range is not checked: that would synchronise). No gradient.
-        mu, logvar: [B, Z]. Large logvar is not clamped: e^logvar overflows float32 at 88.7, and kl is then inf.
+        mu, logvar: [B, Z] or [B, ...], the same shape; kl sums over all but the first dimension. Large logvar is not
+            clamped: e^logvar overflows float32 at 88.7, and kl is then inf.
         beta: the weight of the KL term: a float, or a 0-d or [B] tensor. No gradient.
         likelihood: "bernoulli", "continuous_bernoulli", "gaussian" or "discretized_logistic".
-        log_scale: the log of the scale, for the last two only: a float, or a 0-d or [D] tensor. Differentiable.
+        log_scale: the log of the scale, for the last two only: a float, or a tensor, 0-d, [D], or of a shape that
+            broadcasts to an image's, such as [C, 1, 1] or [1, C, 1, 1] for one a channel. Differentiable.
         reduction: "mean", "sum" or "none", over the batch; of `loss` only.
-        impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
-            float64; "auto" takes one of the latter two where it can. They agree within float32's rounding. The latter
-            two have no second derivatives, and are not for torch.func.grad or forward-mode derivatives: these raise;
-            and their nll and kl are one node of the graph, so that going back through one and then the other takes
-            retain_graph=True.
+        impl: as for `reparameterize`; nll and kl of "triton" and "cpp" are one node of the graph, so that going back
+            through one and then the other takes retain_graph=True.
 
     Returns:
         Elbo(loss, nll, kl): loss 0-d, or [B] with "none"; nll and kl always [B]; all three float32 (float64 if any
@@ -225,12 +231,14 @@ def elbo_loss(
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; beta: Higgins et al., beta-VAE, 2017.
     """
     checks.images(logits, target)
-    checks.posterior(logits.shape[0], mu, logvar, logits.device)
+    checks.posterior(logits, mu, logvar)
     checks.one_of("likelihood", likelihood, _LIKELIHOODS)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    scale = checks.log_scale(log_scale, likelihood, logits)
+    scale = checks.log_scale(log_scale, likelihood, logits, target)
     checks.beta(beta, logits)
     checks.one_of("impl", impl, IMPLEMENTATIONS)
+    if mu.dim() > 2:
+        mu, logvar = mu.flatten(1), logvar.flatten(1)
     if chosen("elbo_loss", impl, logits, mu, logvar, target, scale) != "reference":
         nll, kl = torch.ops.vae_fast.elbo.default(logits, _constant(target), mu, logvar, scale, likelihood)
     else:
@@ -263,7 +271,7 @@ def nll(
     """
     checks.images(logits, target)
     checks.one_of("likelihood", likelihood, _LIKELIHOODS)
-    scale = checks.log_scale(log_scale, likelihood, logits)
+    scale = checks.log_scale(log_scale, likelihood, logits, target)
     checks.one_of("impl", impl, IMPLEMENTATIONS)
     if chosen("nll", impl, logits, target, scale) != "reference":
         value: Tensor = torch.ops.vae_fast.nll.default(logits, _constant(target), scale, likelihood)
@@ -272,15 +280,15 @@ def nll(
 
 
 def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, e^logvar) || N(0, 1)) of every latent dimension, in nats: [B, Z] for mu and logvar [B, Z].
+    """KL(N(mu, e^logvar) || N(0, 1)) of every latent dimension, in nats, of their own shape: [B, Z] or [B, ...].
 
-    float32, or float64 if either input is; differentiable. Its sum over Z is `elbo_loss`'s kl; free bits (Kingma et
-    al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, appendix C.8) are made from it.
+    float32, or float64 if either input is; differentiable. Its sum over all but the first dimension is the kl of
+    `elbo_loss`; free bits (Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow,
+    appendix C.8) are made from it.
 
     Raises TypeError or ValueError for other shapes, dtypes and devices.
     """
-    checks.floating("mu", mu)
-    checks.posterior(mu.shape[0] if mu.dim() else 0, mu, logvar, mu.device)
+    checks.posterior(None, mu, logvar)
     return reference.kl_per_dimension(mu, logvar)
 
 

@@ -52,7 +52,7 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:
-    """nll_b = -sum_d log p(x_bd | logit_bd), [B]."""
+    """nll_b = -sum_d log p(x_bd | logit_bd), [B]; log_scale [] or [D]."""
     dtype = compute_dtype(logits, target, log_scale)
     scale = () if log_scale is None else (log_scale.to(dtype),)
     return LIKELIHOODS[likelihood](logits.flatten(1).to(dtype), _pixels(target, dtype), *scale).sum(1)
@@ -62,6 +62,18 @@ def _pixels(target: Tensor, dtype: torch.dtype) -> Tensor:
     """The pixels in [0, 1], [B, D]."""
     pixels = target.flatten(1).to(dtype)
     return pixels / LEVELS if target.dtype == torch.uint8 else pixels
+
+
+def scale_by_pixel(log_scale: Tensor, image: torch.Size) -> Tensor:
+    """A log_scale that broadcasts to [1, *image], for one a channel [C, 1, 1], as `nll` takes it: [D], or [] for one.
+
+    float16 and bfloat16 become float32, so that the gradients of the pixels that share a scale are added in float32 and
+    rounded once.
+    """
+    log_scale = log_scale.to(compute_dtype(log_scale))
+    if log_scale.numel() == 1:
+        return log_scale.reshape(())
+    return log_scale.expand(1, *image).flatten()
 
 
 def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, bits: Tensor) -> Tensor:

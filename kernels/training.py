@@ -64,12 +64,13 @@ def sample_posterior_gradient(
     """Compute a loss's gradient by an encoder's output from those by z and by the KL that `sample_posterior` gave.
 
     Args:
-        grad_z: [B, Z], the loss's gradient by z; floating.
-        kl_weight: its gradient by the KL of each image, 0-d float32, or by that of each image and dimension, [Z].
+        grad_z: [B, Z] or [B, C, ...], the loss's gradient by z; floating.
+        kl_weight: its gradient by the KL of each image, 0-d float32, or by that of each image and dimension, of the
+            shape of z less the batch.
         stats, seed, step, row_offset, stream, impl: as they were given to `sample_posterior`; the noise is drawn again.
 
     Returns:
-        [B, 2 Z], of stats' dtype; no gradient flows back.
+        [B, 2 Z] or [B, 2 C, ...], of stats' dtype; no gradient flows back.
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
@@ -81,11 +82,16 @@ def sample_posterior_gradient(
     checks.on_device("grad_z", grad_z, stats.device)
     checks.count("row_offset", row_offset)
     checks.count("stream", stream, bits=32)
-    rows, columns = stats.shape
-    if grad_z.shape != (rows, columns // 2):
-        raise ValueError(f"grad_z: expected {[rows, columns // 2]}, got {list(grad_z.shape)}")
-    checks.weight("kl_weight", kl_weight, stats, ((), (columns // 2,)))
+    latent = (stats.shape[1] // 2, *stats.shape[2:])
+    if grad_z.shape != (stats.shape[0], *latent):
+        raise ValueError(f"grad_z: expected {[stats.shape[0], *latent]}, got {list(grad_z.shape)}")
+    checks.weight("kl_weight", kl_weight, stats, ((), latent))
     checks.one_of("impl", impl, IMPLEMENTATIONS)
+    if stats.dim() > 2:
+        flat = grad_z.flatten(1), kl_weight.flatten() if kl_weight.dim() else kl_weight, stats.flatten(1)
+        of_flat = sample_posterior_gradient(*flat, seed, step, row_offset=row_offset, stream=stream, impl=impl)
+        return of_flat.view(stats.shape)
+    rows, columns = stats.shape
     seed, step = checks.counter("seed", seed, stats.device), checks.counter("step", step, stats.device)
     grad_z, stats = grad_z.detach(), stats.detach()
     wanted = chosen("sample_posterior_gradient", impl, stats, grad_z)
@@ -102,7 +108,7 @@ def sample_posterior_gradient(
         by_kl = torch.cat((kl_weight * mu, 0.5 * kl_weight * (logvar.exp() - 1)), dim=1)
         gradient = (by_z + by_kl).to(stats.dtype)
     else:
-        latent = columns // 2
-        bits = random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
+        pairs = columns // 2 + columns // 2 % 2
+        bits = random_bits(rows, pairs, seed, step, row_offset=row_offset, stream=stream, impl=impl)
         gradient = reference.sample_posterior_gradient(grad_z, kl_weight, stats, bits)
     return gradient

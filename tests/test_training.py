@@ -63,7 +63,7 @@ def test_images_have_any_shape() -> None:
         (
             lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(()), torch.zeros(2, 7), 0, 0),
             ValueError,
-            r"stats: expected \[B, 2 Z\], got \[2, 7\]",
+            r"stats: expected \[B, 2 Z\] or \[B, 2 C, ...\], got \[2, 7\]",
         ),
         (
             lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(()), torch.zeros(2, 6), 0, 0, stream=-1),
