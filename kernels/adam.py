@@ -67,7 +67,7 @@ def adam_(
     Pascanu et al., On the Difficulty of Training Recurrent Neural Networks, 2013 (clipping).
     """
     if not isinstance(lr, Tensor):
-        lr = torch.full((), lr, device=count.device)
+        lr = torch.full((), lr, dtype=torch.float32, device=count.device)
     torch.autograd.graph.increment_version(parameters)  # whoever saved one for a backward pass is to notice
     if count.device.type == "cpu" and HAS_LIBRARY:
         norm: Tensor = torch.ops.vae_fast.adam_(

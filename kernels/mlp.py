@@ -73,7 +73,8 @@ def mlp_workspace(parameters: Sequence[Tensor], batch: int, free_bits: float = 0
 
     Free bits need more: they wait for the whole batch's KL before any gradient.
     """
-    return torch.empty(torch.ops.vae_fast.mlp_workspace(parameters, batch, free_bits, products))
+    size = torch.ops.vae_fast.mlp_workspace(parameters, batch, free_bits, products)
+    return torch.empty(size, dtype=torch.float32, device="cpu")
 
 
 def bf16_loops() -> list[str]:
@@ -88,7 +89,7 @@ def bf16_loops() -> list[str]:
 
 def mlp_copies(parameters: Sequence[Tensor]) -> Tensor:
     """The bfloat16 copies of the weights that products read, two of each, in tiles: int32 [...], two values in each."""
-    copies = torch.empty(torch.ops.vae_fast.mlp_copies_size(parameters), dtype=torch.int32)
+    copies = torch.empty(torch.ops.vae_fast.mlp_copies_size(parameters), dtype=torch.int32, device="cpu")
     mlp_copy_(parameters, copies)
     return copies
 
