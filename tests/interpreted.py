@@ -15,10 +15,27 @@ from torch import Tensor
 import vae_fast as vf
 from tests.finish_step_cases import CASES as FINISHED
 from tests.finish_step_cases import Case, check_finish_step
+from tests.global_states import STATES, check_state
+from tests.image_shape_cases import (
+    LATENTS,
+    SCALES,
+    check_broadcast_scale,
+    check_latents_of_elbo,
+    check_sample_of_channels,
+)
+from tests.operator_calls import CALLS, FUSED
 from tests.training_cases import (
     check_nll_with_gradient,
     check_row_offset_on_the_device,
     check_sample_posterior_gradient,
+)
+from tests.transform_cases import (
+    SECOND,
+    TRANSFORMS,
+    check_second_derivative_is_refused,
+    check_transform_is_refused,
+    check_vmap,
+    scalar,
 )
 from vae_fast.engine import Engine
 from vae_fast.kernels import library, nll, operators, random_bits, reference, sample_posterior
@@ -256,17 +273,44 @@ def test_are_proper_operators() -> None:
         torch.library.opcheck(ops.finish_step_, Case(case, "cpu", [(3, 5), (7,)]).arguments(0))
 
 
-def test_second_derivatives_raise() -> None:
-    stats = encoded(2, 3, "contiguous").requires_grad_()
-    logits, target = images(2, 6, "contiguous", torch.uint8)
-    logits.requires_grad_()
-    for value, leaf in (
-        (sample_posterior(stats, 0, 0, impl="triton").kl.sum(), stats),
-        (nll(logits, target, impl="triton").sum(), logits),
-    ):
-        (grad,) = torch.autograd.grad(value, leaf, create_graph=True)
-        with pytest.raises(RuntimeError, match="the fused operators have no second derivatives"):
-            grad.sum().backward()
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's, in forward mode
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("function", ["reparameterize", "sample_posterior", "elbo_loss of mu", "nll gaussian"])
+def test_transforms_are_refused_or_the_references(function: str, transform: str) -> None:
+    check_transform_is_refused("triton", function, transform)
+    transformed, call = TRANSFORMS[transform][0], FUSED[function]
+    auto, exact = (transformed(scalar(call, impl), call.argument) for impl in ("auto", "reference"))
+    assert torch.equal(auto, exact)
+
+
+@pytest.mark.parametrize("way", SECOND)
+@pytest.mark.parametrize("function", ["reparameterize", "sample_posterior", "elbo_loss of mu", "nll gaussian"])
+def test_second_derivatives_are_refused(function: str, way: str) -> None:
+    check_second_derivative_is_refused("triton", function, way)
+
+
+@pytest.mark.parametrize("function", ["reparameterize", "sample_posterior", "elbo_loss of mu", "nll gaussian"])
+def test_vmap_is_a_call_of_each_sample(function: str) -> None:
+    check_vmap("triton", function)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("function", [f for f in CALLS if not f.startswith("nll ")])
+def test_global_states_change_no_bit(function: str, state: str) -> None:
+    check_state("triton", function, state)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("shape", LATENTS[1:])
+def test_latents_may_have_channels(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    check_latents_of_elbo("triton", shape, dtype, channels_last=True)
+    check_sample_of_channels("triton", shape, dtype, channels_last=False)
+
+
+@pytest.mark.parametrize("likelihood", reference.SCALED)
+@pytest.mark.parametrize(("image", "shape"), [(image, shape) for image in SCALES for shape in SCALES[image]])
+def test_a_scale_broadcasts_to_the_images(image: tuple[int, ...], shape: tuple[int, ...], likelihood: str) -> None:
+    check_broadcast_scale("triton", likelihood, 3, image, shape, torch.float32, "target")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
