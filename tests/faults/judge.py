@@ -1,0 +1,93 @@
+"""What must hold after a fault: how a command may end, and that a run which went on is the run that nothing happened to.
+
+Each function gives a line for each thing that is wrong, and nothing where all is well.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.faults.commands import Done
+
+TIMINGS = ("seconds", "images_per_second")
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+def differences(run: Path, reference: Path) -> Iterator[str]:
+    """Of a finished run to the one that nothing happened to; files left behind count."""
+    for link in ("latest", "best"):
+        ours, theirs = (_pointed(folder / "checkpoints" / link) for folder in (run, reference))
+        if ours != theirs:
+            yield f"{link} is {ours}, expected {theirs}"
+    names = [sorted(path.name for path in (folder / "checkpoints").glob("step-*")) for folder in (run, reference)]
+    if names[0] != names[1]:
+        yield f"checkpoints {names[0]}, expected {names[1]}"
+    for name in names[1]:
+        for file in FILES:
+            if _content(run / "checkpoints" / name / file) != _content(reference / "checkpoints" / name / file):
+                yield f"{name}/{file} differs"
+    for file in ("config.toml", "pictures/reconstructions.png", "pictures/samples.png"):
+        if _content(run / file) != _content(reference / file):
+            yield f"{file} differs"
+    if _records(run) != _records(reference):
+        yield f"metrics.jsonl has {_records(run)}, expected {_records(reference)}"
+    yield from leftovers(run)
+
+
+def leftovers(folder: Path) -> Iterator[str]:
+    """What no command leaves behind: temporary files and locks."""
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if path.name.startswith(".") or path.suffix in (".tmp", ".link", ".old"):
+            yield f"left behind: {path.relative_to(folder)}"
+
+
+def succeeded(done: Done) -> Iterator[str]:
+    """Of a command that had to do its work; warnings are allowed."""
+    if done.code != 0 or _lines(done):
+        yield f"exit code {done.code}, {done.err.strip()!r}; expected 0 and no error"
+    yield from _traceback(done)
+
+
+def refused(done: Done, folder: Path) -> Iterator[str]:
+    """Of a command that had to give up: exit code 1, and one line that names a path under `folder`."""
+    lines = _lines(done)
+    if done.code != 1:
+        yield f"exit code {done.code}, {done.err.strip()!r}; expected 1"
+    if len(lines) != 1 or not re.match(rf"error: .*{re.escape(str(folder))}", lines[0]):
+        yield f"stderr {done.err.strip()!r}; expected one line, error: and a path"
+    yield from _traceback(done)
+
+
+def interrupted(done: Done) -> Iterator[str]:
+    """Of a command that was killed: nothing is said."""
+    if done.code != -9 or done.err:
+        yield f"exit code {done.code}, {done.err.strip()!r}; expected SIGKILL's and nothing said"
+
+
+def _lines(done: Done) -> list[str]:
+    return [line for line in done.err.splitlines() if not line.startswith("warning: ")]
+
+
+def _traceback(done: Done) -> Iterator[str]:
+    if "Traceback" in done.out + done.err:
+        yield "a traceback"
+
+
+def _pointed(link: Path) -> str:
+    """What a link names, or the file in the place of one where no link could be made."""
+    if link.is_symlink():
+        return str(link.readlink())
+    return link.read_text().strip() if link.is_file() else "nothing"
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def _records(run: Path) -> list[dict[str, object]]:
+    lines = (_content(run / "metrics.jsonl") or b"").decode(errors="replace").splitlines()
+    try:
+        return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+    except ValueError:
+        return [{"not JSON": line} for line in lines]

@@ -1,0 +1,94 @@
+"""Runs killed by SIGKILL at random moments of every phase, resumed and killed again, until they are done."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.faults import judge
+from tests.faults.campaign import Campaign, Case, Outcome, train
+from tests.faults.commands import ROOT, Commands, Done, Timeline
+
+KIND = "kills"
+FLAGS = ("--data", "digits", "--hidden", "32", "--latent", "4", "--epochs", "6", "--batch-size", "64")
+WAYS: dict[str, tuple[str, ...]] = {"fp32": (), "bf16": ("--amp-dtype", "bf16"), "autograd": ("--step", "autograd")}
+PHASES = ("start-up", "epoch", "evaluation", "save")  # each run is killed in each of them, in a random order
+MORE = (*PHASES, "pictures")  # and then up to twice in one of these
+COLD_EVERY = 10  # one run of so many is a process of its own at first and at last, and killed amid its imports too
+
+
+def cases(campaign: Campaign) -> list[Case]:
+    references, lengths = {}, {}
+    with campaign.alone() as commands:
+        for way, flags in WAYS.items():
+            references[way] = campaign.folder / f"killed-{way}"
+            timeline = Timeline(campaign.folder / f"timeline-{way}")
+            done = train(commands, references[way], *FLAGS, *flags, announce=[str(timeline.file)])
+            if wrong := [*judge.succeeded(done), *judge.leftovers(references[way])]:
+                raise RuntimeError(f"the run that nothing happens to: {wrong}")
+            lengths[way] = _lengths([*timeline.entries(), ("", time.monotonic())])
+    return [
+        lambda commands, n=n, way=way: _case(campaign, commands, n, way, references[way], lengths[way])
+        for n in range(campaign.size[KIND])
+        for way in [list(WAYS)[n % len(WAYS)]]
+    ]
+
+
+def _case(
+    campaign: Campaign, commands: Commands, number: int, way: str, reference: Path, lengths: dict[str, float]
+) -> Iterator[Outcome]:
+    """One run: an outcome for each kill, and one for what came of it all."""
+    choose, name, is_cold = campaign.random(KIND, number), f"run {number} ({way})", number % COLD_EVERY == 0
+    wanted = [*choose.sample(PHASES, len(PHASES)), *choose.choices(MORE, k=choose.randrange(3))]
+    flags, wrong = (*FLAGS, *WAYS[way]), []
+    with campaign.place() as folder:
+        run = folder / "run"
+        if is_cold:
+            done = _cold(run, flags, after=choose.uniform(0, 4 * lengths["start-up"] + 3))
+            where = "start-up, own process" if not (run / "metrics.jsonl").exists() else "later, own process"
+            yield Outcome(KIND, f"{name}, own process", "killed in", where, tuple(judge.interrupted(done)))
+        for kill, phase in enumerate(wanted):
+            done, where = _killed(commands, folder, flags, phase, choose, lengths)
+            wrong = tuple(judge.interrupted(done) if where else judge.succeeded(done))
+            yield Outcome(KIND, f"{name}, kill {kill}", "killed in", where or "none: done before", wrong)
+        done = _cold(run, flags) if is_cold else train(commands, run, *flags)
+        wrong = (*judge.succeeded(done), *judge.differences(run, reference))
+        yield Outcome(KIND, name, f"resumed {way}", "not the same run" if wrong else "the same run", wrong)
+
+
+def _killed(
+    commands: Commands, folder: Path, flags: Sequence[str], phase: str, choose: random.Random, lengths: dict[str, float]
+) -> tuple[Done, str]:
+    """Go on with the run and kill it somewhere in a phase: how that ended, and where it was; nowhere if done before."""
+    timeline = Timeline(folder / "timeline")
+    arguments = [*flags, "--resume", "auto", "--out", folder / "run"]
+    running = commands.start("train", *arguments, announce=[str(timeline.file)])
+    times = choose.randint(1, 2) if phase in ("epoch", "evaluation", "save") else 1
+    if timeline.wait_for(phase, times, running):
+        time.sleep(choose.random() * lengths[phase])
+        running.kill()
+    done = running.wait()
+    return done, timeline.entries()[-1][0] if done.code < 0 else ""
+
+
+def _cold(run: Path, flags: Sequence[str], after: float | None = None) -> Done:
+    """The run as a process started for it, killed after so many seconds."""
+    line = [sys.executable, "-m", "vae_fast.train", *flags, "--resume", "auto", "--out", str(run)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            out, err = process.communicate(timeout=after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+    return Done(process.returncode, out, err, {})
+
+
+def _lengths(entries: list[tuple[str, float]]) -> dict[str, float]:
+    """How long a phase took at its longest, in seconds."""
+    found: dict[str, float] = {}
+    for (phase, entered), (_, left) in zip(entries, entries[1:], strict=False):
+        found[phase] = max(found.get(phase, 0.0), left - entered)
+    return found

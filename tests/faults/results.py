@@ -1,0 +1,48 @@
+"""What a campaign has found: counts by kind, as a table and as JSON."""
+
+import platform
+from collections import Counter
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.faults.campaign import Campaign, Outcome
+
+
+def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
+    """All that is worth keeping."""
+    counts = Counter((o.kind, o.group, o.ended) for o in outcomes)
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "cpu": _cpu(),
+        "system": f"{platform.system()} {platform.release()}",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "vae_fast")}},
+        "seed": campaign.seed,
+        "jobs": campaign.jobs,
+        "seconds": round(seconds, 1),
+        "notes": campaign.notes,
+        "counts": [{"kind": k, "group": g, "ended": e, "cases": n} for (k, g, e), n in counts.items()],
+        "wrong": [{"kind": o.kind, "case": o.case, "lines": list(o.wrong)} for o in outcomes if o.wrong],
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """For people to read, as Markdown."""
+    rows = [("kind", "what was done", "how it ended", "cases"), ("---", "---", "---", "---:")]
+    rows += [(row["kind"], row["group"], row["ended"], str(row["cases"])) for row in found["counts"]]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    lines += ["", *(f"{kind}: {line}" for kind, notes in found["notes"].items() for line in notes)]
+    lines += [f"{found['date']}, {found['cpu']}, {found['system']}, {versions}"]
+    lines += [f"seed {found['seed']}, {found['jobs']} at a time, {found['seconds']:.0f} s, {len(found['wrong'])} wrong"]
+    return "\n".join(lines)
+
+
+def _cpu() -> str:
+    """The name of the CPU's model, as far as the system says it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
