@@ -55,6 +55,19 @@ def test_a_failure_names_the_file_and_leaves_what_was_there(
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_failure_to_close_names_the_file_and_hides_no_other(
+    writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a network's file system, which may tell only then."""
+    failing("close", errno.EIO, monkeypatch)
+    with pytest.raises(OSError, match=f"{os.strerror(errno.EIO)}: '{tmp_path}/file'"):
+        WRITERS[writer](tmp_path / "file", b"new")
+    failing("write", errno.EROFS, monkeypatch)
+    with pytest.raises(OSError, match=f"{os.strerror(errno.EROFS)}: '{tmp_path}/other'"):
+        WRITERS[writer](tmp_path / "other", b"new")
+
+
 def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:2]))

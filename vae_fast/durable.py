@@ -8,7 +8,8 @@ import errno
 import fcntl
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Of file systems that cannot say when something is on the disk; directories may also refuse to be asked.
@@ -18,44 +19,34 @@ NO_FSYNC_OF_A_DIRECTORY = NO_FSYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}
 
 def write(path: Path, data: bytes) -> None:
     """Write a new file and wait until it is on the disk. OSError, which names the file, if it cannot be whole."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        _fill(descriptor, path, data)
-    except OSError:
-        with suppress(OSError):
-            path.unlink()
-        raise
-    finally:
-        os.close(descriptor)
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with removed_on_failure(path), _closed(descriptor):
+            _fill(descriptor, data)
 
 
 def append(path: Path, data: bytes) -> None:
     """Append to a file and wait until it is on the disk; what a failure leaves incomplete is cut off again."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    before = os.fstat(descriptor).st_size
-    try:
-        _fill(descriptor, path, data)
-    except OSError:
-        with suppress(OSError):
-            os.ftruncate(descriptor, before)
-        raise
-    finally:
-        os.close(descriptor)
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        with _closed(descriptor):
+            before = os.fstat(descriptor).st_size
+            try:
+                _fill(descriptor, data)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, before)
+                raise
 
 
 def replace(path: Path, data: bytes) -> None:
     """Write a file, in the place of one that may be there; a reader sees the old one or the new."""
     sweep(path.parent)
-    descriptor, temporary = _new_temporary(path)
-    try:
-        _fill(descriptor, temporary, data)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)
+    with naming(path):
+        descriptor, temporary = _new_temporary(path)
+        with _closed(descriptor), removed_on_failure(temporary):
+            _fill(descriptor, data)
+            temporary.replace(path)
     sync(path.parent)
 
 
@@ -84,26 +75,56 @@ def sweep(folder: Path) -> None:
                 os.close(descriptor)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError name this path: calls on descriptors name none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def removed_on_failure(path: Path) -> Iterator[None]:
+    """Remove a file where an OSError says that it will not be whole, or not come to its place."""
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
 def _new_temporary(path: Path) -> tuple[int, Path]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with suppress(OSError):  # a file system without locks: then nothing is swept there, either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, temporary
+        with removed_on_failure(temporary):
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, temporary
         os.close(descriptor)  # swept before it was locked
 
 
-def _fill(descriptor: int, path: Path, data: bytes) -> None:
+@contextmanager
+def _closed(descriptor: int) -> Iterator[None]:
+    """Close at the end. Some file systems tell only then what they could not write; it hides no earlier error."""
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in NO_FSYNC:
-                raise
+        yield
+    except BaseException:
+        with suppress(OSError):
+            os.close(descriptor)
+        raise
+    os.close(descriptor)
+
+
+def _fill(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    try:
+        os.fsync(descriptor)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        if error.errno not in NO_FSYNC:
+            raise
