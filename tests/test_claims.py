@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -92,6 +93,35 @@ def test_a_child_that_outlives_its_parent_holds_nothing(tmp_path: Path) -> None:
         holder.wait()
         Claim(tmp_path / "run").release()
     subprocess.run(["pkill", "-f", str(tmp_path / "run")], check=False)
+
+
+@pytest.mark.parametrize(("owner", "call"), [(fcntl, "flock"), (os, "fstat"), (os, "ftruncate"), (os, "pwrite")])
+def test_a_claim_that_fails_names_its_file_and_leaves_no_lock_of_its_own(
+    owner: ModuleType, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, call, fail)
+        with pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/run/.lock'"):
+            Claim(tmp_path / "run")
+    assert (tmp_path / "run" / LOCK).exists() == (call == "flock")  # it might be somebody else's
+    Claim(tmp_path / "run").release()
+
+
+def test_giving_a_claim_up_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that the kernel has made read-only, closing fails too."""
+    claim, real = Claim(tmp_path / "run"), os.close
+
+    def close(descriptor: int) -> None:
+        real(descriptor)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "close", close)
+    claim.release()
+    monkeypatch.undo()
+    Claim(tmp_path / "run").release()
 
 
 def test_without_locks_a_run_says_so_and_goes_on(

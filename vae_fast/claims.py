@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vae_fast import durable
 from vae_fast.errors import RunError
 from vae_fast.signals import at_quiet_end
 
@@ -48,33 +49,49 @@ class Claim:
 
     def release(self) -> None:
         """Let others have it. Directories that the claim made and that nothing was put into are removed."""
-        if self not in _held:
-            return
-        _held.discard(self)
+        if self in _held:
+            _held.discard(self)
+            self._give_up()
+
+    def _give_up(self) -> None:
         with suppress(OSError):  # the directory may be gone, or not empty: another run lies beside this one
             (self.directory / LOCK).unlink()
             for made in self._made:
                 made.rmdir()
-        os.close(self._descriptor)
+        with suppress(OSError):
+            os.close(self._descriptor)
 
     def _lock(self) -> None:
         path = self.directory / LOCK
         while True:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(self._descriptor, 1000, 0).decode(errors="replace").strip()
-                os.close(self._descriptor)
-                raise RunError(f"{self.directory} is in use by {holder or 'another process'}") from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    os.close(self._descriptor)
+            with durable.naming(path):
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._take(path)
+                try:
+                    if _is_at(self._descriptor, path):
+                        self._sign()
+                        break
+                except OSError:
+                    self._give_up()  # the lock is ours: whoever else has opened the file finds it gone, and tries again
                     raise
-                self.warning = f"{self.directory} is on a file system without locks: start no second run in it"
-            if _is_at(self._descriptor, path):
-                break
-            os.close(self._descriptor)  # of a claim that was released meanwhile
+                os.close(self._descriptor)  # of a claim that was released meanwhile
+
+    def _take(self, path: Path) -> None:
+        """Lock the file that is open; closed where that fails, and left there, for it may be somebody else's."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 1000, 0).decode(errors="replace").strip()
+            os.close(self._descriptor)
+            raise RunError(f"{self.directory} is in use by {holder or 'another process'}") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(self._descriptor)
+                raise
+            self.warning = f"{self.directory} is on a file system without locks: start no second run in it"
+
+    def _sign(self) -> None:
+        """Write into the file who holds it."""
         holder = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, holder.encode(), 0)
