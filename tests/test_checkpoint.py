@@ -104,6 +104,18 @@ def test_without_symlinks_a_file_names_the_checkpoint(tmp_path: Path, monkeypatc
     assert sorted(p.name for p in folder.iterdir()) == ["best", "latest", "step-00000001", "step-00000004"]
 
 
+def test_a_link_that_cannot_be_moved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, 3)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "x")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.point(tmp_path / "best", path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", path.name]
+
+
 def test_links_to_links_are_followed(tmp_path: Path) -> None:
     path = save(tmp_path / "run" / "checkpoints", fill=0.5)
     (tmp_path / "mine").symlink_to(tmp_path / "run" / "checkpoints" / "latest")

@@ -125,7 +125,8 @@ def point(link: Path, target: Path) -> None:
             raise
         durable.replace(link, f"{target.name}\n".encode())
     else:
-        temporary.rename(link)
+        with durable.removed_on_failure(temporary):
+            temporary.rename(link)
         durable.sync(link.parent)
 
 
