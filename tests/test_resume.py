@@ -105,6 +105,18 @@ def test_an_invalid_checkpoint_is_skipped_with_a_warning(
     assert len(records(out)) == 4
 
 
+def test_a_resume_does_what_a_kill_after_the_last_save_left_undone(small: Small) -> None:
+    run = vf.fit(small(keep=1)).directory
+    shutil.copytree(run / "checkpoints" / "step-00000014", run / "checkpoints" / "step-00000007")
+    for link in ("latest", "best"):
+        (run / "checkpoints" / link).unlink()
+        (run / "checkpoints" / link).symlink_to("step-00000007")
+    vf.fit(small(keep=1, resume=str(run), out=None))
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best", "latest", "step-00000014"]
+    assert best(run) == "step-00000014"
+    assert (run / "checkpoints" / "latest").readlink().name == "step-00000014"
+
+
 def test_a_run_does_not_go_on_with_other_images(small: Small, tmp_path: Path) -> None:
     file = tmp_path / "x.npy"
     for count in (50, 120):

@@ -175,15 +175,20 @@ class RunDirectory:
         """Save a checkpoint, with what `Engine.state` gave, and prune those before."""
         with self.saving(f"the checkpoint of step {state['step']}"):
             path = checkpoint.save(self.checkpoints, model, parameters, optimizer, state)
-            self.point_to_best(state["best"])
-            checkpoint.prune(path, keep)
+            self._follow(path, state["best"], keep)
 
-    def point_to_best(self, best: dict[str, float] | None) -> None:
-        """Make the link `best` agree with the state, also where a process was killed before it had done so."""
+    def settle(self, path: Path, best: dict[str, float] | None, keep: int) -> None:
+        """Do what should have followed the saving of a checkpoint that a run goes on from: it may have been killed."""
+        with self.saving("what names the checkpoints"):
+            checkpoint.point(self.checkpoints / "latest", path)
+            self._follow(path, best, keep)
+
+    def _follow(self, path: Path, best: dict[str, float] | None, keep: int) -> None:
         if best is not None:
             target = checkpoint.directory(self.checkpoints, int(best["step"]))
             if target.is_dir():
                 checkpoint.point(self.checkpoints / "best", target)
+        checkpoint.prune(path, keep)
 
 
 def _recorded(path: Path, config: Config) -> dict[str, Any]:

@@ -92,7 +92,6 @@ class Training:
         self._require_space()
         if self.directory.recorded:
             self._resume()
-            self.world.first(self.directory.point_to_best, self.best)
         log = self.config.log if self.world.is_first else "none"
         self.tracker = self.world.together(tracker, log, self.directory.path / "tensorboard", self.epoch)
         if not self._is_done:
@@ -284,6 +283,8 @@ class Training:
         self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
         if done == most:
             self.printer.line(f"nothing is left to do: all {self.config.epochs} epochs are done; --epochs adds some")
+        if not self.config.dry_run:
+            self.world.first(self.directory.settle, found.path, self.best, self.config.keep)
         scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
             self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
