@@ -1,6 +1,8 @@
 """Exports, each read back as its users will."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import safetensors.torch
 import torch
 
 import vae_fast as vf
+from vae_fast import durable
 from vae_fast import export as command
 from vae_fast.errors import RunError
 from vae_fast.trained import Trained
@@ -48,6 +51,23 @@ assert "vae_fast" not in sys.modules
     with torch.no_grad():
         torch.testing.assert_close((mu, logvar), model.encode(x), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(logits, model.decode(z), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "encoder.pt2", "README.md", "export.json"])
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(
+    file: str, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = durable.write
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name == file:
+            monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        real(path, data)
+
+    monkeypatch.setattr(durable, "write", write)
+    with pytest.raises(OSError, match=f"No space left: '{tmp_path}/.out.tmp/{file}'"):
+        command.export(Trained.open(trained_run, "cpu"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_runs_elsewhere(trained_run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and gives mu and logva
 """
 
 import argparse
+import io
 import logging
 import shutil
 import sys
@@ -95,9 +96,9 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
         files = [
             f"{FILES[name]} (read back: off by at most {off:.1e} of the largest value)" for name, off in found.items()
         ]
-        (temporary / "README.md").write_text(model_card.model_card(trained, files), encoding="utf-8")
+        durable.write(temporary / "README.md", model_card.model_card(trained, files).encode())
         description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.title}
-        (temporary / checkpoint.EXPORT).write_text(strict_json.dumps(description, indent=1), encoding="utf-8")
+        durable.write(temporary / checkpoint.EXPORT, strict_json.dumps(description, indent=1).encode())
         for file in (*temporary.iterdir(), temporary):
             durable.sync(file)
         temporary.rename(directory)
@@ -135,7 +136,7 @@ def _checked(name: str, model: VAE, directory: Path) -> float:
 
 def _safetensors(model: VAE, directory: Path) -> Halves:
     file = directory / checkpoint.MODEL
-    file.write_bytes(checkpoint.model_bytes(model, dict(model.state_dict())))
+    durable.write(file, checkpoint.model_bytes(model, dict(model.state_dict())))
     loaded = checkpoint.load(file)
     return loaded.encode, lambda z: [loaded.decode(z)]
 
@@ -144,8 +145,9 @@ def _pt2(model: VAE, directory: Path) -> Halves:
     loaded = []
     for name, half, example in _halves(model):
         program = torch.export.export(half, (example,), dynamic_shapes=({0: torch.export.Dim("B")},))
-        file = directory / f"{name}.pt2"
-        torch.export.save(program, file)
+        file, content = directory / f"{name}.pt2", io.BytesIO()
+        torch.export.save(program, content)  # not to the file: where the disk is full, PyTorch ends the process
+        durable.write(file, content.getvalue())
         loaded.append(torch.export.load(file).module())
     encoder, decoder = loaded
     return encoder, lambda z: [decoder(z)]
@@ -160,7 +162,7 @@ def _onnx(model: VAE, directory: Path) -> Halves:
     runs = []
     for name, half, example in _halves(model):
         file = directory / f"{name}.onnx"
-        with _quiet():
+        with _quiet(), durable.naming(file):
             torch.onnx.export(
                 half,
                 (example,),
