@@ -12,11 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults import calls, kills, library, results
+from tests.faults import calls, disk, kills, library, results
 from tests.faults.campaign import Campaign, Outcome
 
-KINDS = {kind.KIND: kind for kind in (kills, calls)}
+KINDS = {kind.KIND: kind for kind in (kills, calls, disk)}
 SIZES = {"kills": 50, "calls": 400}
+MOST_SAID = 500  # characters of what is wrong; all of it is in --json
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
             for outcome in campaign.all(KINDS[name].cases(campaign)):
                 outcomes.append(outcome)
                 for line in outcome.wrong:
-                    print(f"WRONG  {outcome.kind}, {outcome.case}: {line}", flush=True)
+                    print(f"WRONG  {outcome.kind}, {outcome.case}: {line[:MOST_SAID]}", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = results.summary(campaign, outcomes, time.monotonic() - began)
@@ -47,7 +48,9 @@ def _campaign(chosen: argparse.Namespace, folder: Path) -> Campaign:
         built, why = library.build(folder), ""
     except RuntimeError as error:
         built, why = None, str(error)
-    campaign = Campaign(folder, chosen.seed, built, chosen.jobs, sizes, is_root=os.geteuid() == 0)
+    campaign = Campaign(
+        folder, chosen.seed, built, chosen.jobs, sizes, can_mount=chosen.mount and disk.can_mount(folder)
+    )
     if why:
         campaign.note("calls", f"skipped: {why}")
     return campaign
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at a time (default: the CPUs)")
     parser.add_argument("--kills", type=int, default=SIZES["kills"], metavar="N", help="runs that are killed")
     parser.add_argument("--calls", type=int, default=SIZES["calls"], metavar="N", help="(call, error) pairs")
+    parser.add_argument("--no-mount", dest="mount", action="store_false", help="as who may not mount a tmpfs")
     shared_memory = Path("/dev/shm")
     default = shared_memory if os.access(shared_memory, os.W_OK) else None
     parser.add_argument("--folder", type=Path, default=default, help="where it happens (default: in memory)")

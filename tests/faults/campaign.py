@@ -39,6 +39,7 @@ class Campaign:
         library: what lets calls fail, or None where it could not be built.
         jobs: how many cases at a time.
         size: how many cases the kinds take that choose among many, by their names.
+        can_mount: whether there may be file systems of a certain size.
         notes: what the kinds have to say besides outcomes, by their names.
     """
 
@@ -47,7 +48,7 @@ class Campaign:
     library: Path | None
     jobs: int
     size: dict[str, int]
-    is_root: bool
+    can_mount: bool
     notes: dict[str, list[str]] = field(default_factory=dict)
     _numbers: "count[int]" = field(default_factory=count)
 
@@ -95,5 +96,7 @@ class Campaign:
 
 
 def train(commands: Commands, run: Path, *flags: str, **before: object) -> Done:
-    """The run in a directory, begun or gone on with."""
-    return commands.run("train", *(flags or SMALL), "--resume", "auto", "--out", run, **before)
+    """The run in a directory, begun or gone on with; without flags a small one, whose loss curve is not drawn."""
+    if not flags:
+        flags, before = SMALL, {"sketch": [], **before}
+    return commands.run("train", *flags, "--resume", "auto", "--out", run, **before)

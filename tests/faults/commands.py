@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -63,7 +64,9 @@ class Commands:
         files = {"out": str(self._folder / "out"), "notes": str(self._folder / f"notes-{self._count}")}
         request = {"command": command, "arguments": [str(a) for a in arguments], "before": before, **files}
         print(json.dumps(request), file=self._process.stdin, flush=True)
-        return Running(self, int(json.loads(self._answer())["pid"]), files)
+        running = Running(self, int(json.loads(self._answer())["pid"]), files)
+        print("held", file=self._process.stdin, flush=True)
+        return running
 
     def _answer(self, expected: str | None = None) -> str:
         assert self._process.stdout is not None
@@ -82,10 +85,8 @@ class Running:
 
     def kill(self) -> None:
         """SIGKILL, unless it has ended."""
-        try:
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def has_ended(self) -> bool:
         return bool(select.select([self._descriptor], [], [], 0)[0])

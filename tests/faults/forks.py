@@ -1,13 +1,11 @@
 """A process that has imported every command and forks a child for each that is asked for: python -m tests.faults.forks
 
-PyTorch takes seconds to import, and a campaign runs thousands of commands. What a child does is what a process does that
-was started for it, from the arguments on. A line of JSON asks for one; the answers are a line with its process id and,
-once it has ended, one with its exit code. commands.py is the other side.
+PyTorch takes seconds to import, and a campaign runs thousands of commands. A child does what a process does that was
+started for it, from the arguments on. A line of JSON asks for one; the answers are a line with its process id and, once
+it has ended, one with its exit code. commands.py is the other side.
 """
 
-import vae_fast  # before torch is loaded, for what it says to the thread pool
-
-# isort: split
+import gc
 import io
 import json
 import mmap
@@ -26,10 +24,12 @@ from tests.faults import library
 from vae_fast import pictures
 from vae_fast.__main__ import COMMANDS
 from vae_fast.flags import parse
+from vae_fast.progress import Printer
 from vae_fast.run_directory import RunDirectory
 from vae_fast.trainer import Training
 
 PAGE = 4096
+CURVE = io.BytesIO()  # a loss curve, drawn once
 PHASES = ("start-up", "epoch", "evaluation", "save", "pictures")
 MOST_ENTRIES = 1000
 ENTRY = struct.Struct("<qq")  # a phase, and when it was entered, in nanoseconds
@@ -40,8 +40,10 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     commands = {name: import_module(f"vae_fast.{name}").main for name in COMMANDS}
     import_module("torch.fx.experimental.symbolic_shapes")  # which the first gradient imports
-    pictures.save_loss_curve([{"epoch": 1, "train_loss": 1.0}], "", io.BytesIO())
+    pictures.save_loss_curve([{"epoch": 1, "train_loss": 1.0}], "", CURVE)
     parse(["--data", "digits"])
+    Printer()
+    gc.freeze()  # a collection would copy all of it in every child
     print("ready", file=answers, flush=True)
     for line in asked:
         request = json.loads(line)
@@ -51,6 +53,7 @@ def main() -> None:
             os.close(answers.fileno())
             _run(commands[request.pop("command")], **request)
         print(json.dumps({"pid": child}), file=answers, flush=True)
+        asked.readline()  # who asked has taken hold of the child, whose number nobody else can have before the wait
         _, status = os.waitpid(child, 0)
         print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), file=answers, flush=True)
 
@@ -96,16 +99,21 @@ def announce(file: str) -> None:
 
 
 def fill(folder: str, pages: int) -> None:
-    """Fill the file system around `folder`, but for so many pages: at once, or behind the probe of a run's start-up."""
+    """Fill the file system around a folder, but for so many pages."""
+    free = os.statvfs(folder)
+    with open(os.path.join(folder, "filler"), "wb", buffering=0) as filler:
+        for _ in range(free.f_bavail * free.f_frsize // PAGE - pages):
+            filler.write(bytes(PAGE))
 
-    def fill_now(_: object) -> None:
-        free = os.statvfs(folder)
-        size = free.f_bavail * free.f_frsize - pages * PAGE
-        with open(os.path.join(folder, "filler"), "wb", buffering=0) as filler:
-            for _ in range(0, size, PAGE):
-                filler.write(bytes(PAGE))
 
-    _after(RunDirectory, "require_space", fill_now)
+def fill_behind_the_probe(folder: str, pages: int) -> None:
+    """The same, as soon as a run has looked how much room there is."""
+    _after(RunDirectory, "require_space", lambda _: fill(folder, pages))
+
+
+def sketch() -> None:
+    """Take the loss curve that has been drawn: drawing one is half of what a small run takes, and writes nothing."""
+    pictures.save_loss_curve = lambda metrics, pixels, path: path.write(CURVE.getvalue())  # type: ignore[assignment]
 
 
 def limit(size: int) -> None:
@@ -117,6 +125,8 @@ PREPARATIONS: dict[str, Callable[..., None]] = {
     "fail": library.arm,
     "announce": announce,
     "fill": fill,
+    "fill_behind_the_probe": fill_behind_the_probe,
+    "sketch": sketch,
     "limit": limit,
 }
 

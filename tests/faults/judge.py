@@ -1,10 +1,11 @@
-"""What must hold after a fault: how a command may end, and that a run which went on is the run that nothing happened to.
+"""What must hold after a fault: how a command may end, and that a run gone on with is the run that nothing happened to.
 
 Each function gives a line for each thing that is wrong, and nothing where all is well.
 """
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +28,11 @@ def differences(run: Path, reference: Path) -> Iterator[str]:
         for file in FILES:
             if _content(run / "checkpoints" / name / file) != _content(reference / "checkpoints" / name / file):
                 yield f"{name}/{file} differs"
-    for file in ("config.toml", "pictures/reconstructions.png", "pictures/samples.png"):
-        if _content(run / file) != _content(reference / file):
+    for file in ("reconstructions.png", "samples.png", "loss.png"):
+        if _content(run / "pictures" / file) != _content(reference / "pictures" / file):
             yield f"{file} differs"
+    if _settings(run) != _settings(reference):
+        yield f"config.toml has {_settings(run)}, expected {_settings(reference)}"
     if _records(run) != _records(reference):
         yield f"metrics.jsonl has {_records(run)}, expected {_records(reference)}"
     yield from leftovers(run)
@@ -83,6 +86,15 @@ def _pointed(link: Path) -> str:
 
 def _content(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
+
+
+def _settings(run: Path) -> dict[str, object]:
+    """What the run is; not the environment, of which a process started anew may see another number of threads."""
+    try:
+        found = tomllib.loads((_content(run / "config.toml") or b"").decode())
+    except ValueError as error:
+        return {"not TOML": str(error)}
+    return {name: value for name, value in found.items() if name != "environment"}
 
 
 def _records(run: Path) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from tests.faults import judge
@@ -89,6 +90,6 @@ def _cold(run: Path, flags: Sequence[str], after: float | None = None) -> Done:
 def _lengths(entries: list[tuple[str, float]]) -> dict[str, float]:
     """How long a phase took at its longest, in seconds."""
     found: dict[str, float] = {}
-    for (phase, entered), (_, left) in zip(entries, entries[1:], strict=False):
+    for (phase, entered), (_, left) in pairwise(entries):
         found[phase] = max(found.get(phase, 0.0), left - entered)
     return found
