@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults import calls, disk, kills, library, results
+from tests.faults import calls, damage, disk, kills, library, results
 from tests.faults.campaign import Campaign, Outcome
 
-KINDS = {kind.KIND: kind for kind in (kills, calls, disk)}
+KINDS = {kind.KIND: kind for kind in (kills, calls, disk, damage)}
 SIZES = {"kills": 50, "calls": 400}
 MOST_SAID = 500  # characters of what is wrong; all of it is in --json
 

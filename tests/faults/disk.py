@@ -1,4 +1,4 @@
-"""A full disk at every write: a small file system has room for so many pages or files, and then for what was missing."""
+"""A full disk at every write: a small file system has room for so many pages or files, then for what was missing."""
 
 import json
 import shutil

@@ -52,11 +52,11 @@ def succeeded(done: Done) -> Iterator[str]:
     yield from _traceback(done)
 
 
-def refused(done: Done, folder: Path) -> Iterator[str]:
+def refused(done: Done, folder: Path, codes: tuple[int, ...] = (1,)) -> Iterator[str]:
     """Of a command that had to give up: exit code 1, and one line that names a path under `folder`."""
     lines = _lines(done)
-    if done.code != 1:
-        yield f"exit code {done.code}, {done.err.strip()!r}; expected 1"
+    if done.code not in codes:
+        yield f"exit code {done.code}, {done.err.strip()!r}; expected {' or '.join(map(str, codes))}"
     if len(lines) != 1 or not re.match(rf"error: .*{re.escape(str(folder))}", lines[0]):
         yield f"stderr {done.err.strip()!r}; expected one line, error: and a path"
     yield from _traceback(done)
