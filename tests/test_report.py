@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast import report, walks, webpage
+from vae_fast import model_card, report, walks, webpage
 from vae_fast.model import ACTIVATIONS
 from vae_fast.trained import Trained
 
@@ -48,6 +48,13 @@ def page(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "report.html"
     assert report.main([str(trained_run), "--out", str(file), "--device", "cpu"]) == 0
     return file
+
+
+def test_a_record_whose_line_was_damaged_is_no_obstacle(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = Trained.open(trained_run, "cpu")
+    monkeypatch.setattr(Trained, "records", lambda _: [{"epoch": 1}, {"epoch": 2, "test_loss": 9.0}])
+    assert "Training" in "".join(report._losses(trained))
+    assert "After epoch 2" in model_card.model_card(trained, [])
 
 
 def test_a_page_that_is_whole_and_fetches_nothing(page: Path, trained_run: Path) -> None:

@@ -117,6 +117,15 @@ def test_a_resume_does_what_a_kill_after_the_last_save_left_undone(small: Small)
     assert (run / "checkpoints" / "latest").readlink().name == "step-00000014"
 
 
+def test_records_that_are_lost_are_told(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    run = vf.fit(small()).directory
+    first, _ = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(f"{first}\n\0\0\0\n")
+    vf.fit(small(resume=str(run), out=None, epochs=3))
+    assert f"warning: {run}/metrics.jsonl has lost the records of 1 epochs" in capsys.readouterr().out
+    assert [record["epoch"] for record in records(run)] == [1, 3]
+
+
 def test_a_run_does_not_go_on_with_other_images(small: Small, tmp_path: Path) -> None:
     file = tmp_path / "x.npy"
     for count in (50, 120):

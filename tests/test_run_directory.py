@@ -100,6 +100,38 @@ def test_metrics_are_appended_and_cut_back(small: Small) -> None:
     assert directory.metrics()[-1] == {"epoch": 3, "train_loss": None}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"\xff\xfe", b"\0" * 9, b"1", b"null", b"{}", b'{"epoch": "2"}', b'{"epoch": 2, "x": "1"}', b"[" * 10**5],
+)
+def test_lines_that_are_no_records_are_read_past(line: bytes, small: Small) -> None:
+    directory = begun(small())
+    first, second = b'{"epoch": 1, "train_loss": 2.5}\n', b'{"epoch": 2, "train_loss": null}\n'
+    directory.metrics_file.write_bytes(line + b"\n" + first + first + line + b"\n" + second + line)
+    assert directory.metrics() == [{"epoch": 1, "train_loss": 2.5}, {"epoch": 2, "train_loss": None}]
+
+
+def test_a_resume_takes_only_the_settings_that_the_run_wrote(small: Small) -> None:
+    path = begun(small(seed=3)).path
+    file = path / "config.toml"
+    written = file.read_text()
+    assert "seed = 3" in written
+
+    def resumed(text: str) -> RunDirectory:
+        file.write_text(text)
+        with RunDirectory.open(vf.Config(**{**vf.Config.from_toml(file).recorded(), "resume": str(path)})) as directory:
+            return directory
+
+    for changed in (written.replace("seed = 3", "seed = 4"), written[:-1], f"{written}\n"):
+        with pytest.raises(RunError, match=r"config.toml is not what the run wrote, by the SHA-256 in its first line"):
+            resumed(changed)
+    for cut in ("", written.partition("\n")[0], written.split("\n", 1)[1].partition("[plan]")[0]):
+        with pytest.raises(RunError, match=r"config.toml is not whole: expected a \[plan\]|is not what the run wrote"):
+            resumed(cut)
+    assert resumed(written).recorded["seed"] == 3
+    assert resumed(written.replace("seed = 3", "seed = 4").split("\n", 1)[1]).recorded["seed"] == 4  # meant, or older
+
+
 def test_a_failed_save_says_what_survives(small: Small) -> None:
     directory = begun(small())
     no_space, damaged = OSError(errno.ENOSPC, "No space", "x"), OSError(errno.EIO, "Input/output error")

@@ -79,7 +79,7 @@ def _numbers(trained: Trained) -> list[str]:
     told = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
     pixels = described(trained.config.binarize, trained.image_shape)
     return [
-        f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
+        f"After epoch {last['epoch']}, step {last.get('step', 'not known')} ({observe(records)}), nats per image, {pixels}; "
         "`train_loss` is the objective that was minimised:",
         "",
         *told,

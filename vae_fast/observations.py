@@ -23,7 +23,7 @@ def observe(records: Sequence[Record]) -> str:
     if len(records) > 1 and records[-2].get("beta") != beta:
         return "beta changes"
     records = [record for record in records if record.get("beta") == beta]
-    losses = [record["train_loss"] for record in records]
+    losses = [record.get("train_loss") for record in records]
     finite = [loss for loss in losses if loss is not None]
     if now > (1 + LOST) * min(finite):
         return "diverged"
@@ -54,7 +54,7 @@ def _overfitting_since(records: Sequence[Record]) -> int | None:
     if not judged or judged[-1] is not records[-1]:
         return None
     last, lowest = judged[-1], min(judged, key=lambda record: float(record["test_loss"]))
-    if lowest["train_loss"] is None or last["train_loss"] >= lowest["train_loss"]:
+    if lowest.get("train_loss") is None or last["train_loss"] >= lowest["train_loss"]:
         return None
     worse = last["test_loss"] - lowest["test_loss"]
     return int(lowest["epoch"]) if worse > WORSE * _learnable(lowest, "test") else None

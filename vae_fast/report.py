@@ -87,11 +87,11 @@ def _losses(trained: Trained) -> Iterator[str]:
     keys = [f"{part}_{key}" for part in series for key in ("loss", "nll", "kl")]
     told = observed(records)
     rows = [
-        [str(r["epoch"]), *(nats(r.get(key)) for key in keys), f"{r['seconds']:.2f}", r["observation"]] for r in told
+        [str(r["epoch"]), *(nats(r.get(key)) for key in keys), nats(r.get("seconds")), r["observation"]] for r in told
     ]
     head = ["epoch", *(key.replace("_", " ") for key in keys), "seconds", "observation"]
-    seconds = sum(r["seconds"] for r in records)
-    speed = statistics.median(r["images_per_second"] or 0.0 for r in records)
+    seconds = sum(r.get("seconds") or 0 for r in records)
+    speed = statistics.median(r.get("images_per_second") or 0.0 for r in records)
     yield webpage.section(
         "Training",
         curve,

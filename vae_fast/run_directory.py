@@ -1,6 +1,7 @@
 """A run's files: config.toml, metrics.jsonl, checkpoints/ and pictures/ in one directory."""
 
 import errno
+import hashlib
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from vae_fast.model import VAE
 MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx", "threads"}
 
 
+SEAL = "# The SHA-256 of what follows, as the run wrote it: "
 OTHER_FILES = 2 << 20  # bytes: pictures, metrics, config.toml
 
 
@@ -96,7 +98,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self.recorded = {**config.recorded(), **tables}
         with self.saving("config.toml"):
-            durable.replace(self.path / "config.toml", tomli_w.dumps(self.recorded).encode())
+            durable.replace(self.path / "config.toml", _sealed(tomli_w.dumps(self.recorded).encode()))
             if self.checkpoints.is_dir():  # of a run that goes on
                 checkpoint.sweep(self.checkpoints)
                 durable.sweep(self.pictures)
@@ -141,15 +143,12 @@ class RunDirectory:
             )
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of the epochs so far; a last line that a killed process left incomplete is read past."""
-        if not self.metrics_file.exists():
-            return []
-        records = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+        """The records of the epochs so far, in order; lines that are none, as a kill may leave, are read past."""
+        records: list[dict[str, Any]] = []
+        lines = self.metrics_file.read_bytes().splitlines() if self.metrics_file.exists() else []
+        for record in map(_record, lines):
+            if record is not None and record["epoch"] > (records[-1]["epoch"] if records else 0):
+                records.append(record)
         return records
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -194,6 +193,7 @@ class RunDirectory:
 def _recorded(path: Path, config: Config) -> dict[str, Any]:
     """What the run's config.toml says. ConfigError where `config` is of another run."""
     recorded = RunDirectory.of(path).recorded
+    _require_as_written(path / "config.toml", recorded)
     before, now = Config(**read_toml(path / "config.toml")).recorded(), config.recorded()
     # Data may have moved, as long as `require` finds the images in them.
     is_fused = recorded.get("plan", {}).get("step") == "fused"  # compiled before any run began, whatever is asked for
@@ -206,6 +206,23 @@ def _recorded(path: Path, config: Config) -> dict[str, Any]:
                 f"settings: --config {path / 'config.toml'} --out ANOTHER"
             )
     return recorded
+
+
+def _sealed(settings: bytes) -> bytes:
+    """With a first line by which a resume notices that they are no longer what the run wrote."""
+    return f"{SEAL}{hashlib.sha256(settings).hexdigest()}\n".encode() + settings
+
+
+def _require_as_written(file: Path, recorded: dict[str, Any]) -> None:
+    """RunError for settings that were changed or cut; those of an earlier version have no seal that tells it."""
+    first, _, rest = file.read_bytes().partition(b"\n")
+    if first.startswith(SEAL.encode()) and _sealed(rest).partition(b"\n")[0] != first:
+        raise RunError(
+            f"--resume: {file} is not what the run wrote, by the SHA-256 in its first line. Put that back, or start anew "
+            f"with it: --config {file} --out ANOTHER; without its first line it is taken as it is"
+        )
+    if "plan" not in recorded:
+        raise RunError(f"--resume: {file} is not whole: expected a [plan], which says how the run makes its steps")
 
 
 def _nothing_recorded(path: Path) -> dict[str, Any]:
@@ -257,6 +274,16 @@ def _existing(path: Path) -> Path:
 
 def _mib(nbytes: int) -> str:
     return f"{nbytes / 2**20:.1f} MiB"
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, None where it is none: every value is a number or null."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_one = isinstance(found, dict) and isinstance(found.get("epoch"), int)
+    return found if is_one and all(isinstance(value, int | float | None) for value in found.values()) else None
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:

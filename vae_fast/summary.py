@@ -15,7 +15,7 @@ def summary(
 ) -> Iterator[str]:
     """metrics: the records of metrics.jsonl. test: the images [N, C, H, W], if there are any."""
     last = metrics[-1] if metrics else {}
-    if test is not None and last.get("test_loss") is not None:
+    if test is not None and None not in (last.get("test_loss"), last.get("test_nll")):
         line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image"
         line += f" ({described(config.binarize, test.shape[1:])}"
         if config.binarize == "none":

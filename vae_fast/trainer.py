@@ -99,6 +99,9 @@ class Training:
         steps = self.config.epochs * self.feed.steps_per_epoch
         self.world.first(self.profile.begin, self.engine.step_number, steps, max(self.engine.launches(steps)))
         self.metrics = self.world.first(self.directory.cut_metrics, self.epoch)
+        if len(self.metrics) < self.epoch:
+            lost = self.epoch - len(self.metrics)
+            self.printer.line(f"warning: {self.directory.metrics_file} has lost the records of {lost} epochs")
         self.world.first(self._write_config)
 
     def run(self) -> None:
