@@ -1,9 +1,9 @@
-"""Damaged runs: bits flipped, files cut, links that lead nowhere; each run is looked at and gone on with all the same."""
+"""Damaged runs: bits flipped, files cut, links that lead nowhere; each is looked at and gone on with all the same."""
 
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,18 +76,17 @@ def _resumed(commands: Commands, folder: Path, reference: Path, damage: Damage) 
     for way in ways:
         run, flags = Path(way[-1]), () if way[1] != "auto" else FLAGS
         done = commands.run("train", *flags, "--epochs", "3", *way, sketch=[])
-        differences = list(judge.differences(run, reference)) if not done.code else []
+        differences = list(judge.differences(run, reference, older=False)) if not done.code else []
         if re.search(LOST, done.out):
             differences = [line for line in differences if not line.startswith("metrics.jsonl")]
         yield _outcome(damage, f"resume {'' if flags else 'by name'}".strip(), done, folder, differences)
 
 
-def _outcome(
-    damage: Damage, command: str, done: Done, folder: Path, differences: Iterator[str] | list[str] | tuple[()]
-) -> Outcome:
+def _outcome(damage: Damage, command: str, done: Done, folder: Path, differences: Iterable[str]) -> Outcome:
     wrong = [*differences]
     if done.code:
-        wrong += judge.refused(done, folder, codes=(1, 2))
+        named = "" if damage.group == "config.toml" else folder  # it is the settings that may name what is not there
+        wrong += judge.refused(done, named, codes=(1, 2))
     else:
         wrong += judge.succeeded(done)
     warned = "warning: " in done.out + done.err
@@ -133,7 +132,7 @@ def _damages(campaign: Campaign, base: Path) -> Iterator[Damage]:
         assert before in settings, f"config.toml has no {before!r}"
         yield Damage(
             "config.toml",
-            f"{after.decode()} in place of {before.decode()}",
+            f"{after.decode().strip()} in place of {before.decode().strip()}",
             _writing("config.toml", settings.replace(before, after)),
         )
     for file in ("config.toml", "metrics.jsonl"):
@@ -168,6 +167,8 @@ def _damaged_lines(metrics: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"with {line[:20]!r} as its first line", line + last
         yield f"with {line[:20]!r} after its last line", metrics + line
     yield "with its first line twice", first + metrics
+    for key in (b"step", b"seconds", b"train_loss", b"test_nll"):
+        yield f"with another name for {key.decode()}", metrics.replace(key, key.upper())
 
 
 def _writing(file: str, data: bytes) -> Callable[[Path], object]:
@@ -214,7 +215,9 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "an empty one of a later step": lambda run: (run / "checkpoints" / "step-00000099").mkdir(),
     "a file of a later step": lambda run: (run / "checkpoints" / "step-00000099").touch(),
     "one without a number": lambda run: (run / "checkpoints" / "step-last").mkdir(),
-    "the newest by another number": lambda run: (run / "checkpoints" / NEWEST).rename(run / "checkpoints" / "step-00000010"),
+    "the newest by another number": lambda run: (
+        (run / "checkpoints" / NEWEST).rename(run / "checkpoints" / "step-00000010")
+    ),
     "half-written ones": lambda run: (
         shutil.copytree(run / "checkpoints" / OLDER, run / "checkpoints" / ".step-00000012.tmp"),
         shutil.copytree(run / "checkpoints" / OLDER, run / "checkpoints" / ".step-00000008.old"),

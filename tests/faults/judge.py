@@ -15,16 +15,18 @@ TIMINGS = ("seconds", "images_per_second")
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 
 
-def differences(run: Path, reference: Path) -> Iterator[str]:
-    """Of a finished run to the one that nothing happened to; files left behind count."""
-    for link in ("latest", "best"):
-        ours, theirs = (_pointed(folder / "checkpoints" / link) for folder in (run, reference))
-        if ours != theirs:
-            yield f"{link} is {ours}, expected {theirs}"
+def differences(run: Path, reference: Path, older: bool = True) -> Iterator[str]:
+    """Of a finished run to the one that nothing happened to; files left behind count.
+
+    older: whether the checkpoints that neither `latest` nor `best` names must be there as well.
+    """
+    named = [[_pointed(folder / "checkpoints" / link) for link in ("latest", "best")] for folder in (run, reference)]
+    if named[0] != named[1]:
+        yield f"latest and best are {named[0]}, expected {named[1]}"
     names = [sorted(path.name for path in (folder / "checkpoints").glob("step-*")) for folder in (run, reference)]
-    if names[0] != names[1]:
+    if older and names[0] != names[1]:
         yield f"checkpoints {names[0]}, expected {names[1]}"
-    for name in names[1]:
+    for name in names[1] if older else sorted({*named[1]}):
         for file in FILES:
             if _content(run / "checkpoints" / name / file) != _content(reference / "checkpoints" / name / file):
                 yield f"{name}/{file} differs"
@@ -32,9 +34,9 @@ def differences(run: Path, reference: Path) -> Iterator[str]:
         if _content(run / "pictures" / file) != _content(reference / "pictures" / file):
             yield f"{file} differs"
     if _settings(run) != _settings(reference):
-        yield f"config.toml has {_settings(run)}, expected {_settings(reference)}"
+        yield f"config.toml differs: {_settings(run)}, expected {_settings(reference)}"
     if _records(run) != _records(reference):
-        yield f"metrics.jsonl has {_records(run)}, expected {_records(reference)}"
+        yield f"metrics.jsonl differs: {_records(run)}, expected {_records(reference)}"
     yield from leftovers(run)
 
 
@@ -52,7 +54,7 @@ def succeeded(done: Done) -> Iterator[str]:
     yield from _traceback(done)
 
 
-def refused(done: Done, folder: Path, codes: tuple[int, ...] = (1,)) -> Iterator[str]:
+def refused(done: Done, folder: Path | str, codes: tuple[int, ...] = (1,)) -> Iterator[str]:
     """Of a command that had to give up: exit code 1, and one line that names a path under `folder`."""
     lines = _lines(done)
     if done.code not in codes:
