@@ -74,12 +74,12 @@ def _numbers(trained: Trained) -> list[str]:
     records = trained.records()
     if not records or trained.config is None:
         return ["none were recorded"]
-    last = records[-1]
+    last = {"step": "not known", **records[-1]}
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
     told = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
     pixels = described(trained.config.binarize, trained.image_shape)
     return [
-        f"After epoch {last['epoch']}, step {last.get('step', 'not known')} ({observe(records)}), nats per image, {pixels}; "
+        f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
         "`train_loss` is the objective that was minimised:",
         "",
         *told,

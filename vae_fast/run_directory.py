@@ -218,8 +218,8 @@ def _require_as_written(file: Path, recorded: dict[str, Any]) -> None:
     first, _, rest = file.read_bytes().partition(b"\n")
     if first.startswith(SEAL.encode()) and _sealed(rest).partition(b"\n")[0] != first:
         raise RunError(
-            f"--resume: {file} is not what the run wrote, by the SHA-256 in its first line. Put that back, or start anew "
-            f"with it: --config {file} --out ANOTHER; without its first line it is taken as it is"
+            f"--resume: {file} is not what the run wrote, by the SHA-256 in its first line. Put that back, or start "
+            f"anew with it: --config {file} --out ANOTHER; without its first line it is taken as it is"
         )
     if "plan" not in recorded:
         raise RunError(f"--resume: {file} is not whole: expected a [plan], which says how the run makes its steps")
