@@ -65,6 +65,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: 
         checkpoint.read(bad)
 
 
+def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume would begin anew in their place."""
+    save(tmp_path / "run" / "checkpoints")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "x")
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(RunError, match=r"checkpoints: cannot be listed \(Permission denied\)"):
+        checkpoint.latest(tmp_path / "run" / "checkpoints", print)
+
+
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, fill=1)
     path = save(tmp_path, fill=2)

@@ -10,7 +10,7 @@ import pytest
 
 import vae_fast as vf
 from vae_fast.errors import ConfigError, RunError
-from vae_fast.run_directory import RunDirectory
+from vae_fast.run_directory import PROBE, RunDirectory, require_writable
 
 Small = Callable[..., vf.Config]
 
@@ -53,6 +53,13 @@ def test_out_must_be_a_directory_to_be(small: Small, tmp_path: Path) -> None:
 def test_out_must_be_writable(small: Small) -> None:
     with pytest.raises(RunError, match=r"--out: nothing can be written in /proc \("):
         RunDirectory.open(small(out="/proc/run"))
+
+
+def test_what_a_killed_process_tried_a_folder_with_is_removed(tmp_path: Path) -> None:
+    (tmp_path / f"{PROBE}killed").mkdir()
+    (tmp_path / f"{PROBE}file").touch()
+    require_writable(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{PROBE}file"]
 
 
 def test_the_default_is_a_new_folder_named_by_time_and_data(

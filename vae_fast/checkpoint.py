@@ -149,7 +149,7 @@ def prune(latest: Path, keep: int) -> None:
     """
     checkpoints = latest.parent
     best = pointed(checkpoints / "best").name
-    for path in [path for path in sorted(checkpoints.glob("step-*")) if path.name <= latest.name][:-keep]:
+    for path in [path for path in _steps(checkpoints) if path.name <= latest.name][:-keep]:
         if path.name != best:
             path.rename(checkpoints / f".{path.name}.old")
     sweep(checkpoints)
@@ -177,9 +177,19 @@ def read(path: Path) -> Checkpoint:
         raise RunError(f"{path}: not a valid checkpoint ({error or type(error).__name__})") from None
 
 
+def _steps(checkpoints: Path) -> list[Path]:
+    """The checkpoints, oldest first. RunError where they cannot be listed, which `glob` would take for none."""
+    try:
+        return sorted(path for path in checkpoints.iterdir() if path.name.startswith("step-"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{checkpoints}: cannot be listed ({error.strerror})") from None
+
+
 def valid_checkpoints(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
     """From the newest to the oldest: each checkpoint, or what is wrong with it."""
-    for path in sorted(checkpoints.glob("step-*"), reverse=True):
+    for path in reversed(_steps(checkpoints)):
         try:
             yield read(path)
         except RunError as error:

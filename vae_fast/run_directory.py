@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +27,7 @@ MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx", "t
 
 
 SEAL = "# The SHA-256 of what follows, as the run wrote it: "
+PROBE = ".vae_fast-"  # and something random: an empty folder by which one sees that there may be some
 OTHER_FILES = 2 << 20  # bytes: pictures, metrics, config.toml
 
 
@@ -262,9 +263,12 @@ def require_writable(path: Path) -> None:
     if not existing.is_dir():
         raise RunError(f"--out: {existing} is a file, expected a directory")
     try:
-        tempfile.TemporaryDirectory(prefix=".vae_fast-", dir=existing).cleanup()
+        tempfile.mkdtemp(prefix=PROBE, dir=existing)
     except OSError as error:
         raise RunError(f"--out: nothing can be written in {existing} ({error.strerror})") from None
+    for probe in existing.glob(f"{PROBE}*"):  # also those of processes that were killed here
+        with suppress(OSError):
+            probe.rmdir()
 
 
 def _existing(path: Path) -> Path:
