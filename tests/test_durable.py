@@ -68,6 +68,17 @@ def test_a_failure_to_close_names_the_file_and_hides_no_other(
         WRITERS[writer](tmp_path / "other", b"new")
 
 
+def test_a_failure_to_read_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls on a file that is open name none."""
+
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/file'"):
+        durable.read(tmp_path / "file")
+
+
 def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:2]))

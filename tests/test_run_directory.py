@@ -139,6 +139,21 @@ def test_a_resume_takes_only_the_settings_that_the_run_wrote(small: Small) -> No
     assert resumed(written.replace("seed = 3", "seed = 4").split("\n", 1)[1]).recorded["seed"] == 4  # meant, or older
 
 
+def test_files_that_cannot_be_read_are_named(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = begun(small())
+    directory.metrics_file.touch()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")  # as of a call on a file that is open
+
+    for name in ("read_bytes", "read_text"):
+        monkeypatch.setattr(Path, name, fail)
+    with pytest.raises(OSError, match=r"'.*/run/metrics.jsonl'"):
+        directory.metrics()
+    with pytest.raises(OSError, match=r"'.*/run/config.toml'"):
+        RunDirectory.of(directory.path)
+
+
 def test_a_failed_save_says_what_survives(small: Small) -> None:
     directory = begun(small())
     no_space, damaged = OSError(errno.ENOSPC, "No space", "x"), OSError(errno.EIO, "Input/output error")

@@ -136,7 +136,7 @@ def pointed(link: Path) -> Path:
         if link.is_symlink():
             link = link.parent / link.readlink()
     if link.is_file() and link.stat().st_size < 256:
-        name = link.read_bytes().strip().decode(errors="replace")
+        name = durable.read(link).strip().decode(errors="replace")
         if NAME.fullmatch(name):
             return link.parent / name
     return link

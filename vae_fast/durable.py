@@ -50,6 +50,12 @@ def replace(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def read(path: Path) -> bytes:
+    """Read a file. OSError, which names it, also where it comes amid reading."""
+    with naming(path):
+        return path.read_bytes()
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or a directory's entries, are on the disk, as far as the file system can say so."""
     try:

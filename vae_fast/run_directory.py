@@ -57,7 +57,7 @@ class RunDirectory:
     @classmethod
     def of(cls, path: Path) -> "RunDirectory":
         """Of a run that is there; its config.toml has been read before."""
-        return cls(path, tomllib.loads((path / "config.toml").read_text(encoding="utf-8")))
+        return cls(path, tomllib.loads(durable.read(path / "config.toml").decode()))
 
     @classmethod
     def open(cls, config: Config) -> "RunDirectory":
@@ -146,7 +146,7 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """The records of the epochs so far, in order; lines that are none, as a kill may leave, are read past."""
         records: list[dict[str, Any]] = []
-        lines = self.metrics_file.read_bytes().splitlines() if self.metrics_file.exists() else []
+        lines = durable.read(self.metrics_file).splitlines() if self.metrics_file.exists() else []
         for record in map(_record, lines):
             if record is not None and record["epoch"] > (records[-1]["epoch"] if records else 0):
                 records.append(record)
@@ -216,7 +216,7 @@ def _sealed(settings: bytes) -> bytes:
 
 def _require_as_written(file: Path, recorded: dict[str, Any]) -> None:
     """RunError for settings that were changed or cut; those of an earlier version have no seal that tells it."""
-    first, _, rest = file.read_bytes().partition(b"\n")
+    first, _, rest = durable.read(file).partition(b"\n")
     if first.startswith(SEAL.encode()) and _sealed(rest).partition(b"\n")[0] != first:
         raise RunError(
             f"--resume: {file} is not what the run wrote, by the SHA-256 in its first line. Put that back, or start "
@@ -263,10 +263,10 @@ def require_writable(path: Path) -> None:
     if not existing.is_dir():
         raise RunError(f"--out: {existing} is a file, expected a directory")
     try:
-        tempfile.mkdtemp(prefix=PROBE, dir=existing)
+        ours = Path(tempfile.mkdtemp(prefix=PROBE, dir=existing))
     except OSError as error:
         raise RunError(f"--out: nothing can be written in {existing} ({error.strerror})") from None
-    for probe in existing.glob(f"{PROBE}*"):  # also those of processes that were killed here
+    for probe in (ours, *existing.glob(f"{PROBE}*")):  # also those of processes that were killed here
         with suppress(OSError):
             probe.rmdir()
 
