@@ -1,8 +1,10 @@
 """Every call to the operating system that concerns a run's files fails once, with each error, in a run of its own."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.faults import judge, library
 from tests.faults.campaign import Campaign, Case, Outcome, train
@@ -19,45 +21,71 @@ HALF_REMOVED = r"left behind: .*/\.step-\d+\.old$"
 MAY_STAY = ("unlink", "unlinkat", "rmdir", "flock", "open64 to write /run/.lock")
 
 
+class Pair(NamedTuple):
+    """A call that fails, by its number among those of its scope, in a run that begins or in one that goes on."""
+
+    part: str
+    scope: str
+    number: int
+    error: str
+    from_then_on: bool
+
+
 def cases(campaign: Campaign) -> list[Case]:
     if campaign.library is None:
         return []
-    reference = campaign.folder / "no-call-fails"
+    reference, begun = campaign.folder / "no-call-fails", campaign.folder / "begun"
     with campaign.alone() as commands:
-        done = train(commands, reference)
-    if wrong := [*judge.succeeded(done), *judge.leftovers(reference)]:
-        raise RuntimeError(f"the run that nothing happens to: {wrong}")
+        for run, epochs in ((reference, 3), (begun, 2)):
+            if wrong := [*judge.succeeded(train(commands, run, epochs=epochs)), *judge.leftovers(run)]:
+                raise RuntimeError(f"the run that nothing happens to: {wrong}")
+    parts = {"a run that begins": None, "a run that goes on": begun}
+    pairs = [pair for part, start in parts.items() for pair in _pairs(campaign, part, start)]
+    chosen = sorted(campaign.random(KIND).sample(pairs, min(len(pairs), campaign.size[KIND])))
+    campaign.note(KIND, f"{len(chosen)} of {len(pairs)} pairs of a call and an error")
+    return [lambda commands, pair=pair: _case(campaign, commands, reference, parts[pair.part], pair) for pair in chosen]
+
+
+def _pairs(campaign: Campaign, part: str, start: Path | None) -> Iterator[Pair]:
     with campaign.alone() as commands, campaign.place() as folder:
-        counts = train(commands, folder / "run", fail=[str(folder), "changes", 0, "EIO", False]).notes["calls"]
+        counts = _faulty(commands, folder, start, Pair(part, "changes", 0, "EIO", False)).notes["calls"]
     if not all(counts.values()):
         raise RuntimeError(f"the preloaded library sees no calls: {counts}")
-    pairs = [
-        (scope, number, error, False)
-        for scope, errors in ERRORS.items() for error in errors for number in range(1, counts[scope] + 1)
-    ]  # fmt: skip
-    pairs += [("changes", number, error, True) for error in FROM_THEN_ON for number in range(1, counts["changes"] + 1)]
-    chosen = sorted(campaign.random(KIND).sample(pairs, min(len(pairs), campaign.size[KIND])))
-    campaign.note(KIND, f"{len(chosen)} of {len(pairs)} (call, error) pairs; calls of a run: {counts}")
-    return [lambda commands, pair=pair: _case(campaign, commands, reference, *pair) for pair in chosen]
+    campaign.note(KIND, f"{part} makes {' and '.join(f'{counts[scope]} calls that {scope[:-1]}' for scope in counts)}")
+    for scope, errors in ERRORS.items():
+        for number in range(1, counts[scope] + 1):
+            yield from (Pair(part, scope, number, error, False) for error in errors)
+    for number in range(1, counts["changes"] + 1):
+        yield from (Pair(part, "changes", number, error, True) for error in FROM_THEN_ON)
 
 
-def _case(
-    campaign: Campaign, commands: Commands, reference: Path, scope: str, number: int, error: str, from_then_on: bool
-) -> Iterator[Outcome]:
+def _case(campaign: Campaign, commands: Commands, reference: Path, start: Path | None, pair: Pair) -> Iterator[Outcome]:
+    """The run with its failing call, and once more without."""
     with campaign.place() as folder:
-        run = folder / "run"
-        done = train(commands, run, fail=[str(folder), scope, number, error, from_then_on])
+        done = _faulty(commands, folder, start, pair)
         failed = done.notes.get("failed", "").replace(str(folder), "")
-        wrong = [*_wrong_end(done, folder, error)]
-        if not (from_then_on or error == library.KILL or failed.startswith(MAY_STAY)):
-            found = judge.leftovers(folder) if done.code else judge.differences(run, reference)
+        wrong = [*_wrong_end(done, folder, pair.error)]
+        if not (pair.from_then_on or pair.error == library.KILL or failed.startswith(MAY_STAY)):
+            found = judge.leftovers(folder)
+            if not done.code:  # older checkpoints may be there still: those that could not be listed
+                found = judge.differences(folder / "run", reference, older=pair.error != "EACCES")
             wrong += [line for line in found if not re.search(HALF_REMOVED, line)]
         ended = {0: "goes on", 1: "error: and a path"}.get(done.code, "killed")
-        again = train(commands, run)
-        wrong += [f"resumed: {line}" for line in (*judge.succeeded(again), *judge.differences(run, reference))]
-        name = f"call {number} that {scope}, {error}: {failed or 'killed'}"
-        group = f"{error} from then on" if from_then_on else f"{error}, a call that {scope}"
-        yield Outcome(KIND, name, group, f"{ended}; then the same run" if not wrong else "wrong", tuple(wrong))
+        again = train(commands, folder / "run")
+        found = [*judge.succeeded(again), *judge.differences(folder / "run", reference)]
+        found += judge.leftovers(folder if not failed.startswith("rmdir") else folder / "run")
+        wrong += [f"resumed: {line}" for line in found]
+    name = f"{pair.part}: call {pair.number} that {pair.scope}, {pair.error}: {failed or 'killed'}"
+    group = f"{pair.error}{' from then on' * pair.from_then_on}, a call that {pair.scope}, {pair.part}"
+    yield Outcome(KIND, name, group, f"{ended}; then the same run" if not wrong else "wrong", tuple(wrong))
+
+
+def _faulty(commands: Commands, folder: Path, start: Path | None, pair: Pair) -> Done:
+    """The run in a folder, from its beginning or from where it stands, with a call that fails; the 0th none."""
+    if start is not None:
+        shutil.copytree(start, folder / "run", symlinks=True)
+    fail = [str(folder), pair.scope, pair.number, pair.error, pair.from_then_on]
+    return train(commands, folder / "run", fail=fail)
 
 
 def _wrong_end(done: Done, folder: Path, error: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.commands import Commands, Done
 
-SMALL = ("--data", "digits", "--hidden", "8", "--latent", "2", "--epochs", "3", "--batch-size", "250", "--keep", "1")
+SMALL = ("--data", "digits", "--hidden", "8", "--latent", "2", "--batch-size", "250")
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class Campaign:
                 yield from outcomes
 
 
-def train(commands: Commands, run: Path, *flags: str, **before: object) -> Done:
-    """The run in a directory, begun or gone on with; without flags a small one, whose loss curve is not drawn."""
-    if not flags:
-        flags, before = SMALL, {"sketch": [], **before}
-    return commands.run("train", *flags, "--resume", "auto", "--out", run, **before)
+def train(commands: Commands, run: Path, *, epochs: int = 3, keep: int = 1, **before: object) -> Done:
+    """A small run, begun or gone on with, whose loss curve is not drawn. before: of forks.PREPARATIONS."""
+    flags = (*SMALL, "--epochs", str(epochs), "--keep", str(keep), "--resume", "auto", "--out", str(run))
+    return commands.run("train", *flags, sketch=[], **before)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults import judge
-from tests.faults.campaign import Campaign, Case, Outcome
+from tests.faults.campaign import SMALL, Campaign, Case, Outcome, train
 from tests.faults.commands import Commands, Done
 
 KIND = "damage"
-FLAGS = ("--data", "digits", "--hidden", "8", "--latent", "2", "--batch-size", "250")
 OLDER, NEWEST = "step-00000004", "step-00000008"
 FILES = judge.FILES
 REPORT_EVERY = 3  # which takes longer than evaluating and resuming together
@@ -34,7 +33,7 @@ def cases(campaign: Campaign) -> list[Case]:
     with campaign.alone() as commands:
         for run, epochs in ((base, 2), (reference, 3)):
             run.parent.mkdir()
-            if wrong := [*judge.succeeded(_train(commands, run, epochs)), *judge.leftovers(run)]:
+            if wrong := [*judge.succeeded(train(commands, run, epochs=epochs, keep=3)), *judge.leftovers(run)]:
                 raise RuntimeError(f"the run that nothing happens to: {wrong}")
         for step in (OLDER, NEWEST):
             evaluated[step] = _evaluated(commands.run("evaluate", base / "checkpoints" / step, "--json"))
@@ -75,7 +74,7 @@ def _resumed(commands: Commands, folder: Path, reference: Path, damage: Damage) 
         shutil.copytree(folder / "run", folder / "again" / "run", symlinks=True)
         ways.append(("--resume", str(folder / "again" / "run")))
     for way in ways:
-        run, flags = Path(way[-1]), () if way[1] != "auto" else FLAGS
+        run, flags = Path(way[-1]), () if way[1] != "auto" else SMALL
         done = commands.run("train", *flags, "--epochs", "3", *way, sketch=[])
         differences = list(judge.differences(run, reference, older=False)) if not done.code else []
         if re.search(LOST, done.out) or ANOTHER_NAME in damage.name:
@@ -104,11 +103,6 @@ def _unlike(done: Done, evaluated: dict[str, object], damage: Damage) -> Iterato
 def _evaluated(done: Done) -> object:
     found = json.loads(done.out)
     return {name: value for name, value in found.items() if name != "model"}
-
-
-def _train(commands: Commands, run: Path, epochs: int) -> Done:
-    arguments = (*FLAGS, "--epochs", str(epochs), "--resume", "auto", "--out", str(run))
-    return commands.run("train", *arguments, sketch=[])
 
 
 def _damages(campaign: Campaign, base: Path) -> Iterator[Damage]:

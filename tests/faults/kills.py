@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.faults import judge
-from tests.faults.campaign import Campaign, Case, Outcome, train
+from tests.faults.campaign import Campaign, Case, Outcome
 from tests.faults.commands import ROOT, Commands, Done, Timeline
 
 KIND = "kills"
@@ -26,7 +26,8 @@ def cases(campaign: Campaign) -> list[Case]:
         for way, flags in WAYS.items():
             references[way] = campaign.folder / f"killed-{way}"
             timeline = Timeline(campaign.folder / f"timeline-{way}")
-            done = train(commands, references[way], *FLAGS, *flags, announce=[str(timeline.file)])
+            arguments = (*FLAGS, *flags, "--out", str(references[way]))
+            done = commands.run("train", *arguments, announce=[str(timeline.file)])
             if wrong := [*judge.succeeded(done), *judge.leftovers(references[way])]:
                 raise RuntimeError(f"the run that nothing happens to: {wrong}")
             lengths[way] = _lengths([*timeline.entries(), ("", time.monotonic())])
@@ -54,8 +55,9 @@ def _case(
             done, where = _killed(commands, folder, flags, phase, choose, lengths)
             wrong = tuple(judge.interrupted(done) if where else judge.succeeded(done))
             yield Outcome(KIND, f"{name}, kill {kill}", "killed in", where or "none: done before", wrong)
-        done = _cold(run, flags) if is_cold else train(commands, run, *flags)
-        wrong = (*judge.succeeded(done), *judge.differences(run, reference))
+        arguments = (*flags, "--resume", "auto", "--out", str(run))
+        done = _cold(run, flags) if is_cold else commands.run("train", *arguments)
+        wrong = (*judge.succeeded(done), *judge.differences(run, reference), *judge.leftovers(folder))
         yield Outcome(KIND, name, f"resumed {way}", "not the same run" if wrong else "the same run", wrong)
 
 
