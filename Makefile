@@ -7,7 +7,7 @@ OLD ?= benchmarks/results/cpu-steps.json benchmarks/results/cpu.json
 RESULTS := build/bench/results.json
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint types bench bench-compare gpu nullgpu clean
+.PHONY: install demo test test-all faults lint types bench bench-compare gpu nullgpu clean
 
 install: .venv/installed
 	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
@@ -27,6 +27,11 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(BIN)/python -m pytest -m "sweep or not sweep" $(ARGS)
+
+# Real faults, in minutes: killed runs, full disks (as root), failing calls, damaged files.
+faults: .venv/installed
+	mkdir -p build
+	$(BIN)/python -m tests.faults --json build/faults.json --markdown build/faults.md $(ARGS)
 
 lint: types
 	$(BIN)/ruff check

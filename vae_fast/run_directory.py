@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -266,7 +267,7 @@ def require_writable(path: Path) -> None:
         ours = Path(tempfile.mkdtemp(prefix=PROBE, dir=existing))
     except OSError as error:
         raise RunError(f"--out: nothing can be written in {existing} ({error.strerror})") from None
-    for probe in (ours, *existing.glob(f"{PROBE}*")):  # also those of processes that were killed here
+    for probe in chain([ours], existing.glob(f"{PROBE}*")):  # also those of processes that were killed here
         with suppress(OSError):
             probe.rmdir()
 

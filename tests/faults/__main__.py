@@ -16,7 +16,7 @@ from tests.faults import calls, damage, disk, kills, library, results
 from tests.faults.campaign import Campaign, Outcome
 
 KINDS = {kind.KIND: kind for kind in (kills, calls, disk, damage)}
-SIZES = {"kills": 50, "calls": 400}
+SIZES = {"kills": 50, "calls": 700}
 MOST_SAID = 500  # characters of what is wrong; all of it is in --json
 
 
@@ -39,6 +39,8 @@ def main() -> int:
     print(results.table(found))
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    if chosen.markdown:
+        chosen.markdown.write_text(results.markdown(found))
     return 1 if found["wrong"] else 0
 
 
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     default = shared_memory if os.access(shared_memory, os.W_OK) else None
     parser.add_argument("--folder", type=Path, default=default, help="where it happens (default: in memory)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the counts")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="a file for the table")
     return parser
 
 

@@ -43,7 +43,9 @@ def cases(campaign: Campaign) -> list[Case]:
     pairs = [pair for part, start in parts.items() for pair in _pairs(campaign, part, start)]
     chosen = sorted(campaign.random(KIND).sample(pairs, min(len(pairs), campaign.size[KIND])))
     campaign.note(KIND, f"{len(chosen)} of {len(pairs)} pairs of a call and an error")
-    return [lambda commands, pair=pair: _case(campaign, commands, reference, parts[pair.part], pair) for pair in chosen]
+    return [
+        lambda commands, pair=pair: failing(campaign, commands, reference, parts[pair.part], pair) for pair in chosen
+    ]
 
 
 def _pairs(campaign: Campaign, part: str, start: Path | None) -> Iterator[Pair]:
@@ -59,7 +61,9 @@ def _pairs(campaign: Campaign, part: str, start: Path | None) -> Iterator[Pair]:
         yield from (Pair(part, "changes", number, error, True) for error in FROM_THEN_ON)
 
 
-def _case(campaign: Campaign, commands: Commands, reference: Path, start: Path | None, pair: Pair) -> Iterator[Outcome]:
+def failing(
+    campaign: Campaign, commands: Commands, reference: Path, start: Path | None, pair: Pair
+) -> Iterator[Outcome]:
     """The run with its failing call, and once more without."""
     with campaign.place() as folder:
         done = _faulty(commands, folder, start, pair)

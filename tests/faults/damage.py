@@ -27,44 +27,48 @@ class Damage(NamedTuple):
     harm: Callable[[Path], object]
 
 
+class Whole(NamedTuple):
+    """Runs that nothing happens to: one of two epochs, the same with a third, and what `evaluate` says of the first."""
+
+    begun: Path
+    done: Path
+    evaluated: list[object]
+
+
 def cases(campaign: Campaign) -> list[Case]:
-    base, reference = campaign.folder / "damaged" / "run", campaign.folder / "undamaged" / "run"
-    evaluated = {}
     with campaign.alone() as commands:
-        for run, epochs in ((base, 2), (reference, 3)):
-            run.parent.mkdir()
-            if wrong := [*judge.succeeded(train(commands, run, epochs=epochs, keep=3)), *judge.leftovers(run)]:
-                raise RuntimeError(f"the run that nothing happens to: {wrong}")
-        for step in (OLDER, NEWEST):
-            evaluated[step] = _evaluated(commands.run("evaluate", base / "checkpoints" / step, "--json"))
-    shutil.rmtree(base / "evaluations")
-    found = list(_damages(campaign, base))
+        whole = whole_runs(campaign, commands)
     return [
-        lambda commands, number=number, damage=damage: _case(
-            campaign, commands, base, reference, evaluated, number, damage
+        lambda commands, damage=damage, page=number % REPORT_EVERY == 0: damaged(
+            campaign, commands, whole, damage, page
         )
-        for number, damage in enumerate(found)
+        for number, damage in enumerate(damages(campaign, whole.begun))
     ]
 
 
-def _case(
-    campaign: Campaign,
-    commands: Commands,
-    base: Path,
-    reference: Path,
-    evaluated: dict[str, object],
-    number: int,
-    damage: Damage,
-) -> Iterator[Outcome]:
+def whole_runs(campaign: Campaign, commands: Commands) -> Whole:
+    whole = Whole(campaign.folder / "two-epochs" / "run", campaign.folder / "three-epochs" / "run", [])
+    for run, epochs in ((whole.begun, 2), (whole.done, 3)):
+        run.parent.mkdir()
+        if wrong := [*judge.succeeded(train(commands, run, epochs=epochs, keep=3)), *judge.leftovers(run)]:
+            raise RuntimeError(f"the run that nothing happens to: {wrong}")
+    for step in (OLDER, NEWEST):
+        whole.evaluated.append(_evaluated(commands.run("evaluate", whole.begun / "checkpoints" / step, "--json")))
+    shutil.rmtree(whole.begun / "evaluations")
+    return whole
+
+
+def damaged(campaign: Campaign, commands: Commands, whole: Whole, damage: Damage, page: bool) -> Iterator[Outcome]:
+    """A run that is damaged: evaluated, a page made of it where that is wanted, and gone on with."""
     with campaign.place() as folder:
         run = folder / "run"
-        shutil.copytree(base, run, symlinks=True)
+        shutil.copytree(whole.begun, run, symlinks=True)
         damage.harm(run)
         found = commands.run("evaluate", run, "--json")
-        yield _outcome(damage, "evaluate", found, folder, _unlike(found, evaluated, damage) if not found.code else ())
-        if number % REPORT_EVERY == 0:
+        yield _outcome(damage, "evaluate", found, folder, _unlike(found, whole, damage) if not found.code else ())
+        if page:
             yield _outcome(damage, "report", commands.run("report", run), folder, ())
-        yield from _resumed(commands, folder, reference, damage)
+        yield from _resumed(commands, folder, whole.done, damage)
 
 
 def _resumed(commands: Commands, folder: Path, reference: Path, damage: Damage) -> Iterator[Outcome]:
@@ -94,9 +98,9 @@ def _outcome(damage: Damage, command: str, done: Done, folder: Path, differences
     return Outcome(KIND, f"{damage.group}, {damage.name}, {command}", f"{damage.group}: {command}", ended, tuple(wrong))
 
 
-def _unlike(done: Done, evaluated: dict[str, object], damage: Damage) -> Iterator[str]:
+def _unlike(done: Done, whole: Whole, damage: Damage) -> Iterator[str]:
     """Numbers that no checkpoint of the run has; they may be of other settings where those are damaged."""
-    if damage.group != "config.toml" and _evaluated(done) not in evaluated.values():
+    if damage.group != "config.toml" and _evaluated(done) not in whole.evaluated:
         yield f"evaluate gives {done.out[:200]!r}, which is no checkpoint's"
 
 
@@ -105,10 +109,10 @@ def _evaluated(done: Done) -> object:
     return {name: value for name, value in found.items() if name != "model"}
 
 
-def _damages(campaign: Campaign, base: Path) -> Iterator[Damage]:
-    """All that is done to runs; `base` is an undamaged one."""
+def damages(campaign: Campaign, begun: Path) -> Iterator[Damage]:
+    """All that is done to runs; `begun` is an undamaged one."""
     for file in FILES:
-        for name, data in _damaged((base / "checkpoints" / NEWEST / file).read_bytes(), campaign, file):
+        for name, data in _damaged((begun / "checkpoints" / NEWEST / file).read_bytes(), campaign, file):
             yield Damage("a checkpoint's files", f"{file} {name}", _writing(f"checkpoints/{NEWEST}/{file}", data))
         for name, harm in STRUCTURAL.items():
             yield Damage("a checkpoint's files", f"{file} {name}", _on(f"checkpoints/{NEWEST}/{file}", harm))
@@ -117,10 +121,10 @@ def _damages(campaign: Campaign, base: Path) -> Iterator[Damage]:
             yield Damage("links", f"{link} {name}", _on(f"checkpoints/{link}", harm))
     for name, harm in FOLDERS.items():
         yield Damage("folders", name, harm)
-    metrics = (base / "metrics.jsonl").read_bytes()
+    metrics = (begun / "metrics.jsonl").read_bytes()
     for name, data in _damaged_lines(metrics):
         yield Damage("metrics.jsonl", name, _writing("metrics.jsonl", data))
-    settings = (base / "config.toml").read_bytes()
+    settings = (begun / "config.toml").read_bytes()
     for name, data in _damaged(settings, campaign, "config.toml", middles=16):
         yield Damage("config.toml", name, _writing("config.toml", data))
     for before, after in CHANGED:

@@ -36,11 +36,11 @@ def cases(campaign: Campaign) -> list[Case]:
     if wrong := [line for end in ends for line in judge.succeeded(end)]:
         raise RuntimeError(f"the commands that nothing happens to: {wrong}")
     if not campaign.can_mount:
-        campaign.note(KIND, "in place of a tmpfs, which only root can mount, RLIMIT_FSIZE: no file larger than")
+        campaign.note(KIND, "no tmpfs, which only root can mount: RLIMIT_FSIZE lets no file grow, in its place")
         return _limited_cases(campaign, reference)
     rooms = [(_probed, step) for step in range(1, 17)]
     rooms += [(_filled, pages) for pages in range(_pages(reference) + 12)]
-    rooms += [(_few_files, files) for files in range(1, 24)]
+    rooms += [(few_files, files) for files in range(1, 24)]
     found: list[Case] = [lambda c, act=act, room=room: act(campaign, c, reference, room) for act, room in rooms]
     found += [
         lambda c, name=name, pages=pages: _reader(campaign, c, reference, trained, name, pages)
@@ -76,7 +76,7 @@ def _filled(campaign: Campaign, commands: Commands, reference: Path, pages: int)
         yield _outcome(commands, folder, reference, done, "filled during the run", pages)
 
 
-def _few_files(campaign: Campaign, commands: Commands, reference: Path, files: int) -> Iterator[Outcome]:
+def few_files(campaign: Campaign, commands: Commands, reference: Path, files: int) -> Iterator[Outcome]:
     """A disk with room for so many files, folders and links."""
     with _disk(campaign, f"size=64m,nr_inodes={files + 1}") as folder:  # one is the root itself
         done = train(commands, folder / "run")
@@ -84,15 +84,17 @@ def _few_files(campaign: Campaign, commands: Commands, reference: Path, files: i
 
 
 def _limited_cases(campaign: Campaign, reference: Path) -> list[Case]:
-    """Of what a command prints, which is limited too, and comes to less than the smallest limit."""
+    """From a page on: what a command prints is limited too."""
     largest = max(file.stat().st_size for file in reference.rglob("*") if file.is_file())
+    sizes = range(PAGE, largest + PAGE, PAGE // 2)
+    return [lambda commands, size=size: limited(campaign, commands, reference, size) for size in sizes]
 
-    def case(commands: Commands, size: int) -> Iterator[Outcome]:
-        with campaign.place() as folder:
-            done = train(commands, folder / "run", limit=[size])
-            yield _outcome(commands, folder, reference, done, "no file larger than", size)
 
-    return [lambda c, size=size: case(c, size) for size in range(PAGE, largest + PAGE, PAGE // 2)]
+def limited(campaign: Campaign, commands: Commands, reference: Path, size: int) -> Iterator[Outcome]:
+    """A system that lets no file become larger than so many bytes."""
+    with campaign.place() as folder:
+        done = train(commands, folder / "run", limit=[size])
+        yield _outcome(commands, folder, reference, done, "no file larger than", size)
 
 
 def _outcome(commands: Commands, folder: Path, reference: Path, done: Done, group: str, room: int) -> Outcome:

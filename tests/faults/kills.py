@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.faults import judge
 from tests.faults.campaign import Campaign, Case, Outcome
@@ -20,57 +21,62 @@ MORE = (*PHASES, "pictures")  # and then up to twice in one of these
 COLD_EVERY = 10  # one run of so many is a process of its own at first and at last, and killed amid its imports too
 
 
+class Whole(NamedTuple):
+    """A run that nothing happens to, and how long its phases took, in seconds."""
+
+    way: str
+    flags: tuple[str, ...]
+    directory: Path
+    lengths: dict[str, float]
+
+
 def cases(campaign: Campaign) -> list[Case]:
-    references, lengths = {}, {}
     with campaign.alone() as commands:
-        for way, flags in WAYS.items():
-            references[way] = campaign.folder / f"killed-{way}"
-            timeline = Timeline(campaign.folder / f"timeline-{way}")
-            arguments = (*FLAGS, *flags, "--out", str(references[way]))
-            done = commands.run("train", *arguments, announce=[str(timeline.file)])
-            if wrong := [*judge.succeeded(done), *judge.leftovers(references[way])]:
-                raise RuntimeError(f"the run that nothing happens to: {wrong}")
-            lengths[way] = _lengths([*timeline.entries(), ("", time.monotonic())])
+        whole = [whole_run(campaign, commands, way) for way in WAYS]
     return [
-        lambda commands, n=n, way=way: _case(campaign, commands, n, way, references[way], lengths[way])
+        lambda commands, n=n, one=one: killed(campaign, commands, n, one)
         for n in range(campaign.size[KIND])
-        for way in [list(WAYS)[n % len(WAYS)]]
+        for one in [whole[n % len(whole)]]
     ]
 
 
-def _case(
-    campaign: Campaign, commands: Commands, number: int, way: str, reference: Path, lengths: dict[str, float]
-) -> Iterator[Outcome]:
-    """One run: an outcome for each kill, and one for what came of it all."""
-    choose, name, is_cold = campaign.random(KIND, number), f"run {number} ({way})", number % COLD_EVERY == 0
+def whole_run(campaign: Campaign, commands: Commands, way: str) -> Whole:
+    directory, timeline = campaign.folder / f"whole-{way}", Timeline(campaign.folder / f"timeline-{way}")
+    flags = (*FLAGS, *WAYS[way])
+    done = commands.run("train", *flags, "--out", directory, announce=[str(timeline.file)])
+    if wrong := [*judge.succeeded(done), *judge.leftovers(directory)]:
+        raise RuntimeError(f"the run that nothing happens to: {wrong}")
+    return Whole(way, flags, directory, _lengths([*timeline.entries(), ("", time.monotonic())]))
+
+
+def killed(campaign: Campaign, commands: Commands, number: int, whole: Whole) -> Iterator[Outcome]:
+    """A run that is killed again and again: an outcome for each kill, and one for what came of it all."""
+    choose, name, is_cold = campaign.random(KIND, number), f"run {number} ({whole.way})", number % COLD_EVERY == 0
     wanted = [*choose.sample(PHASES, len(PHASES)), *choose.choices(MORE, k=choose.randrange(3))]
-    flags, wrong = (*FLAGS, *WAYS[way]), []
     with campaign.place() as folder:
         run = folder / "run"
         if is_cold:
-            done = _cold(run, flags, after=choose.uniform(0, 4 * lengths["start-up"] + 3))
+            done = _cold(run, whole.flags, after=choose.uniform(0, 4 * whole.lengths["start-up"] + 3))
             where = "start-up, own process" if not (run / "metrics.jsonl").exists() else "later, own process"
             yield Outcome(KIND, f"{name}, own process", "killed in", where, tuple(judge.interrupted(done)))
         for kill, phase in enumerate(wanted):
-            done, where = _killed(commands, folder, flags, phase, choose, lengths)
+            done, where = _killed(commands, folder, phase, choose, whole)
             wrong = tuple(judge.interrupted(done) if where else judge.succeeded(done))
             yield Outcome(KIND, f"{name}, kill {kill}", "killed in", where or "none: done before", wrong)
-        arguments = (*flags, "--resume", "auto", "--out", str(run))
-        done = _cold(run, flags) if is_cold else commands.run("train", *arguments)
-        wrong = (*judge.succeeded(done), *judge.differences(run, reference), *judge.leftovers(folder))
-        yield Outcome(KIND, name, f"resumed {way}", "not the same run" if wrong else "the same run", wrong)
+        last = ("train", *whole.flags, "--resume", "auto", "--out", str(run))
+        done = _cold(run, whole.flags) if is_cold else commands.run(*last)
+        wrong = (*judge.succeeded(done), *judge.differences(run, whole.directory), *judge.leftovers(folder))
+        yield Outcome(KIND, name, f"resumed, {whole.way}", "not the same run" if wrong else "the same run", wrong)
 
 
-def _killed(
-    commands: Commands, folder: Path, flags: Sequence[str], phase: str, choose: random.Random, lengths: dict[str, float]
-) -> tuple[Done, str]:
+def _killed(commands: Commands, folder: Path, phase: str, choose: random.Random, whole: Whole) -> tuple[Done, str]:
     """Go on with the run and kill it somewhere in a phase: how that ended, and where it was; nowhere if done before."""
     timeline = Timeline(folder / "timeline")
-    arguments = [*flags, "--resume", "auto", "--out", folder / "run"]
+    arguments = [*whole.flags, "--resume", "auto", "--out", folder / "run"]
     running = commands.start("train", *arguments, announce=[str(timeline.file)])
     times = choose.randint(1, 2) if phase in ("epoch", "evaluation", "save") else 1
     if timeline.wait_for(phase, times, running):
-        time.sleep(choose.random() * lengths[phase])
+        time.sleep(choose.random() * whole.lengths[phase])
         running.kill()
     done = running.wait()
     return done, timeline.entries()[-1][0] if done.code < 0 else ""

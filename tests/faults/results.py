@@ -16,7 +16,7 @@ def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "cpu": _cpu(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "vae_fast")}},
         "seed": campaign.seed,
         "jobs": campaign.jobs,
@@ -38,6 +38,20 @@ def table(found: dict[str, Any]) -> str:
     lines += [f"{found['date']}, {found['cpu']}, {found['system']}, {versions}"]
     lines += [f"seed {found['seed']}, {found['jobs']} at a time, {found['seconds']:.0f} s, {len(found['wrong'])} wrong"]
     return "\n".join(lines)
+
+
+PAGE = """# What faults did to runs
+
+Real ones; a row for each way in which commands ended. `make faults` writes this page to `build/faults.md`, and
+`make faults ARGS=--help` lists what there is to choose. A seed always chooses the same faults.
+
+{table}
+"""
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same as a page, with how to have it again."""
+    return PAGE.format(table=table(found))
 
 
 def _cpu() -> str:
