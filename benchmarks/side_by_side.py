@@ -49,7 +49,9 @@ class Run:
 
     def _told(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError(f"a run ended: exit code {self._process.wait()}")
+        return line
 
 
 def work(batch: int) -> None:
@@ -90,12 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     usual = torch.get_num_threads()
     runs = [Run(chosen.batch) for _ in range(2)]
     alone, default, one = [], [], []
-    for _ in range(chosen.rounds):
-        alone.append(measured(runs[:1], usual, chosen.seconds))
-        default.append(measured(runs, usual, chosen.seconds))
-        one.append(measured(runs, 1, chosen.seconds))
-    for run in runs:
-        run.end()
+    try:
+        for _ in range(chosen.rounds):
+            alone.append(measured(runs[:1], usual, chosen.seconds))
+            default.append(measured(runs, usual, chosen.seconds))
+            one.append(measured(runs, 1, chosen.seconds))
+    finally:
+        for run in runs:
+            run.end()
     print(
         f"{cpu_name()}, torch {torch.__version__}, batch {chosen.batch}, "
         f"{chosen.rounds} rounds of {chosen.seconds:g} s\n"

@@ -73,10 +73,14 @@ def test_every_command_takes_threads_and_says_in_one_line_what_it_does_not_take(
     before = torch.get_num_threads()
     try:
         assert command(name).main([str(trained_run), "--threads", "3", "--not-a-flag"]) == 2
+        assert torch.get_num_threads() == before
+        assert command(name).main([str(trained_run), "--threads", "3", "--device", "tpu"]) == 2
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert capsys.readouterr().err == "error: no such argument: --not-a-flag\n"
+    assert capsys.readouterr().err.startswith("error: no such argument: --not-a-flag\nerror: device: ")
+    assert command(name).main([str(trained_run), "--threads", "5000000000"]) == 2
+    assert capsys.readouterr().err == "error: --threads: expected 1 to 4096, got '5000000000'\n"
     assert command(name).main([]) == 2
     assert capsys.readouterr().err == "error: the following arguments are required: RUN\n"
 

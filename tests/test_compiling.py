@@ -1,8 +1,10 @@
 """Where compiled code is kept. What torch.compile does with a step, tests/test_engine.py shows."""
 
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -50,13 +52,29 @@ def test_it_is_there_although_pytorch_chose_first_and_the_path_has_a_space(home:
 import os
 import torch._dynamo  # which a torch optimizer imports, and which chooses a folder
 from vae_fast.compiling import compiled
-assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith("/tmp/"), "nothing is tested"
+assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(os.environ["TMPDIR"]), "nothing is tested"
 print(compiled(lambda x: x.sin().cos())(torch.zeros(300)).sum().item())
 """
-    env = {**os.environ, "XDG_CACHE_HOME": str(home / "a folder"), "TMPDIR": "/tmp"}
+    (home / "t").mkdir()
+    env = {**os.environ, "XDG_CACHE_HOME": str(home / "a folder"), "TMPDIR": str(home / "t")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "300.0\n"), done.stderr
     assert list((home / "a folder" / "vae_fast" / "compiled").glob("*/fxgraph"))
+
+
+@pytest.mark.parametrize("folder", ["o'brien", "a folder", 'a"b', "tab\tbed"])
+@pytest.mark.parametrize("temporary", ["plain", "a space"])
+def test_a_path_that_a_command_line_would_cut_gets_a_link(
+    folder: str, temporary: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / temporary).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(home / temporary))
+    monkeypatch.setenv(VARIABLE, str(home / folder))
+    keep_compiled_code()
+    chosen = os.environ[VARIABLE]
+    assert shlex.split(chosen) == [chosen]
+    assert Path(chosen).readlink() == home / folder
+    Path(chosen).unlink()
 
 
 class Adder:

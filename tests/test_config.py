@@ -107,8 +107,11 @@ def test_paths_are_expanded_once_whoever_gives_them(way: str, tmp_path: Path, mo
     if way == "python":
         config = vf.Config(**given)
     else:
-        (tmp_path / "c.toml").write_text(tomli_w.dumps(given), encoding="utf-8" if way == "toml" else "utf-8-sig")
-        config = vf.Config.from_toml(tmp_path / "c.toml")
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "c.toml").write_text(
+            tomli_w.dumps(given), encoding="utf-8" if way == "toml" else "utf-8-sig"
+        )
+        config = vf.Config.from_toml("~/c.toml")
     assert {name: getattr(config, name) for name in given} == {
         name: str(tmp_path / "home" / path[2:]) for name, path in given.items()
     }

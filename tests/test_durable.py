@@ -119,13 +119,33 @@ durable.replace(Path({str(tmp_path)!r}) / "file", b"half")
     killed = subprocess.run([sys.executable, "-c", code], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(".file.*.tmp"))) == 1
-    other = tmp_path / ".other.0.tmp"
+    other = tmp_path / ".other.01234567.vae_fast.tmp"
     with other.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         durable.replace(tmp_path / "file", b"whole")
         assert {entry.name for entry in tmp_path.iterdir()} == {"file", other.name}
+    foreign = {".draft.tmp", ".vae_fast.tmp", ".x.0123.vae_fast.tmp"}
+    for name in foreign:
+        (tmp_path / name).touch()
+    (tmp_path / ".export.01234567.vae_fast.tmp" / "half").mkdir(parents=True)
     durable.sweep(tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "file",
+        ".draft.tmp",
+        ".vae_fast.tmp",
+        ".x.0123.vae_fast.tmp",
+    }
+
+
+def test_a_new_directory_is_whole_or_not_there(tmp_path: Path) -> None:
+    with durable.new_directory(tmp_path / "new") as temporary:
+        (temporary / "file").write_bytes(b"content")
+        durable.sweep(tmp_path)  # by another command
+        assert [entry.name for entry in tmp_path.iterdir()] == [temporary.name]
+    assert (tmp_path / "new" / "file").read_bytes() == b"content"
+    with pytest.raises(ZeroDivisionError), durable.new_directory(tmp_path / "other") as temporary:
+        (temporary / "file").write_bytes(bytes(1 // 0))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:

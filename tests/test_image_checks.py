@@ -23,7 +23,7 @@ def off(index, value, array=FLOATS):
     [
         (
             {"train": BYTES.astype(np.int64)},
-            r"\(train\): dtype int64: expected uint8, or floats in \[0, 1\]; convert to",
+            r"\(train\): dtype int64: expected uint8, or floats in \[0, 1\]; divide by",
         ),
         ({"train": BYTES > 99}, "dtype bool: .*multiply by 255 and convert to uint8"),
         ({"train": BYTES[0, 0]}, r"shape \[5\]: expected images as \[N, H, W\], \[N, C, H, W\] or \[N, D\]"),
@@ -76,6 +76,9 @@ SCALES = {
     "0 to 255, resampled": (BYTES * 0.98, "white is 255. Divide by 255$"),
     "16 bits": (BYTES * 257.0, "between .* and 6....: 16-bit pixels. Divide by 65535"),
     "0 to 16": (BYTES % 17 * 1.0, "between 0 and 16: divide by the value that stands for white"),
+    "12 bits": (BYTES * 16.0, "between .* and 40..: divide by the value that stands for white"),
+    "signed": (BYTES * 1.0 - 128, r"signed bytes. Use \(images \+ 128\) / 255"),
+    "centred": (FLOATS - 0.5, "centred. Use images \\+ 0.5"),
     "more": (BYTES * 1e6, "divide by the value that stands for white"),
     "-1 to 1": (FLOATS * 2 - 1, r"between -0.9\d+ and 0.99\d+: rescaled to \[-1, 1\]. Use \(images \+ 1\) / 2"),
     "standardised": (NORMAL, r"between -2.\d+ and 2.\d+: standardised. Undo it: images \* standard deviation \+ mean"),
@@ -101,7 +104,8 @@ def test_black_images_have_no_scale(dtype):
 @pytest.mark.parametrize(
     ("shape", "come_last"),
     [
-        ((8, 8, 2), True), ((4, 4, 3), True), ((28, 28, 1), True), ((64, 48, 3), True), ((9, 9, 5), True),
+        ((8, 8, 2), True), ((4, 4, 3), True), ((28, 28, 1), True), ((64, 48, 3), True), ((8, 8, 4), True),
+        ((9, 9, 5), False), ((64, 64, 32), False), ((3, 28, 2), False),
         ((1, 28, 28), False), ((3, 4, 4), False), ((1, 1, 5), False), ((1, 5, 1), False), ((3, 3, 3), False),
         ((2, 16, 8), False), ((16, 8, 9), False),
     ],

@@ -69,6 +69,19 @@ def test_a_loss_that_is_no_sum_says_what_it_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("loss", "nll", "kl", "beta", "told"),
+    [
+        (555.72, 555.61, 0.13, 0.857, "nll 555.61, kl 0.13, beta 0.857; -ELBO 555.74"),
+        (555.67, 555.61, 0.13, 0.857, "nll 555.61, kl 0.13, beta 0.857 at its end; -ELBO 555.74"),  # it was scheduled
+        (136000.05, 135900.0, 100.0, 1.0, "nll 135900.00 + kl 100.00"),  # float32's rounding
+        (110.0, 90.0, 10.0, 1.0, "nll 90.00, kl 10.00, beta 1 at its end; -ELBO 100.00"),  # free bits
+    ],
+)
+def test_the_terms_of_a_loss(loss: float, nll: float, kl: float, beta: float, told: str) -> None:
+    assert progress._terms(loss, nll, kl, beta) == told
+
+
 def test_a_terminal_gets_a_bar_that_vanishes() -> None:
     """In a real pseudo-terminal."""
     code = (

@@ -60,6 +60,16 @@ def test_views_of_views(
         assert torch.equal(out, tensor.flatten(1)[rows])
 
 
+def test_pixels_are_read_on_the_cpu_whatever_the_default_device_is(pair: tuple[Tensor, Stored]) -> None:
+    tensor, images = pair
+    with torch.device("meta"):
+        read = images.to("cpu")
+        out = torch.empty(2, 6, dtype=images.dtype, device="cpu")
+        images.flatten(1).gather(torch.tensor([3, 1], device="cpu"), out)
+    assert torch.equal(read, tensor)
+    assert torch.equal(out, tensor.flatten(1)[[3, 1]])
+
+
 def test_a_treatment_goes_by_the_index_in_its_part(pair: tuple[Tensor, Stored]) -> None:
     def add(pixels: Tensor, first: int) -> Tensor:
         return (255 * pixels if pixels.is_floating_point() else pixels).to(torch.uint8) + torch.arange(

@@ -138,7 +138,10 @@ def test_other_images_are_used_whole_and_named_by_what_they_are(
         others.append(trained.images(data=str(tmp_path / "holdout.npy")))
         assert len(others[-1].pixels) == count
         assert f"{count} images" in others[-1].title
-    assert len({(one.slug, one.title, one.sha256) for one in others}) == 2
+    assert len({(one.slug, one.title, one.sha256, one.suffix) for one in others}) == 2
+    assert own.suffix == moved.suffix == ""
+    np.save(tmp_path / "holdout.npy", 255 - images)  # as many as the run's
+    assert len(trained.images(data=str(tmp_path / "holdout.npy")).pixels) == len(images)
     assert others[0].slug == f"holdout-{others[0].sha256[:8]}-all-{binarize}"
 
 

@@ -18,6 +18,7 @@ from vae_fast.errors import RunError
 from vae_fast.signals import at_quiet_end
 
 LOCK = ".lock"
+HELD = {errno.EWOULDBLOCK, errno.EACCES}  # the latter where NFS has the lock from another machine
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 TRIES = 100  # against processes that remove an empty directory in the moment in which others look into it
 
@@ -80,15 +81,16 @@ class Claim:
         """Lock the file that is open; closed where that fails, and left there, for it may be somebody else's."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                self.warning = f"{self.directory} is on a file system without locks: start no second run in it"
+                return
+            if error.errno not in HELD:
+                os.close(self._descriptor)
+                raise
             holder = os.pread(self._descriptor, 1000, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise RunError(f"{self.directory} is in use by {holder or 'another process'}") from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(self._descriptor)
-                raise
-            self.warning = f"{self.directory} is on a file system without locks: start no second run in it"
 
     def _sign(self) -> None:
         """Write into the file who holds it."""

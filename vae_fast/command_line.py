@@ -5,13 +5,14 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vae_fast import durable, pictures
+from vae_fast.config import MOST_THREADS
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.paths import expanded
 from vae_fast.pixels import TREATMENTS
@@ -23,6 +24,13 @@ DRAWN = "picture and array go there, with .png and .npy (default: in RUN/picture
 
 class Parser(argparse.ArgumentParser):
     """argparse's, whose refusals are a ConfigError of one line, as all others are."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse's; so many threads compute from then on as --threads says."""
+        chosen = super().parse_args(*args, **kwargs)
+        if getattr(chosen, "threads", None) is not None:
+            torch.set_num_threads(chosen.threads)
+        return chosen
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message.removeprefix("argument ").replace("unrecognized arguments", "no such argument"))
@@ -48,7 +56,7 @@ def parser(
     result.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
     result.add_argument(
         "--threads",
-        type=computing_threads,
+        type=thread_count,
         metavar="N",
         help="that compute on a CPU (default: as many as PyTorch takes)",
     )
@@ -82,11 +90,9 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
 
 
-def computing_threads(text: str) -> int:
-    """For argparse: 1, 2, ..., and so many they are from now on."""
-    count = positive_number(text)
-    torch.set_num_threads(count)
-    return count
+def thread_count(text: str) -> int:
+    """For argparse: as `Config.threads`."""
+    return _integer(text, 1, f"1 to {MOST_THREADS}", MOST_THREADS)
 
 
 def whole_number(text: str) -> int:
@@ -115,9 +121,9 @@ def at_least_two(text: str) -> int:
     return _integer(text, 2, "a whole number from 2")
 
 
-def _integer(text: str, least: int, expected: str) -> int:
+def _integer(text: str, least: int, expected: str, most: int = 2**63 - 1) -> int:
     value = int(text) if text.isdecimal() and text.isascii() else -1
-    if not least <= value < 2**63:
+    if not least <= value <= most:
         raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value
 
@@ -127,6 +133,8 @@ def place(trained: Trained, out: Path | None, *names: str) -> Path:
     found = out or trained.place(*names)
     if found is None:
         raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a path")
+    if found.is_symlink() and not found.exists():
+        raise RunError(f"--out: {found} is a link to {found.readlink()}, which is not there")
     require_writable(found.parent)
     return found
 

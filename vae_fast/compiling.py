@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ def keep_compiled_code() -> None:
     try:
         if chosen is None or Path(chosen).match(f"{tempfile.gettempdir()}/torchinductor_*"):
             chosen = _own_folder()
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _without_spaces(chosen)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _one_word(chosen)
     except OSError:
         return  # PyTorch's choice, then
 
@@ -42,11 +43,14 @@ def _own_folder() -> str:
     return str(folder)
 
 
-def _without_spaces(folder: str) -> str:
-    """The folder, or a link to it where its path has spaces, which the compiler's command line would be cut at."""
-    if " " not in folder:
+def _one_word(folder: str) -> str:
+    """The folder, or a link to it where the compiler's command line would be cut within its path."""
+    if _is_one_word(folder):
         return folder
-    links = Path(tempfile.gettempdir(), f"vae_fast-{os.getuid()}")
+    place = next((place for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if _is_one_word(place)), None)
+    if place is None:
+        raise FileNotFoundError("no folder for a link")
+    links = Path(place, f"vae_fast-{os.getuid()}")
     links.mkdir(mode=0o700, exist_ok=True)
     if links.lstat().st_uid != os.getuid():
         raise PermissionError(f"{links} is another user's")
@@ -54,6 +58,13 @@ def _without_spaces(folder: str) -> str:
     with suppress(FileExistsError):
         link.symlink_to(Path(folder).absolute())
     return str(link)
+
+
+def _is_one_word(path: str) -> bool:
+    try:
+        return shlex.split(path) == [path]
+    except ValueError:  # a quotation mark that is not closed
+        return False
 
 
 def compiled_with_backward(function: Callable[..., R]) -> Callable[..., R]:

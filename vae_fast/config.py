@@ -19,20 +19,13 @@ from vae_fast.errors import ConfigError, RunError
 from vae_fast.paths import expanded
 
 PRESETS = Path(__file__).parent / "presets"
-RECORDED_TABLES = (
-    "plan",
-    "images",
-    "environment",
-)  # what a run adds to its config.toml; read past when that file is a config
+# What a run adds to its config.toml; read past when that file is a config.
+RECORDED_TABLES = ("plan", "images", "environment")
 CATALOGUE = ("digits", "mnist", "fashion-mnist")  # the data sets that have a name
+MOST_THREADS = 4096
 PATHS = ("data", "data_root", "out", "resume")  # unless they hold a name: of a data set, or "auto"
-NOT_RECORDED = (
-    "resume",
-    "out",
-    "dry_run",
-    "profile",
-    "profile_steps",
-)  # about one invocation, not about what the run is
+# About one invocation, not about what the run is.
+NOT_RECORDED = ("resume", "out", "dry_run", "profile", "profile_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +170,7 @@ def preset_path(name: str) -> Path:
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The settings in a TOML file, checked for unknown keys."""
+    path = expanded("config", path)
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except OSError as error:
@@ -285,7 +279,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (("lr", "beta_warmup"), lambda v: 0 < v < math.inf, "a finite number above 0"),
     (("clip",), lambda v: v is None or 0 < v < math.inf, "a finite number above 0"),
-    (("threads",), lambda v: v is None or 1 <= v <= 4096, "1 to 4096"),
+    (("threads",), lambda v: v is None or 1 <= v <= MOST_THREADS, f"1 to {MOST_THREADS}"),
     (("hidden",), lambda v: all(width >= 1 for width in v), "positive widths"),
     (("test_fraction",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
     (("seed",), lambda v: 0 <= v < 2**63, "0 <= seed < 2^63"),

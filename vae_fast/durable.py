@@ -1,17 +1,20 @@
 """Files that are on the disk once the call returns, and whole or not there whatever happens before.
 
-What is written lies beside its place under a name that begins with a dot and ends with .tmp, locked while its writer
-lives. A write that fails removes it; of a writer that was killed, `sweep` does.
+What is written lies beside its place, as .NAME.RANDOM.vae_fast.tmp, locked while its writer lives. A write that fails
+removes it; of a writer that was killed, `sweep` does.
 """
 
 import errno
 import fcntl
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.vae_fast\.tmp")
 # Of file systems that cannot say when something is on the disk; directories may also refuse to be asked.
 NO_FSYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 NO_FSYNC_OF_A_DIRECTORY = NO_FSYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}
@@ -71,14 +74,35 @@ def sync(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left half-written in a folder; what others are writing stays."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(".*.vae_fast.tmp"):
+        if TEMPORARY.fullmatch(path.name) is None:
+            continue
         with suppress(OSError):  # gone meanwhile, or not ours to remove
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
+            is_folder = path.is_dir()
+            descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_CLOEXEC)
+            with _closed(descriptor):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(descriptor)
+                shutil.rmtree(path) if is_folder else path.unlink()
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill, which takes its place at the end, whole; after an error nothing is left of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    temporary = _temporary_name(path)
+    temporary.mkdir()
+    try:
+        with _closed(os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)) as descriptor:
+            _lock(descriptor)
+            yield temporary
+            for file in (*temporary.iterdir(), temporary):
+                sync(file)
+            with naming(path):
+                temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(path.parent)
 
 
 @contextmanager
@@ -103,21 +127,29 @@ def removed_on_failure(path: Path) -> Iterator[None]:
 
 def _new_temporary(path: Path) -> tuple[int, Path]:
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary = _temporary_name(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # a file system without locks: then nothing is swept there, either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor)
         with removed_on_failure(temporary):
             if os.fstat(descriptor).st_nlink:
                 return descriptor, temporary
         os.close(descriptor)  # swept before it was locked
 
 
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.vae_fast.tmp")
+
+
+def _lock(descriptor: int) -> None:
+    with suppress(OSError):  # a file system without locks: then nothing is swept there, either
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 @contextmanager
-def _closed(descriptor: int) -> Iterator[None]:
+def _closed(descriptor: int) -> Iterator[int]:
     """Close at the end. Some file systems tell only then what they could not write; it hides no earlier error."""
     try:
-        yield
+        yield descriptor
     except BaseException:
         with suppress(OSError):
             os.close(descriptor)

@@ -14,7 +14,7 @@ import torch
 
 from vae_fast.distributed import speaks
 from vae_fast.errors import ConfigError, ContactLost, UserError, first_line
-from vae_fast.signals import Interrupted, Terminated, begun, end_quietly_before
+from vae_fast.signals import Interrupted, Terminated, begun, done, end_quietly_before
 
 
 def exit_code(command: Callable[[], object], quiet_before: str | None = None) -> int:
@@ -49,6 +49,8 @@ def exit_code(command: Callable[[], object], quiet_before: str | None = None) ->
         if error.filename is None:
             _write_no_more()
         return _fail(f"error: {error.filename or 'the output'}: {error.strerror or error}", 1)
+    finally:
+        done()
     return 0
 
 

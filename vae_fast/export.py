@@ -7,7 +7,7 @@ The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and gives mu and logva
 import argparse
 import io
 import logging
-import shutil
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -84,14 +84,11 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
 
     Raises RunError for a directory that exists, a package that is missing, or an export that is not the model.
     """
-    if directory.exists():
+    if os.path.lexists(directory):
         raise RunError(f"--out: {directory} exists; remove it or name another")
     model = VAE(**trained.model.hyperparameters).eval()
     model.load_state_dict({name: t.cpu() for name, t in trained.model.state_dict().items()})
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with durable.new_directory(directory) as temporary:
         found = {name: _checked(name, model, temporary) for name in FORMATS if name in ("safetensors", *formats)}
         files = [
             f"{FILES[name]} (read back: off by at most {off:.1e} of the largest value)" for name, off in found.items()
@@ -99,12 +96,6 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
         durable.write(temporary / "README.md", model_card.model_card(trained, files).encode())
         description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.title}
         durable.write(temporary / checkpoint.EXPORT, strict_json.dumps(description, indent=1).encode())
-        for file in (*temporary.iterdir(), temporary):
-            durable.sync(file)
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    durable.sync(directory.parent)
     return found
 
 

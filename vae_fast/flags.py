@@ -8,7 +8,6 @@ from typing import Any
 
 from vae_fast.config import Config, preset_names, preset_path, read_toml, resumed_directory
 from vae_fast.errors import ConfigError
-from vae_fast.paths import expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ def _starting_values(look: _FirstLook) -> dict[str, Any]:
     nothing_chosen = not (look.data or look.preset or look.config or look.resume)
     preset = "digits" if nothing_chosen else look.preset
     values = read_toml(preset_path(preset)) if preset else {}
-    return values | (read_toml(expanded("--config", look.config)) if look.config else {})
+    return values | (read_toml(look.config) if look.config else {})
 
 
 def _refuse_values_of_switches(arguments: Sequence[str]) -> None:

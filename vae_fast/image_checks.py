@@ -67,7 +67,7 @@ def _check_kind(source: Source) -> None:
     """The dtype and shape of images."""
     array, where, _ = source
     if array.dtype != np.uint8 and array.dtype.name not in ("float16", "float32", "float64"):
-        advice = "multiply by 255 and convert to uint8" if array.dtype == np.bool_ else "convert to uint8 or float32"
+        advice = "multiply by 255 and convert to uint8" if array.dtype == np.bool_ else "divide by white, as float32"
         raise DataError(f"{where}: dtype {array.dtype}: expected uint8, or floats in [0, 1]; {advice}")
     shape = list(array.shape)
     if array.ndim < 2:
@@ -75,13 +75,13 @@ def _check_kind(source: Source) -> None:
     if array.ndim == 4 and _channels_come_last(*shape[1:]):
         raise DataError(
             f"{where}: shape {shape}: its channels seem to come last; expected [N, C, H, W]: use "
-            f"numpy.moveaxis(images, -1, 1)"
+            f"numpy.moveaxis(images, -1, 1), or [N, D] if they do not"
         )
 
 
 def _channels_come_last(first: int, second: int, last: int) -> bool:
-    """Few of the last, or a square before them: no image is so narrow and has so many channels."""
-    return last < first and (last <= 4 or first == second)
+    """No image is so narrow and has so many channels."""
+    return last <= 4 and last < first and (first > 4 or first == second)
 
 
 def _check_labels(labels: Source, images: Source) -> None:
@@ -148,10 +148,14 @@ def _cause(low: float, high: float, are_whole: bool) -> str:
     """The likely one of pixels outside [0, 1], and what to do about it."""
     if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
         return "overshoot of a resampling? Use numpy.clip(images, 0, 1)"
+    if low >= -0.5 and high <= 0.5:
+        return "centred? Use images + 0.5"
     if low >= -1 and high <= 1:
         return "rescaled to [-1, 1]? Use (images + 1) / 2"
+    if are_whole and -128 <= low < 0 and high <= 127:
+        return "signed bytes? Use (images + 128) / 255"
     if low < 0:
         return "standardised? Undo it: images * standard deviation + mean"
     if _BRIGHT < high <= 255:
         return "white is 255? Divide by 255" + (", or convert to uint8" if are_whole else "")
-    return "16-bit pixels? Divide by 65535" if 255 < high <= 65535 else "divide by the value that stands for white"
+    return "16-bit pixels? Divide by 65535" if 2**15 <= high < 2**16 else "divide by the value that stands for white"

@@ -150,7 +150,10 @@ class VAE(nn.Module):
     def forward(
         self, x: Tensor, seed: int | Tensor, step: int | Tensor, *, row_offset: int = 0, stream: int = 0
     ) -> VAEOutput:
-        """Encode, draw z with the noise of (seed, step, row_offset, stream), decode: see `reparameterize`."""
+        """Encode, draw z with the noise of (seed, step, row_offset, stream), decode: see `reparameterize`.
+
+        Unlike `encode` it does not look whether floats are in [0, 1]: that takes a training step's time.
+        """
         mu, logvar = self.stats(x).chunk(2, dim=-1)
         z = reparameterize(mu, logvar, seed, step, row_offset=row_offset, stream=stream)
         return VAEOutput(self.decode(z), mu, logvar, z)

@@ -1,5 +1,6 @@
 """What a run prints: progress on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,17 +74,25 @@ class _Rate:
         return f"{(done - self._first) / seconds:,.0f} {self._unit}/s" if self._unit else ""
 
 
+def _terms(loss: float, nll: float, kl: float, beta: float) -> str:
+    """What a loss consists of. beta: of the epoch's last step, and of no other where it is scheduled."""
+
+    def is_weighted_by(weight: float) -> bool:
+        return math.isclose(loss, nll + weight * kl, rel_tol=1e-5, abs_tol=0.005)
+
+    if is_weighted_by(1):
+        return f"nll {nll:.2f} + kl {kl:.2f}"
+    where = "" if is_weighted_by(beta) else " at its end"
+    return f"nll {nll:.2f}, kl {kl:.2f}, beta {beta:g}{where}; -ELBO {nll + kl:.2f}"
+
+
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
     """One epoch's record of metrics.jsonl as a line."""
     parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
     for name in ("train", "valid", "test"):
         if record.get(f"{name}_loss") is not None:
             loss, nll, kl = (record[f"{name}_{key}"] for key in ("loss", "nll", "kl"))
-            if abs(loss - (nll + kl)) < 0.005:
-                parts.append(f"{name} {loss:.2f} (nll {nll:.2f} + kl {kl:.2f})")
-            else:  # another weight than 1, or free bits
-                beta = f"beta {record['beta']:g}"
-                parts.append(f"{name} {loss:.2f} (nll {nll:.2f}, kl {kl:.2f}, {beta}; -ELBO {nll + kl:.2f})")
+            parts.append(f"{name} {loss:.2f} ({_terms(loss, nll, kl, record.get('beta', 1.0))})")
     if record["images_per_second"] is not None:
         parts.append(f"{record['images_per_second']:,.0f} images/s")
     if record["skipped_steps"]:

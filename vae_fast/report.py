@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = command_line.opened(chosen)
-    out = command_line.file_place(trained, chosen.out, "report.html")
+    out = command_line.file_place(trained, chosen.out, f"report{selection.suffix}.html")
     durable.replace(out, report(trained, selection).encode())
     print(f"report  {out}")
 

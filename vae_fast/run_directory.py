@@ -112,8 +112,8 @@ class RunDirectory:
         free = shutil.disk_usage(_existing(self.path)).free
         if free < needed:
             raise RunError(
-                f"--out: {self.path} has {_mib(free)} free; checkpoints of {_mib(saved)}, of which --keep {keep}, the "
-                f"best and one being written lie there together, need {_mib(needed)}"
+                f"{self.path}: the disk has {_mib(free)} free; checkpoints of {_mib(saved)}, of which --keep {keep}, "
+                f"the best and one being written lie there together, need {_mib(needed)}"
             )
 
     @contextmanager

@@ -3,8 +3,9 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
@@ -13,6 +14,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, remedy: str | None) -> None:
         super().__init__(f"{signal.Signals(number).name}: {f'saved; {remedy}' if remedy else 'nothing is saved'}")
         self.number = number
+
+
+USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Terminated(KeyboardInterrupt):
@@ -30,18 +34,28 @@ def end_quietly_before(what: str) -> None:
     For an exception amid imports would end in their traceback, or in C++ code that terminates. what: has not begun yet.
     """
     _quiet.what = what
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    for number, handler in usual.items():
-        if signal.getsignal(number) == handler:
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may set handlers
+    for number, usual in USUAL.items():
+        if signal.getsignal(number) == usual:
             signal.signal(number, _quiet.end)
-            _quiet.numbers.add(number)
 
 
 def begun() -> None:
     """Have the signals that `end_quietly_before` took raise exceptions from now on."""
-    for number in _quiet.numbers:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else terminate)
-    _quiet.numbers.clear()
+    _replace(_quiet.end, {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate})
+
+
+def done() -> None:
+    """Give back what `end_quietly_before` and `begun` took."""
+    _replace(_quiet.end, USUAL)
+    _replace(terminate, USUAL)
+
+
+def _replace(handler: Callable[..., object], others: Mapping[signal.Signals, Any]) -> None:
+    for number, other in others.items():
+        if signal.getsignal(number) == handler:
+            signal.signal(number, other)
 
 
 def at_quiet_end(function: Callable[[], object]) -> None:
@@ -50,10 +64,10 @@ def at_quiet_end(function: Callable[[], object]) -> None:
 
 
 class _Quiet:
-    """How a signal ends the process now, and which do."""
+    """How a signal ends the process."""
 
     def __init__(self) -> None:
-        self.what, self.numbers = "", set[signal.Signals]()
+        self.what = ""
         self.clean_up: Callable[[], object] = lambda: None
 
     def end(self, number: int, frame: object) -> None:

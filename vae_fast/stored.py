@@ -113,7 +113,7 @@ class Stored:
 
     def to(self, device: torch.device | str) -> Tensor:
         """Read all images of this view. DataError if that fails."""
-        pixels = torch.empty(self.shape, dtype=self.stored_dtype)
+        pixels = torch.empty(self.shape, dtype=self.stored_dtype, device="cpu")
         with self.file.explained():
             reading.read_span(self.file.descriptor, self._position, pixels)
         pixels = self._kept(pixels)
@@ -126,7 +126,7 @@ class Stored:
         assert self.treatment is None, "a treatment needs neighbours"
         assert out.dtype == self.dtype
         is_converted = self.dtype != self.stored_dtype
-        read = torch.empty(out.shape, dtype=self.stored_dtype) if is_converted else out
+        read = torch.empty(out.shape, dtype=self.stored_dtype, device="cpu") if is_converted else out
         with self.file.explained():
             reading.read_rows(self.file.descriptor, self._position, rows, read)
         if is_converted:

@@ -62,6 +62,11 @@ class Selection:
         return f"{self.data}{self._fingerprint and f'-{self._fingerprint}'}-{self.part}-{self.binarize}"
 
     @property
+    def suffix(self) -> str:
+        """For the names of files that carry none for the run's own images."""
+        return "" if self.is_runs_own else f"-{self.slug}"
+
+    @property
     def title(self) -> str:
         of = self._fingerprint and f" (SHA-256 {self._fingerprint}...)"
         return f"{self.data}{of}, {self._counted}, {self.treatment}"
@@ -173,11 +178,12 @@ class Trained:
         is_own = self.config is not None and ("data" not in given or self._holds_the_runs(found, feed))
         if not is_own:  # nothing is held out of other data
             config = replace(config, valid=0, test_fraction=0.0)
-        elif not given.keys() & {"data", "binarize"}:
-            self._require(prepare(config, found, feed))
+        splits = prepare(config, found, feed)
+        if is_own and not given.keys() & {"data", "binarize"}:
+            self._require(splits)
         if config.binarize == "dynamic":  # what is looked at is one sample
             config = replace(config, binarize="static")
-        splits = prepare(config, found, feed)
+            splits = prepare(config, found, feed)
         is_whole = not is_own and part == "test" and splits.test is None
         name = "train" if is_whole else part
         pixels = {"test": splits.test, "train": splits.train, "valid": splits.valid}[name]
@@ -205,8 +211,11 @@ class Trained:
         recorded = self.recorded.get("images", {})
         count = sum(len(source.array) for source in found.parts.values())
         if self.config is None or count != sum(recorded.get("count", ())):
+            return False  # without a look at the pixels
+        try:
+            return bool(prepare(self.config, found, feed).fingerprint() == recorded)
+        except DataError:  # what the run holds out cannot be held out of these
             return False
-        return bool(prepare(self.config, found, feed).fingerprint() == recorded)
 
     def _require(self, splits: Splits) -> None:
         """That these are the images that the run was trained on."""

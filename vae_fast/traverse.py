@@ -57,7 +57,7 @@ def _run(chosen: argparse.Namespace) -> None:
     images = traverse(trained, dimensions, chosen.steps, around)
     low, *_, high = walks.quantiles(chosen.steps).tolist()
     captions = [[f"z{j} from {low:.2f} to {high:.2f}, {found.kl[j]:.2f} nats"] for j in dimensions]
-    centre = "" if chosen.around is None else f"-around-{selection.slug}-{chosen.around}"
+    centre = selection.suffix if chosen.around is None else f"-around-{selection.slug}-{chosen.around}"
     command_line.save_pictures(trained, chosen.out, f"traversals{centre}", list(images), images, captions)
 
 

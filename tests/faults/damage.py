@@ -226,7 +226,7 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "a folder in the place of a temporary link": lambda run: (run / "checkpoints" / ".latest.link").mkdir(),
     "a lock that nobody holds": lambda run: (run / ".lock").write_text("process 1"),
     "pictures a file": lambda run: (shutil.rmtree(run / "pictures"), (run / "pictures").touch()),
-    "half-written pictures": lambda run: (run / "pictures" / ".samples.png.0123.tmp").touch(),
+    "half-written pictures": lambda run: (run / "pictures" / ".samples.png.01234567.vae_fast.tmp").touch(),
 }  # fmt: skip
 CHANGED = (  # settings and parts of the plan that remain valid
     (b"\nseed = 0\n", b"\nseed = 1\n"),
