@@ -13,6 +13,8 @@ from tests.faults.campaign import Campaign, Outcome
 def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
     """All that is worth keeping."""
     counts = Counter((o.kind, o.group, o.ended) for o in outcomes)
+    kinds = list(dict.fromkeys(o.kind for o in outcomes))
+    rows = sorted(counts.items(), key=lambda row: (kinds.index(row[0][0]), row[0]))
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "cpu": _cpu(),
@@ -22,7 +24,7 @@ def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict
         "jobs": campaign.jobs,
         "seconds": round(seconds, 1),
         "notes": campaign.notes,
-        "counts": [{"kind": k, "group": g, "ended": e, "cases": n} for (k, g, e), n in counts.items()],
+        "counts": [{"kind": k, "group": g, "ended": e, "cases": n} for (k, g, e), n in rows],
         "wrong": [{"kind": o.kind, "case": o.case, "lines": list(o.wrong)} for o in outcomes if o.wrong],
     }
 
