@@ -68,14 +68,8 @@ class Claim:
             with durable.naming(path):
                 self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 self._take(path)
-                try:
-                    if _is_at(self._descriptor, path):
-                        self._sign()
-                        break
-                except OSError:
-                    self._give_up()  # the lock is ours: whoever else has opened the file finds it gone, and tries again
-                    raise
-                os.close(self._descriptor)  # of a claim that was released meanwhile
+                if self._is_mine(path):
+                    break
 
     def _take(self, path: Path) -> None:
         """Lock the file that is open; closed where that fails, and left there, for it may be somebody else's."""
@@ -92,11 +86,26 @@ class Claim:
             os.close(self._descriptor)
             raise RunError(f"{self.directory} is in use by {holder or 'another process'}") from None
 
+    def _is_mine(self, path: Path) -> bool:
+        """Whether the locked file is still there, then signed with who holds it; else it is closed."""
+        is_there = False
+        try:
+            is_there = _is_at(self._descriptor, path)
+        finally:
+            if not is_there:  # of a claim that was released meanwhile
+                os.close(self._descriptor)
+        if is_there:
+            self._sign()
+        return is_there
+
     def _sign(self) -> None:
-        """Write into the file who holds it."""
         holder = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, holder.encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, holder.encode(), 0)
+        except OSError:
+            self._give_up()  # who else has opened the file finds it gone, and tries again
+            raise
 
 
 def _make(directory: Path, fresh: bool) -> list[Path]:
