@@ -75,7 +75,7 @@ def test_an_interpolation_joins_reconstructions(trained_run: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "arguments", "code", "said"),
     [
-        (reconstruct, ["--indices", "1000"], 1, "index: expected less than the 1000 test images, got 1000"),
+        (reconstruct, ["--indices", "1000"], 1, "index: expected less than the 1,000 test images, got 1000"),
         (interpolate, ["--indices", "1", "2", "3"], 2, "--indices: expected pairs, from and to, got 3 of them"),
         (traverse, ["--dimensions", "4"], 2, "--dimensions: expected less than the 4 of the model, got 4"),
         (sample, ["--out", "."], 1, "--out: expected a file, . is a directory"),
