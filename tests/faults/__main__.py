@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ MOST_SAID = 500  # characters of what is wrong; all of it is in --json
 
 def main() -> int:
     chosen = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after SIGINT, nothing is left
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vae_fast-faults-", dir=chosen.folder))
     try:
