@@ -87,7 +87,7 @@ def failing(
 
 
 def _faulty(commands: Commands, folder: Path, start: Path | None, pair: Pair) -> Done:
-    """The run in a folder, from its beginning or from where it stands, with a call that fails; the 0th none."""
+    """Train in a folder, from the beginning or from where `start` stands, with a call that fails; the 0th is none."""
     if start is not None:
         shutil.copytree(start, folder / "run", symlinks=True)
     fail = [str(folder), pair.scope, pair.number, pair.error, pair.from_then_on]

@@ -18,7 +18,7 @@ SMALL = ("--data", "digits", "--hidden", "8", "--latent", "2", "--batch-size", "
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one case: what it was, how it ended in a few words, and what is wrong, which should be nothing."""
+    """The outcome of one case: what it was, how it ended in a few words, and what is wrong, which should be nothing."""
 
     kind: str
     case: str
@@ -53,7 +53,7 @@ class Campaign:
     _numbers: "count[int]" = field(default_factory=count)
 
     def random(self, *names: object) -> random.Random:
-        """A generator of the seed's own for each thing that is chosen, so that a case can be run alone."""
+        """Make a generator from the seed and what is chosen, so that a choice depends on no other."""
         return random.Random(repr((self.seed, *names)))
 
     def note(self, kind: str, line: str) -> None:
@@ -61,7 +61,7 @@ class Campaign:
 
     @contextmanager
     def place(self) -> Iterator[Path]:
-        """An empty folder for one case, removed at its end."""
+        """Make an empty folder for one case, and remove it at the end."""
         folder = self.folder / f"case-{next(self._numbers)}"
         folder.mkdir()
         try:
@@ -70,7 +70,7 @@ class Campaign:
             shutil.rmtree(folder, ignore_errors=True)
 
     def alone(self) -> Commands:
-        """For what has to be known before the cases begin."""
+        """Start commands for what has to be known before the cases begin."""
         return Commands(self.folder / f"alone-{next(self._numbers)}", self.library)
 
     def all(self, cases: list[Case]) -> Iterator[Outcome]:
@@ -96,6 +96,6 @@ class Campaign:
 
 
 def train(commands: Commands, run: Path, *, epochs: int = 3, keep: int = 1, **before: object) -> Done:
-    """A small run, begun or gone on with, whose loss curve is not drawn. before: of forks.PREPARATIONS."""
+    """Begin a small run, whose loss curve is not drawn, or go on with it. before: of forks.PREPARATIONS."""
     flags = (*SMALL, "--epochs", str(epochs), "--keep", str(keep), "--resume", "auto", "--out", str(run))
     return commands.run("train", *flags, sketch=[], **before)

@@ -55,7 +55,7 @@ class Commands:
         self._process.stdout.close()
 
     def run(self, command: str, *arguments: str | Path, **before: Any) -> Done:
-        """A command to its end. before: of `forks.PREPARATIONS`, with their arguments."""
+        """Run a command to its end. before: of `forks.PREPARATIONS`, with their arguments."""
         return self.start(command, *arguments, **before).wait()
 
     def start(self, command: str, *arguments: str | Path, **before: Any) -> "Running":
@@ -84,7 +84,7 @@ class Running:
         self._descriptor = os.pidfd_open(pid)  # of this process and of none that might be given its number
 
     def kill(self) -> None:
-        """SIGKILL, unless it has ended."""
+        """Send SIGKILL, unless it has ended."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
@@ -116,7 +116,7 @@ class Timeline:
         return [(PHASES[phase], nanoseconds / 1e9) for phase, nanoseconds in found]
 
     def wait_for(self, phase: str, times: int, running: "Running") -> bool:
-        """Until the run has entered a phase so many times; False if it has ended before."""
+        """Wait until the run has entered a phase so many times; False if it has ended before."""
         while [name for name, _ in self.entries()].count(phase) < times:
             if running.has_ended():
                 return False

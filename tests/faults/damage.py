@@ -59,7 +59,7 @@ def whole_runs(campaign: Campaign, commands: Commands) -> Whole:
 
 
 def damaged(campaign: Campaign, commands: Commands, whole: Whole, damage: Damage, page: bool) -> Iterator[Outcome]:
-    """A run that is damaged: evaluated, a page made of it where that is wanted, and gone on with."""
+    """Damage a run; evaluate it, write a page about it where that is wanted, and go on with it."""
     with campaign.place() as folder:
         run = folder / "run"
         shutil.copytree(whole.begun, run, symlinks=True)
@@ -72,7 +72,7 @@ def damaged(campaign: Campaign, commands: Commands, whole: Whole, damage: Damage
 
 
 def _resumed(commands: Commands, folder: Path, reference: Path, damage: Damage) -> Iterator[Outcome]:
-    """By the flags of its beginning, and where the settings are damaged also by its name alone."""
+    """Resume with the flags of the beginning, and where the settings are damaged also with the name alone."""
     ways = [("--resume", "auto", "--out", str(folder / "run"))]
     if damage.group == "config.toml":
         shutil.copytree(folder / "run", folder / "again" / "run", symlinks=True)
@@ -99,7 +99,7 @@ def _outcome(damage: Damage, command: str, done: Done, folder: Path, differences
 
 
 def _unlike(done: Done, whole: Whole, damage: Damage) -> Iterator[str]:
-    """Numbers that no checkpoint of the run has; they may be of other settings where those are damaged."""
+    """Tell of numbers that no checkpoint of the run has; damaged settings may give others."""
     if damage.group != "config.toml" and _evaluated(done) not in whole.evaluated:
         yield f"evaluate gives {done.out[:200]!r}, which is no checkpoint's"
 
@@ -110,7 +110,7 @@ def _evaluated(done: Done) -> object:
 
 
 def damages(campaign: Campaign, begun: Path) -> Iterator[Damage]:
-    """All that is done to runs; `begun` is an undamaged one."""
+    """List all that is done to runs; `begun` is an undamaged one."""
     for file in FILES:
         for name, data in _damaged((begun / "checkpoints" / NEWEST / file).read_bytes(), campaign, file):
             yield Damage("a checkpoint's files", f"{file} {name}", _writing(f"checkpoints/{NEWEST}/{file}", data))
@@ -140,7 +140,7 @@ def damages(campaign: Campaign, begun: Path) -> Iterator[Damage]:
 
 
 def _damaged(data: bytes, campaign: Campaign, name: str, middles: int = 4) -> Iterator[tuple[str, bytes]]:
-    """Flips and cuts at every kind of offset: of safetensors the length, the header, and the first byte of the data."""
+    """Flip and cut at every kind of offset: of safetensors the length, the header, and the first byte of the data."""
     choose = campaign.random(KIND, name)
     header = int.from_bytes(data[:8], "little") if name.endswith(".safetensors") else len(data) // 2
     edges = {0, 1, 7, 8, 9, 8 + header // 2, 7 + header, 8 + header, len(data) - 1}
@@ -157,7 +157,7 @@ def _damaged(data: bytes, campaign: Campaign, name: str, middles: int = 4) -> It
 
 
 def _damaged_lines(metrics: bytes) -> Iterator[tuple[str, bytes]]:
-    """metrics.jsonl: its last line cut, and lines that are no records."""
+    """Cut the last line of metrics.jsonl, and put in lines that are no records."""
     first, last = metrics.splitlines(keepends=True)
     for size in (0, 1, len(last) // 2, len(last) - 2, len(last) - 1):
         yield f"with {size} bytes of its last line", first + last[:size]
@@ -175,7 +175,7 @@ def _writing(file: str, data: bytes) -> Callable[[Path], object]:
 
 
 def _on(file: str, harm: Callable[[Path], object]) -> Callable[[Path], object]:
-    """The file, or link, taken away, and something else done there."""
+    """Take a file or link away, and do something else in its place."""
 
     def act(run: Path) -> None:
         (run / file).unlink()

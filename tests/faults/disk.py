@@ -51,7 +51,7 @@ def cases(campaign: Campaign) -> list[Case]:
 
 
 def can_mount(folder: Path) -> bool:
-    """Whether this process may mount a tmpfs."""
+    """Find out whether this process may mount a tmpfs."""
     place = folder / "mount"
     place.mkdir()
     try:
@@ -63,42 +63,42 @@ def can_mount(folder: Path) -> bool:
 
 
 def _probed(campaign: Campaign, commands: Commands, reference: Path, step: int) -> Iterator[Outcome]:
-    """A disk that is too small from the start: that is told before the work."""
+    """Train on a disk that is too small from the start, which is told before the work."""
     with _disk(campaign, f"size={step * 256}k") as folder:
         done = train(commands, folder / "run")
         yield _outcome(commands, folder, reference, done, "too small at the start", step * 64)
 
 
 def _filled(campaign: Campaign, commands: Commands, reference: Path, pages: int) -> Iterator[Outcome]:
-    """A disk that others fill once the run has looked how much room there is."""
+    """Train on a disk that others fill once the run has looked how much room there is."""
     with _disk(campaign, SMALL_DISK) as folder:
         done = train(commands, folder / "run", fill_behind_the_probe=[str(folder), pages])
         yield _outcome(commands, folder, reference, done, "filled during the run", pages)
 
 
 def few_files(campaign: Campaign, commands: Commands, reference: Path, files: int) -> Iterator[Outcome]:
-    """A disk with room for so many files, folders and links."""
+    """Train on a disk with room for so many files, folders and links."""
     with _disk(campaign, f"size=64m,nr_inodes={files + 1}") as folder:  # one is the root itself
         done = train(commands, folder / "run")
         yield _outcome(commands, folder, reference, done, "too few files", files)
 
 
 def _limited_cases(campaign: Campaign, reference: Path) -> list[Case]:
-    """From a page on: what a command prints is limited too."""
+    """Choose sizes from a page on, because what a command prints is limited too."""
     largest = max(file.stat().st_size for file in reference.rglob("*") if file.is_file())
     sizes = range(PAGE, largest + PAGE, PAGE // 2)
     return [lambda commands, size=size: limited(campaign, commands, reference, size) for size in sizes]
 
 
 def limited(campaign: Campaign, commands: Commands, reference: Path, size: int) -> Iterator[Outcome]:
-    """A system that lets no file become larger than so many bytes."""
+    """Train where no file may become larger than so many bytes."""
     with campaign.place() as folder:
         done = train(commands, folder / "run", limit=[size])
         yield _outcome(commands, folder, reference, done, "no file larger than", size)
 
 
 def _outcome(commands: Commands, folder: Path, reference: Path, done: Done, group: str, room: int) -> Outcome:
-    """What came of a run, and of the same run once there is room."""
+    """Judge a run, and the same run once there is room."""
     run = folder / "run"
     wrong = [*(judge.refused(done, folder) if done.code else judge.succeeded(done)), *judge.leftovers(folder)]
     if folder.is_mount():
@@ -110,7 +110,7 @@ def _outcome(commands: Commands, folder: Path, reference: Path, done: Done, grou
 
 
 def _readers() -> dict[str, tuple[tuple[str, ...], str, int]]:
-    """Those whose packages are installed."""
+    """Choose those whose packages are installed."""
     return {name: reader for name, reader in READERS.items() if "onnx" not in reader[0] or find_spec("onnxscript")}
 
 
@@ -140,7 +140,7 @@ def _reader(
 
 
 def _unlike(ours: Path, theirs: Path) -> Iterator[str]:
-    """Differences of two results, files or folders; of numbers but the times that they took."""
+    """List the differences of two results, files or folders, leaving out the times that they took."""
     names = [sorted(p.name for p in (place.iterdir() if place.is_dir() else [place])) for place in (ours, theirs)]
     if names[0] != names[1]:
         yield f"{ours.name} holds {names[0]}, expected {names[1]}"

@@ -61,7 +61,7 @@ def main() -> None:
 def _run(
     command: Callable[[list[str]], int], arguments: list[str], out: str, notes: str, before: dict[str, Any]
 ) -> None:
-    """The child: one command, and what is left to say of it in a file."""
+    """Be the child: run one command, and leave what is to be said of it in a file."""
     for descriptor in (1, 2):
         os.dup2(os.open(f"{out}.{descriptor}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
     try:
@@ -107,7 +107,7 @@ def fill(folder: str, pages: int) -> None:
 
 
 def fill_behind_the_probe(folder: str, pages: int) -> None:
-    """The same, as soon as a run has looked how much room there is."""
+    """Fill it as soon as a run has looked how much room there is."""
     _after(RunDirectory, "require_space", lambda _: fill(folder, pages))
 
 

@@ -50,7 +50,7 @@ def whole_run(campaign: Campaign, commands: Commands, way: str) -> Whole:
 
 
 def killed(campaign: Campaign, commands: Commands, number: int, whole: Whole) -> Iterator[Outcome]:
-    """A run that is killed again and again: an outcome for each kill, and one for what came of it all."""
+    """Kill a run again and again: an outcome for each kill, and one for what came of it all."""
     choose, name, is_cold = campaign.random(KIND, number), f"run {number} ({whole.way})", number % COLD_EVERY == 0
     wanted = [*choose.sample(PHASES, len(PHASES)), *choose.choices(MORE, k=choose.randrange(3))]
     with campaign.place() as folder:
@@ -83,7 +83,7 @@ def _killed(commands: Commands, folder: Path, phase: str, choose: random.Random,
 
 
 def _cold(run: Path, flags: Sequence[str], after: float | None = None) -> Done:
-    """The run as a process started for it, killed after so many seconds."""
+    """Run it as a process of its own, killed after so many seconds."""
     line = [sys.executable, "-m", "vae_fast.train", *flags, "--resume", "auto", "--out", str(run)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(line, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]
@@ -96,7 +96,7 @@ def _cold(run: Path, flags: Sequence[str], after: float | None = None) -> Done:
 
 
 def _lengths(entries: list[tuple[str, float]]) -> dict[str, float]:
-    """How long a phase took at its longest, in seconds."""
+    """Measure how long each phase took at its longest, in seconds."""
     found: dict[str, float] = {}
     for (phase, entered), (_, left) in pairwise(entries):
         found[phase] = max(found.get(phase, 0.0), left - entered)

@@ -34,14 +34,14 @@ def arm(root: str, scope: str, number: int, error: str, from_then_on: bool) -> N
 
 
 def counted() -> dict[str, int]:
-    """How many calls of each scope there have been since `arm`."""
+    """Count the calls of each scope since `arm`."""
     calls = _loaded().faults_calls
     calls.restype = ctypes.c_long
     return {scope: calls(i) for i, scope in enumerate(SCOPES)}
 
 
 def failed() -> str:
-    """The name and path of the first call that failed; empty if none has."""
+    """Name the first call that failed, and its path; empty if none has."""
     name = _loaded().faults_failed
     name.restype = ctypes.c_char_p
     return os.fsdecode(name())

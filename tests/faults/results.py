@@ -11,7 +11,7 @@ from tests.faults.campaign import Campaign, Outcome
 
 
 def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
-    """All that is worth keeping."""
+    """Collect all that is worth keeping."""
     counts = Counter((o.kind, o.group, o.ended) for o in outcomes)
     kinds = list(dict.fromkeys(o.kind for o in outcomes))
     rows = sorted(counts.items(), key=lambda row: (kinds.index(row[0][0]), row[0]))
@@ -30,7 +30,7 @@ def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict
 
 
 def table(found: dict[str, Any]) -> str:
-    """For people to read, as Markdown."""
+    """Write it as a table in Markdown, for people to read."""
     rows = [("kind", "what was done", "how it ended", "cases"), ("---", "---", "---", "---:")]
     rows += [(row["kind"], row["group"], row["ended"], str(row["cases"])) for row in found["counts"]]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -52,12 +52,12 @@ Real ones; a row for each way in which commands ended. `make faults` writes this
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The same as a page, with how to have it again."""
+    """Write it as a page, which says how to have it again."""
     return PAGE.format(table=table(found))
 
 
 def _cpu() -> str:
-    """The name of the CPU's model, as far as the system says it."""
+    """Name the CPU's model, as far as the system says it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
