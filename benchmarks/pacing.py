@@ -1,6 +1,7 @@
 """pytest's part in the budget of time: each benchmark is begun, ended and told of in a line as it ends."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -58,37 +59,35 @@ class Pacing:
         planned = self._planned.get(item.nodeid)
         if planned is None:
             return (yield)
-        try:
+        with self._given_up_if_spent(item, planned):
             self.budget.begin(item.nodeid, planned.kind)
             with self.budget.enforced():
                 return (yield)
-        except Spent:
-            self._give_up(item, planned)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Wrapped:
         planned = self._planned.get(pyfuncitem.nodeid)
         if planned is None:
             return (yield)
-        try:
-            with self.budget.enforced():
-                return (yield)
-        except Spent:
-            self._give_up(pyfuncitem, planned)
+        with self._given_up_if_spent(pyfuncitem, planned), self.budget.enforced():
+            return (yield)
 
-    def _give_up(self, item: pytest.Item, planned: Planned) -> None:
-        self._not_measured({**planned.names, "reason": REASON})
-        benchmark = getattr(item, "funcargs", {}).get("benchmark")
-        if benchmark is not None:
-            benchmark.has_error = True  # whatever rounds it took stay out of the JSON
-        pytest.skip(REASON)
+    @contextmanager
+    def _given_up_if_spent(self, item: pytest.Item, planned: Planned) -> Iterator[None]:
+        try:
+            yield
+        except Spent:
+            self._not_measured({**planned.names, "reason": REASON})
+            if (benchmark := _benchmark(item)) is not None:
+                benchmark.has_error = True  # whatever rounds it took stay out of the JSON
+            pytest.skip(REASON)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Wrapped:
         report: pytest.TestReport = yield
         planned = self._planned.get(item.nodeid)
         if planned is not None and (report.when == "call" or not report.passed):
-            info = item.funcargs["benchmark"].extra_info if report.passed else {}  # type: ignore[attr-defined]
+            info = _benchmark(item).extra_info if report.passed else {}
             said = status_lines.measured(info) if info else _outcome(report)
             self._said[item.nodeid] = f"{status_lines.heading(planned.names)}: {said}"
         return report
@@ -118,3 +117,8 @@ def _outcome(report: pytest.TestReport) -> str:
         return report.outcome
     reason: Sequence[Any] | Any = report.longrepr
     return f"not measured: {str(reason[2]).removeprefix('Skipped: ')}" if isinstance(reason, tuple) else "skipped"
+
+
+def _benchmark(item: pytest.Item) -> Any:
+    """pytest-benchmark's fixture in a test; None before it is set up."""
+    return getattr(item, "funcargs", {}).get("benchmark")

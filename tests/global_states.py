@@ -20,24 +20,6 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def default_device(device: str) -> Iterator[None]:
-    torch.set_default_device(device)
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-
-@contextmanager
-def grad_disabled() -> Iterator[None]:
-    torch.set_grad_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_grad_enabled(True)
-
-
-@contextmanager
 def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     try:
@@ -49,11 +31,11 @@ def deterministic() -> Iterator[None]:
 STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "default dtype float64": lambda: default_dtype(torch.float64),
     "default dtype bfloat16": lambda: default_dtype(torch.bfloat16),
-    "default device meta": lambda: default_device("meta"),
-    "default device cpu": lambda: default_device("cpu"),
+    "default device meta": lambda: torch.device("meta"),
+    "default device cpu": lambda: torch.device("cpu"),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
-    "set_grad_enabled(False)": grad_disabled,
+    "set_grad_enabled(False)": lambda: torch.set_grad_enabled(False),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "deterministic": deterministic,
 }

@@ -1,7 +1,7 @@
 """What a caller has set in PyTorch changes neither runs nor what looks at them, and is there afterwards."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vae_fast as vf
+from tests.global_states import default_dtype
 from vae_fast import pytorch_state
 from vae_fast.evaluate import evaluate
 from vae_fast.reconstruct import reconstruct
@@ -16,18 +17,8 @@ from vae_fast.sample import sample
 from vae_fast.trained import Trained
 from vae_fast.traverse import traverse
 
-
-@contextmanager
-def default_dtype() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "float64": default_dtype,
+    "float64": lambda: default_dtype(torch.float64),
     "meta device": lambda: torch.device("meta"),
     "no gradients": torch.no_grad,
     "inference": torch.inference_mode,
@@ -79,7 +70,7 @@ def test_a_run_and_what_looks_at_it_are_the_same_in_any_state(
 
 
 def test_the_state_comes_back_after_an_error() -> None:
-    with default_dtype(), torch.no_grad():
+    with default_dtype(torch.float64), torch.no_grad():
         before = seen()
         inside = []
         with pytest.raises(ZeroDivisionError), pytorch_state.as_it_starts():

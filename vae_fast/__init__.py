@@ -17,7 +17,7 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.o
 
     end_quietly_before("anything began")
 
-# Threads that wait for each other do so actively for some 10 us, in place of GNU OpenMP's milliseconds: where another
+# Threads that wait for each other do so actively for some 10 us, in place of GNU OpenMP's hundredfold: where another
 # process needs the core, work would wait for the waiting. OpenMP reads this once, when torch is loaded.
 if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "3000"

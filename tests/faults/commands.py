@@ -72,7 +72,7 @@ class Commands:
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line or expected not in (None, line):
-            raise RuntimeError(f"{' '.join(map(str, self._process.args))}: no answer but {line!r}")  # type: ignore
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))}: no answer but {line!r}")
         return line
 
 

@@ -86,7 +86,7 @@ def _cold(run: Path, flags: Sequence[str], after: float | None = None) -> Done:
     """Run it as a process of its own, killed after so many seconds."""
     line = [sys.executable, "-m", "vae_fast.train", *flags, "--resume", "auto", "--out", str(run)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(line, cwd=ROOT, **pipes) as process:
         try:
             out, err = process.communicate(timeout=after)
         except subprocess.TimeoutExpired:
