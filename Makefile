@@ -6,6 +6,7 @@ TORCH ?= 2.14.1
 OLD ?= benchmarks/results/cpu-steps.json benchmarks/results/cpu.json
 RESULTS := build/bench/results.json
 BIN := .venv/bin
+BOTH_CORES := -n 2 --dist worksteal
 
 .PHONY: install demo test test-all faults lint types bench bench-compare gpu nullgpu clean
 
@@ -23,10 +24,10 @@ demo: .venv/installed
 	$(BIN)/python -m vae_fast.train --amp --compile $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(BOTH_CORES) $(ARGS)
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest -m "sweep or not sweep" $(ARGS)
+	$(BIN)/python -m pytest $(BOTH_CORES) -m "sweep or not sweep" $(ARGS)
 
 # Real faults, in minutes: killed runs, full disks (as root), failing calls, damaged files.
 faults: .venv/installed

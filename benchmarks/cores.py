@@ -28,9 +28,12 @@ _nearest = math.inf
 
 
 def apart() -> float | None:
-    """Nanoseconds from one thread to the other, the best of some calls; None where it is not two that compute."""
+    """Nanoseconds from one thread to the other, the best of some calls.
+
+    None where it is not two that compute, and where another program kept one of them waiting in each call.
+    """
     global _nearest
-    if usable_cpus() < 2 or torch.get_num_threads() != 2 or not library.load():
+    if not are_two():
         return None
     told = [float(torch.ops.vae_fast.handover(WAYS)) for _ in range(CALLS)]
     nanoseconds = min((t for t in told if not math.isnan(t)), default=None)  # NaN: without OpenMP, say
@@ -38,6 +41,11 @@ def apart() -> float | None:
         return None
     _nearest = min(_nearest, nanoseconds)
     return nanoseconds
+
+
+def are_two() -> bool:
+    """Whether two threads compute, on a CPU each."""
+    return usable_cpus() >= 2 and torch.get_num_threads() == 2 and library.load()
 
 
 def usable_cpus() -> int:
@@ -62,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=__doc__)
     parser.add_argument("seconds", type=non_negative, nargs="?", default=30.0, help="default: 30")
     end = time.monotonic() + parser.parse_args(arguments).seconds
-    if apart() is None:
+    if not are_two():
         has = f"{usable_cpus()} CPUs, torch computes on {torch.get_num_threads()} threads, {library.status()}"
         raise RunError(f"cores: expected two threads on two CPUs and the C++ operators; this process has {has}")
     while (now := time.monotonic()) < end:

@@ -1,15 +1,18 @@
-"""Two training runs at once on one machine: how fast they are together, beside one alone.
+"""Training on a machine that others use too: how fast two runs are together, and one beside another program.
 
-`python -m benchmarks.side_by_side --help`. Two processes train the usual network in float32, each on images of its own.
-In every round one trains alone with the threads that PyTorch takes, then both at once with as many each, then both with
-one thread each, so that a drift of the machine hits all three. Ratios belong to a round; medians and quartiles.
+`python -m benchmarks.side_by_side --help`. Processes train the usual network in float32, each on images of its own. In
+every round each company has its turn: a run alone with the threads that PyTorch takes, two at once, one beside a
+program that keeps a core busy. A drift of the machine hits them all. Ratios belong to a round; medians and quartiles.
 """
 
 import argparse
+import contextlib
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 import torch
@@ -23,15 +26,17 @@ from vae_fast.command_line import non_negative, positive_number
 from vae_fast.environment import cpu_name
 
 IMAGES, STEPS = 20_000, 50
-AIMS = {"default": 0.8, "one": 1.1}  # of one run alone, that two together are to reach
+LONG_SPIN = "300000"  # GNU OpenMP's own default for GOMP_SPINCOUNT; vae_fast sets a hundredth of it
 
 
 class Run:
     """A training run in a process of its own."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, **environment: str) -> None:
         command = [sys.executable, "-m", "benchmarks.side_by_side", "--worker", "--batch", str(batch)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
         self._told()  # it has warmed up
 
     def begin(self, threads: int, until: float) -> None:
@@ -69,12 +74,55 @@ def work(batch: int) -> None:
         print(images / (time.time() - began), flush=True)
 
 
-def measured(runs: Sequence[Run], threads: int, seconds: float) -> float:
-    """Images a second of these runs together."""
-    until = time.time() + seconds
-    for run in runs:
-        run.begin(threads, until)
-    return sum(run.rate() for run in runs)
+@contextlib.contextmanager
+def busy_core() -> Iterator[None]:
+    """Run another program meanwhile, which computes and never waits."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as program:
+        try:
+            yield
+        finally:
+            program.kill()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What trains at once in one part of a round."""
+
+    name: str
+    runs: Sequence[Run]
+    threads: int
+    aim: float | None = None  # of the first turn's rate
+    beside: bool = False  # another program, which keeps one core busy
+    rates: list[float] = field(default_factory=list)  # images/s of the runs together, by round
+
+    def measure(self, seconds: float) -> None:
+        with busy_core() if self.beside else contextlib.nullcontext():
+            until = time.time() + seconds
+            for run in self.runs:
+                run.begin(self.threads, until)
+            self.rates.append(sum(run.rate() for run in self.runs))
+
+
+def turns(first: Run, second: Run, spinning: Run) -> list[Turn]:
+    """The turns of a round; `spinning` waits actively for as long as OpenMP does by default."""
+    usual = torch.get_num_threads()
+    return [
+        Turn(f"one run, {usual} threads", [first], usual),
+        Turn(f"two runs, {usual} threads each", [first, second], usual, aim=0.8),
+        Turn("two runs, one thread each", [first, second], 1, aim=1.1),
+        Turn(f"one run, {usual} threads, beside a busy core", [first], usual, beside=True),
+        Turn(f"the same with OpenMP's own GOMP_SPINCOUNT={LONG_SPIN}", [spinning], usual, beside=True),
+        Turn("one run, one thread, beside a busy core", [first], 1, beside=True),
+        Turn(f"one run, {usual} threads, alone, GOMP_SPINCOUNT={LONG_SPIN}", [spinning], usual),
+    ]
+
+
+def row(turn: Turn, alone: Turn) -> list[str]:
+    """A row of the table: the turn's rate, and its ratio to the first turn's within each round."""
+    ratios = [rate / single for rate, single in zip(turn.rates, alone.rates, strict=True)]
+    low, middle, high = quartiles(ratios)
+    times = "1" if turn is alone else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return [turn.name, f"{median(turn.rates):,.0f}", times, "" if turn.aim is None else f"{turn.aim:g}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,14 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if (warning := busy.warning(busy.busy_share())) is not None:
         print(f"warning: {warning}", file=sys.stderr)
-    usual = torch.get_num_threads()
-    runs = [Run(chosen.batch) for _ in range(2)]
-    alone, default, one = [], [], []
+    runs = [Run(chosen.batch), Run(chosen.batch), Run(chosen.batch, GOMP_SPINCOUNT=LONG_SPIN)]
+    parts = turns(*runs)
     try:
         for _ in range(chosen.rounds):
-            alone.append(measured(runs[:1], usual, chosen.seconds))
-            default.append(measured(runs, usual, chosen.seconds))
-            one.append(measured(runs, 1, chosen.seconds))
+            for turn in parts:
+                turn.measure(chosen.seconds)
     finally:
         for run in runs:
             run.end()
@@ -104,14 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{cpu_name()}, torch {torch.__version__}, batch {chosen.batch}, "
         f"{chosen.rounds} rounds of {chosen.seconds:g} s\n"
     )
-    rows = [[f"one run, {usual} threads", f"{median(alone):,.0f}", "1", ""]]
-    for name, rates, aim in (
-        (f"two runs, {usual} threads each", default, AIMS["default"]),
-        ("two runs, one thread each", one, AIMS["one"]),
-    ):
-        low, middle, high = quartiles([rate / single for rate, single in zip(rates, alone, strict=True)])
-        rows.append([name, f"{median(rates):,.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{aim:g}"])
-    print("\n".join(markdown(["", "images/s together", "times one run", "aim"], rows, texts=1)))
+    rows = [row(turn, parts[0]) for turn in parts]
+    print("\n".join(markdown(["", "images/s together", "times the first", "aim"], rows, texts=1)))
 
 
 if __name__ == "__main__":

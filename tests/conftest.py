@@ -14,15 +14,26 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vae_fast.compiling import can_precompile_headers
 from vae_fast.graphs import Capture, Program
 
-# As the engine does for itself: else Inductor runs the program `openssl`, which a machine need not have.
-os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
+# As the engine does for itself.
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", str(int(can_precompile_headers())))
 
 # PyTorch looks at this once, at the first product on a GPU, and refuses deterministic ones where it was not there.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# What a test starts may measure, and may use both cores: it is no process of pytest-xdist, which pytest-benchmark and
+# others take every process with these variables for.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+    del os.environ[name]
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, so that others run beside it where there are several processes."""
+    items.sort(key=lambda item: item.name != "test_interpreted")
 
 
 @pytest.fixture
@@ -41,6 +52,15 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on the embedded digits, for those who only look at it."""
     out = tmp_path_factory.mktemp("trained") / "run"
     return vf.fit(vf.Config(data="digits", hidden=(64,), latent=4, epochs=2, lr=2e-3, out=str(out))).directory
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For whatever runs beside other processes or libraries: threads that wait for each other in turns are slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

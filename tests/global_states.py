@@ -1,5 +1,6 @@
 """PyTorch's global settings, each as a context, and that a call gives the same bits within them as without."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -45,13 +46,18 @@ WITHOUT_GRADIENTS = ("no_grad", "inference_mode", "set_grad_enabled(False)")
 def check_state(impl: str, function: str, state: str) -> None:
     """Values, and gradients where the state leaves any."""
     wanted = function in FUSED
-    outside = _values_and_gradient(CALLS[function], impl, wanted)
+    outside = _outside(function, impl)
     with STATES[state]():
         within = _values_and_gradient(CALLS[function], impl, wanted and state not in WITHOUT_GRADIENTS)
     assert len(within) == len(outside) - (wanted and state in WITHOUT_GRADIENTS)
     for ours, theirs in zip(within, outside, strict=False):
         assert (ours.dtype, ours.device) == (theirs.dtype, theirs.device)
         assert torch.equal(ours, theirs)
+
+
+@functools.cache
+def _outside(function: str, impl: str) -> list[Tensor]:
+    return _values_and_gradient(CALLS[function], impl, function in FUSED)
 
 
 def _values_and_gradient(call: Call, impl: str, wanted: bool) -> list[Tensor]:

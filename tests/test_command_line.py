@@ -2,15 +2,16 @@
 
 import argparse
 import importlib
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import vae_fast as vf
 from vae_fast import command_line
 from vae_fast.__main__ import COMMANDS
 
@@ -22,10 +23,14 @@ def command(name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def moved_run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run as a machine with many GPUs would have left it, somewhere else."""
-    moved = tmp_path_factory.mktemp("moved") / "run"
-    shutil.copytree(trained_run, moved, symlinks=True)
+def moved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of few images, as a machine with many GPUs would have left it, somewhere else."""
+    folder = tmp_path_factory.mktemp("moved")
+    np.save(folder / "few.npy", vf.load_images("digits").pixels[:80])
+    few = {"data": str(folder / "few.npy"), "test_fraction": 0.5, "batch_size": 8}
+    vf.fit(vf.Config(**few, hidden=(16,), latent=4, epochs=1, out=str(folder / "left")))
+    moved = folder / "run"
+    (folder / "left").rename(moved)
     config = (moved / "config.toml").read_text().splitlines()
     config = ['device = "cuda:7"' if line.startswith("device =") else line for line in config]
     assert config.count('device = "cuda:7"') >= 2  # what was asked for, and the plan

@@ -122,15 +122,6 @@ class Compared(NamedTuple):
     run: Path
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """For whatever runs beside other processes: threads that wait for each other in turns are slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     """Started without torchrun, so that what each process prints can be told apart."""

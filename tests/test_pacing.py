@@ -44,10 +44,7 @@ def started(folder: Path, *options: str, long: float = 2) -> "subprocess.Popen[s
     # benchmarks/conftest.py is theirs as well, wherever they lie
     usual = ["--benchmark-only", "-p", "benchmarks.conftest", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", str(folder / "bench_naps.py"), *usual, *options]
-    inherited = {
-        name: value for name, value in os.environ.items() if "XDIST" not in name
-    }  # it times nothing in a worker
-    environment = {**inherited, "CUDA_VISIBLE_DEVICES": "", "LONG": str(long)}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "LONG": str(long)}
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
 

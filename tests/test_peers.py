@@ -6,7 +6,6 @@ posterior has no spread there is no noise, and they agree to within rounding: we
 
 import statistics
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,19 +18,11 @@ from benchmarks.peers import PEERS, reason
 
 BATCH, STEPS, CALLS = 50, 10, 2
 NOISE_SEEDS = 8
+pytestmark = pytest.mark.usefixtures("one_thread")
 STUDENT_T = 5.41  # a new draw is further than t s sqrt(1 + 1/8) from the mean of 8 in one of 1000: 7 degrees of freedom
 # Relative to plain PyTorch in float64, over 20 steps without noise. In float32 it is 8e-8 away from that itself, XLA,
 # which sums in another order, 1e-6; in bfloat16 all are within 2e-4, a tenth of one rounding.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-9}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two libraries' threads would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -117,6 +117,7 @@ def last_loss(seed: int, fused: bool) -> float:
     return total / 20
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_vae_of_ones_own_learns_as_before() -> None:
     """The two lines replaced, the loss differs by no more than the seeds make it differ."""
     plain, ours = ([last_loss(seed, fused) for seed in range(5)] for fused in (False, True))

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"
 def test_interpreted(pytestconfig: pytest.Config) -> None:
     """Whether kernels are interpreted is decided when they are defined, so it would leak into other tests."""
     suite = Path(__file__).with_name("interpreted.py")
-    two = ["-n", "2"] if importlib.util.find_spec("xdist") else []  # it is one thread's work
+    alone = not hasattr(pytestconfig, "workerinput")  # it is one thread's work, and takes minutes
+    two = ["-n", "2", "--dist", "worksteal"] if alone and importlib.util.find_spec("xdist") else []
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *two, "-m", pytestconfig.option.markexpr, str(suite)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

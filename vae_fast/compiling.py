@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -91,10 +92,18 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     keep_compiled_code()
     from torch._inductor import config  # slow to import, and only compiled runs need it
 
-    # Inductor would run the program `openssl` to name its precompiled headers, and fail where it is not installed.
     setting = "cpp_cache_precompile_headers"
-    options: dict[str, Any] = {setting: False} if hasattr(config, setting) else {}
+    options: dict[str, Any] = {setting: can_precompile_headers()} if hasattr(config, setting) else {}
     return torch.compile(_of_its_own(function), fullgraph=True, dynamic=False, options=options)
+
+
+def can_precompile_headers() -> bool:
+    """Whether Inductor can compile PyTorch's headers once and for all, which halves the time of each compilation.
+
+    To name them it runs the program `openssl`, which a machine need not have, and it keeps them in the folder for
+    temporary files, whose path its command line must not cut.
+    """
+    return shutil.which("openssl") is not None and _is_one_word(tempfile.gettempdir())
 
 
 def _operators_of(function: Callable[..., R], args: tuple[Any, ...]) -> torch.fx.GraphModule:

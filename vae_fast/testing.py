@@ -267,8 +267,9 @@ def check_extremes(
     device: str = "cpu",
 ) -> None:
     """Overflow, infinities and NaN in logits, mu and logvar come out as the reference's, in values and gradients."""
-    logits, target = _extreme_images(target_dtype, repeat, device)
     mu, logvar = _extreme_posterior(repeat, device)
+    images = _extreme_images(target_dtype, repeat, device)
+    logits, target = (t.repeat(len(mu) // len(t), 1) for t in images)
 
     def terms(impl: str) -> list[Tensor]:
         leaves = [t.clone().requires_grad_() for t in (logits, mu, logvar)]
@@ -309,7 +310,8 @@ def check_extremes_apart(
         return [z, kl, *alone, *torch.autograd.grad(sums, leaf)]
 
     _alike(terms(impl), terms("reference"))
-    _alike(samples(impl), samples("reference"), rtol=1e-3)
+    if likelihood == "bernoulli":  # once: samples have none
+        _alike(samples(impl), samples("reference"), rtol=1e-3)
 
 
 def check_extreme_scales(impl: str, likelihood: str, device: str = "cpu") -> None:
@@ -329,12 +331,10 @@ def check_extreme_scales(impl: str, likelihood: str, device: str = "cpu") -> Non
 
 
 def _extreme_images(target_dtype: torch.dtype, repeat: int, device: str) -> tuple[Tensor, Tensor]:
-    """Logits and target, as many rows as `_extreme_posterior` has, each value `repeat` times."""
+    """Logits and target, each value `repeat` times in a row."""
     logits, level = torch.cartesian_prod(torch.tensor(EXTREMES), torch.tensor([0.0, 51.0, 255.0])).unbind(1)
     target = level.to(torch.uint8) if target_dtype == torch.uint8 else level / 255
-    count = len(_extreme_posterior(1, "cpu")[0])
-    rows = torch.arange(count) % len(logits)
-    return logits[rows, None].repeat(1, repeat).to(device), target[rows, None].repeat(1, repeat).to(device)
+    return logits[:, None].repeat(1, repeat).to(device), target[:, None].repeat(1, repeat).to(device)
 
 
 def _extreme_posterior(repeat: int, device: str) -> tuple[Tensor, Tensor]:
