@@ -1,8 +1,5 @@
 """What several test files need: real data, and settings small enough for a run of a second or two."""
 
-import vae_fast as vf  # before torch is loaded, for what it says to the thread pool
-
-# isort: split
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import vae_fast as vf
 from vae_fast.compiling import can_precompile_headers
 from vae_fast.graphs import Capture, Program
 

@@ -67,17 +67,6 @@ assert not torch.cuda.is_initialized()
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "3000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
-)
-def test_waiting_threads_give_way_unless_somebody_chose(given: dict[str, str], expected: str) -> None:
-    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    code = "import vae_fast, os; print(os.environ.get('GOMP_SPINCOUNT'))"
-    assert run(sys.executable, "-c", code, env=env | given).stdout.strip() == expected
-    assert run(sys.executable, "-c", f"import torch; {code}", env=env).stdout.strip() == "None"  # too late
-
-
 def test_folder_refuses_to_be_a_package_of_its_own() -> None:
     done = run(sys.executable, "-c", "import kernels")
     assert done.returncode == 1

@@ -4,7 +4,6 @@ The names below are the public interface. They load on first use, so `import vae
 no Triton, no device query.
 """
 
-import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,6 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.o
     from vae_fast.signals import end_quietly_before
 
     end_quietly_before("anything began")
-
-# Threads that wait for each other do so actively for some 10 us, in place of GNU OpenMP's hundredfold: where another
-# process needs the core, work would wait for the waiting. OpenMP reads this once, when torch is loaded.
-if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "3000"
 
 _HOME = {
     "VAE": "vae_fast.model",
