@@ -37,8 +37,10 @@ def _choose() -> tuple[bool, str]:
     """Whether oneDNN takes the products, by a rule rather than a timing: the same machine always computes the same."""
     if not library.load():
         return False, "oneDNN is called by the C++ operators, which are not there"
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
-        return False, "no AVX-512, or a torch without oneDNN"
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False, "no AVX-512"
+    if not torch.backends.mkldnn.is_available():
+        return False, "this torch has no oneDNN"
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             maker = next(line.split(":")[1].strip() for line in file if line.startswith("vendor_id"))

@@ -23,7 +23,7 @@ def off(index, value, array=FLOATS):
     [
         (
             {"train": BYTES.astype(np.int64)},
-            r"\(train\): dtype int64: expected uint8, or floats in \[0, 1\]; divide by",
+            r"\(train\): dtype int64: expected uint8, or floats in \[0, 1\]; values of 0 to 255 are",
         ),
         ({"train": BYTES > 99}, "dtype bool: .*multiply by 255 and convert to uint8"),
         ({"train": BYTES[0, 0]}, r"shape \[5\]: expected images as \[N, H, W\], \[N, C, H, W\] or \[N, D\]"),

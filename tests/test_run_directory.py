@@ -169,7 +169,7 @@ def test_a_failed_save_says_what_survives(small: Small) -> None:
 
 
 def test_a_disk_that_is_too_small_is_named_before_the_work(small: Small) -> None:
-    said = r"run: the disk has .* MiB free; checkpoints of 10485760.0 MiB, of which --keep 3, .* need 52428802.0 MiB$"
+    said = r"the disk has .* free, the run needs 52428802.0 MiB: up to 5 checkpoints of 10485760.0 MiB.*--keep 3"
     with pytest.raises(RunError, match=said):
         begun(small()).require_space(10 << 40, epochs=10, keep=3)
 

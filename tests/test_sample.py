@@ -1,5 +1,6 @@
 """The commands that draw: sample, reconstruct, interpolate, traverse."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,28 @@ def test_a_grid_and_an_array(
 def test_where_things_go_by_default(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sample.main([str(trained_run), "--seed", "4"]) == 0
     folder = trained_run / "pictures" / "step-00000014"
-    assert str(folder / "samples-seed4.png") in capsys.readouterr().out
-    assert (folder / "samples-seed4.npy").exists()
+    assert str(folder / "samples-seed4-96.png") in capsys.readouterr().out
+    assert (folder / "samples-seed4-96.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "ways"),
+    [
+        (sample, ([], ["--count", "4"], ["--seed", "1"])),
+        (reconstruct, ([], ["--count", "4"], ["--indices", "4", "2"], ["--indices", *map(str, range(20, 0, -1))])),
+        (interpolate, ([], ["--indices", "4", "2"], ["--steps", "3"], ["--path", "linear"])),
+        (traverse, ([], ["--dimensions", "2", "1"], ["--steps", "3"], ["--around", "2"], ["--around", "3"])),
+    ],
+)
+def test_another_choice_is_another_file(
+    command: Any, ways: tuple[list[str], ...], trained_run: Path, tmp_path: Path
+) -> None:
+    run_directory = shutil.copytree(trained_run, tmp_path / "run", symlinks=True)
+    shutil.rmtree(run_directory / "pictures")
+    for number, way in enumerate(ways, start=1):
+        for _ in range(2):  # the same choice is the same file
+            assert command.main([str(run_directory), *way]) == 0
+            assert len(list((run_directory / "pictures").rglob("*.npy"))) == number
 
 
 def test_a_name_with_a_point_is_kept(trained_run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the command lines share that work on a trained model: its arguments, the images, and where results go."""
 
 import argparse
+import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from vae_fast.pixels import TREATMENTS
 from vae_fast.run_directory import require_writable
 from vae_fast.trained import PARTS, Selection, Trained
 
+MOST_LISTED = 12  # numbers in the name of a file
 DRAWN = "picture and array go there, with .png and .npy (default: in RUN/pictures/step-N/)"
 
 
@@ -147,6 +149,15 @@ def file_place(trained: Trained, out: Path | None, *names: str) -> Path:
     found.parent.mkdir(parents=True, exist_ok=True)
     durable.sweep(found.parent)
     return found
+
+
+def listed(chosen: Sequence[int]) -> str:
+    """Name numbers in the name of a file, so that another choice of them is another file."""
+    if list(chosen) == list(range(len(chosen))):
+        return f"first{len(chosen)}"
+    if len(chosen) <= MOST_LISTED:
+        return "-".join(map(str, chosen))
+    return f"{len(chosen)}of-{hashlib.sha256(repr(list(chosen)).encode()).hexdigest()[:8]}"
 
 
 def save_pictures(

@@ -33,7 +33,10 @@ class Feed:
 
     def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
         if batch_size > count:
-            raise DataError(f"batch_size: expected at most the {count} training images, got {batch_size}")
+            raise DataError(
+                f"batch_size: expected at most the {count} training images, got {batch_size}; "
+                f"take a smaller --batch-size"
+            )
         self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
 
     @property

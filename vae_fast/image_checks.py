@@ -67,7 +67,9 @@ def _check_kind(source: Source) -> None:
     """The dtype and shape of images."""
     array, where, _ = source
     if array.dtype != np.uint8 and array.dtype.name not in ("float16", "float32", "float64"):
-        advice = "multiply by 255 and convert to uint8" if array.dtype == np.bool_ else "divide by white, as float32"
+        advice = "multiply by 255 and convert to uint8"
+        if array.dtype != np.bool_:
+            advice = "values of 0 to 255 are taken as images.astype('uint8'), others divided by white's, as float32"
         raise DataError(f"{where}: dtype {array.dtype}: expected uint8, or floats in [0, 1]; {advice}")
     shape = list(array.shape)
     if array.ndim < 2:

@@ -48,9 +48,8 @@ def _run(chosen: argparse.Namespace) -> None:
     begins, ends = indices[::2], indices[1::2]
     images = interpolate(trained, selection.pick(begins), selection.pick(ends), chosen.steps, chosen.path)
     captions = [[f"{_said(selection, a)} to {_said(selection, b)}"] for a, b in zip(begins, ends, strict=True)]
-    command_line.save_pictures(
-        trained, chosen.out, f"interpolations-{chosen.path}-{selection.slug}", list(images), images, captions
-    )
+    name = f"interpolations-{chosen.path}{chosen.steps}-{selection.slug}-{command_line.listed(indices)}"
+    command_line.save_pictures(trained, chosen.out, name, list(images), images, captions)
 
 
 def _said(selection: Selection, index: int) -> str:

@@ -36,7 +36,8 @@ def _run(chosen: argparse.Namespace) -> None:
     above = [labels[i : i + chosen.columns] for i in range(0, len(labels), chosen.columns)]
     captions = [texts for row in above for texts in (row if any(row) else [], [])]
     rows = pictures.below_each_other(images, decoded, chosen.columns)
-    command_line.save_pictures(trained, chosen.out, f"reconstructions-{selection.slug}", rows, decoded, captions)
+    name = f"reconstructions-{selection.slug}-{command_line.listed(indices)}"
+    command_line.save_pictures(trained, chosen.out, name, rows, decoded, captions)
 
 
 if __name__ == "__main__":

@@ -108,12 +108,14 @@ class RunDirectory:
     def require_space(self, saved: int, epochs: int, keep: int) -> None:
         """RunError if the disk lacks room for checkpoints of so many bytes: those kept, the best, one being written."""
         there = sum(file.stat().st_size for file in self.checkpoints.rglob("*") if file.is_file())
-        needed = max(0, saved * (min(epochs, keep + 1) + 1) - there) + OTHER_FILES
+        most = min(epochs, keep + 1) + 1
+        needed = max(0, saved * most - there) + OTHER_FILES
         free = shutil.disk_usage(_existing(self.path)).free
         if free < needed:
             raise RunError(
-                f"{self.path}: the disk has {_mib(free)} free; checkpoints of {_mib(saved)}, of which --keep {keep}, "
-                f"the best and one being written lie there together, need {_mib(needed)}"
+                f"{self.path}: the disk has {_mib(free)} free, the run needs {_mib(needed)}: up to {most} checkpoints "
+                f"of {_mib(saved)} at a time (--keep {keep}, the best, one being written); free some, or take another "
+                f"--out"
             )
 
     @contextmanager

@@ -29,7 +29,7 @@ def _run(chosen: argparse.Namespace) -> None:
     trained = Trained.open(chosen.run, chosen.device)
     images = sample(trained, chosen.count, chosen.seed)
     rows = images.split(chosen.columns)
-    command_line.save_pictures(trained, chosen.out, f"samples-seed{chosen.seed}", rows, images)
+    command_line.save_pictures(trained, chosen.out, f"samples-seed{chosen.seed}-{chosen.count}", rows, images)
 
 
 if __name__ == "__main__":

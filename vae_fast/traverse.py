@@ -58,7 +58,8 @@ def _run(chosen: argparse.Namespace) -> None:
     low, *_, high = walks.quantiles(chosen.steps).tolist()
     captions = [[f"z{j} from {low:.2f} to {high:.2f}, {found.kl[j]:.2f} nats"] for j in dimensions]
     centre = selection.suffix if chosen.around is None else f"-around-{selection.slug}-{chosen.around}"
-    command_line.save_pictures(trained, chosen.out, f"traversals{centre}", list(images), images, captions)
+    name = f"traversals{centre}-z{command_line.listed(dimensions)}-{chosen.steps}steps"
+    command_line.save_pictures(trained, chosen.out, name, list(images), images, captions)
 
 
 if __name__ == "__main__":
