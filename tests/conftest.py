@@ -1,6 +1,7 @@
 """What several test files need: real data, and settings small enough for a run of a second or two."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", str(int(can_
 
 # PyTorch looks at this once, at the first product on a GPU, and refuses deterministic ones where it was not there.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# A shell's job in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a test starts may measure, and may use both cores: it is no process of pytest-xdist, which pytest-benchmark and
 # others take every process with these variables for.
