@@ -11,10 +11,10 @@ BOTH_CORES := -n 2 --dist worksteal
 .PHONY: install demo test test-all faults lint types bench bench-compare gpu nullgpu clean
 
 install: .venv/installed
-	@$(BIN)/python -c "from vae_fast.kernels import library; print(library.status())"
+	@$(BIN)/python -c "from vae_fast.kernels import extension; print(extension.status())"
 
 # torch comes first, because the C++ operators are compiled against the torch that they will run with.
-.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard kernels/csrc/* kernels/csrc/loops/*)
+.venv/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell find kernels/csrc -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch setuptools cmake ninja
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[test]'

@@ -14,6 +14,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
+ROOMS = [".".join(file.parent.relative_to(ROOT).parts) for file in sorted(ROOT.glob("vae_fast/*/**/__init__.py"))]
 # The scripts of the Python that builds come first: there pip puts cmake and ninja, on the PATH or not.
 SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
@@ -75,7 +76,7 @@ def run(*command):
 
 
 setup(
-    packages=["vae_fast", "vae_fast.kernels", "vae_fast.kernels.triton"],
+    packages=["vae_fast", *ROOMS, "vae_fast.kernels", "vae_fast.kernels.triton"],
     package_dir={"vae_fast": "vae_fast", "vae_fast.kernels": "kernels"},
     ext_modules=[Extension("vae_fast.kernels._C", sources=[])],
     cmdclass={"build_ext": BuildLibrary},

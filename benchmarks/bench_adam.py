@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import floors
-from benchmarks.calls import time_calls
-from benchmarks.facts import Case
-from benchmarks.network import initial_model
-from benchmarks.suites import Suite
-from benchmarks.timing import Pace, Turn
-from vae_fast.adam import Adam
+from benchmarks.contenders.network import initial_model
+from benchmarks.harness import floors
+from benchmarks.harness.metadata import Case
+from benchmarks.harness.operator_runs import time_calls
+from benchmarks.harness.rounds import Pace, Turn
+from benchmarks.harness.suites import Suite
 from vae_fast.kernels import Rates, Terms, finish_step_
-from vae_fast.ledger import Ledger
+from vae_fast.training.optim import Adam
+from vae_fast.training.step_metrics import StepMetrics
 
 BATCHES, PRECISIONS = [1], ["fp32"]
 LABELS = {
@@ -72,7 +72,7 @@ class Ours:
         self._adam = Adam(model.named_parameters(), flat=device.type == "cuda")
         self._terms = Terms(torch.ones(128, device=device), torch.ones(128, device=device))
         self.rates = Rates(torch.tensor(1e-3, device=device), torch.ones((), device=device))
-        self._record = Ledger(device).record
+        self._record = StepMetrics(device).record
 
     def step(self) -> None:
         finish_step_(

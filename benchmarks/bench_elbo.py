@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.calls import DIRECTIONS, LABELS, Operator, Tensors, Way, measure
-from benchmarks.facts import Case
-from benchmarks.network import D, Z
-from benchmarks.suites import Suite
-from benchmarks.timing import Pace
-from vae_fast.compiling import compiled
+from benchmarks.contenders.network import D, Z
+from benchmarks.harness.metadata import Case
+from benchmarks.harness.operator_runs import DIRECTIONS, LABELS, Operator, Tensors, Way, measure
+from benchmarks.harness.rounds import Pace
+from benchmarks.harness.suites import Suite
 from vae_fast.kernels import nll, sample_posterior
-from vae_fast.plan import DTYPES
+from vae_fast.runtime.compile import compiled
+from vae_fast.runtime.plan import DTYPES
 
 SMALLEST = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}  # a gradient's tolerance; the loss is float32 in all
 

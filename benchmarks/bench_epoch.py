@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from benchmarks.contenders import EPOCH, PEERS, is_missing, labels
-from benchmarks.facts import Case
-from benchmarks.suites import Params, Suite
-from benchmarks.timing import Pace
-from benchmarks.training import Work, measure
+from benchmarks.contenders.registry import EPOCH, PEERS, is_missing, labels
+from benchmarks.harness.metadata import Case
+from benchmarks.harness.rounds import Pace
+from benchmarks.harness.suites import Params, Suite
+from benchmarks.harness.training_runs import Work, measure
 
 EPOCH_IMAGES = 60_000  # what `ms` is of, however many of them a round trains on
 ROUND_IMAGES = {"cpu": 12_800, "cuda": 60_000}

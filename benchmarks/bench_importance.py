@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.facts import Case, describe
-from benchmarks.network import D, H, Network, Z, initial_model
-from benchmarks.suites import Suite
-from benchmarks.timing import Pace, Turn, alternate
-from vae_fast.importance import log_likelihoods
+from benchmarks.contenders.network import D, H, Network, Z, initial_model
+from benchmarks.harness.metadata import Case, describe
+from benchmarks.harness.rounds import Pace, Turn, alternate
+from benchmarks.harness.suites import Suite
+from vae_fast.objectives.importance import log_likelihoods
 
 BATCHES, PRECISIONS = [64], ["fp32"]  # images
 SAMPLES, CHUNK = 1000, 100

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.calls import DIRECTIONS, LABELS, Operator, Tensors, Way, measure
-from benchmarks.facts import Case
-from benchmarks.network import Z
-from benchmarks.suites import Suite
-from benchmarks.timing import Pace
-from vae_fast.compiling import compiled
-from vae_fast.plan import DTYPES
+from benchmarks.contenders.network import Z
+from benchmarks.harness.metadata import Case
+from benchmarks.harness.operator_runs import DIRECTIONS, LABELS, Operator, Tensors, Way, measure
+from benchmarks.harness.rounds import Pace
+from benchmarks.harness.suites import Suite
+from vae_fast.runtime.compile import compiled
+from vae_fast.runtime.plan import DTYPES
 
 EPS = {"fp32": 2.0**-23, "bf16": 2.0**-7, "fp16": 2.0**-10}
 

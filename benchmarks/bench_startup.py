@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 import vae_fast as vf
-from benchmarks.contenders import STEP, is_missing, labels
-from benchmarks.facts import ROOT, Case, describe
-from benchmarks.results import BASELINE
-from benchmarks.suites import Params, Suite
-from benchmarks.timing import Pace, Turn, alternate
-from benchmarks.training import TOLERANCE, hold_against, reference_loss
+from benchmarks.contenders.registry import STEP, is_missing, labels
+from benchmarks.harness.metadata import ROOT, Case, describe
+from benchmarks.harness.rounds import Pace, Turn, alternate
+from benchmarks.harness.suites import Params, Suite
+from benchmarks.harness.training_runs import TOLERANCE, hold_against, reference_loss
+from benchmarks.reporting.results import BASELINE
 
 BATCHES, PRECISIONS = [128], ["fp32"]
 ROUNDS = 3
@@ -86,7 +86,7 @@ def test_first_step(
     losses: list[str] = []
 
     def first_step(one: str) -> None:
-        losses.append(_run("-m", "benchmarks.first_step", one, *vars(case).values()))
+        losses.append(_run("-m", "benchmarks.harness.first_step", one, *vars(case).values()))
 
     ours, baseline = (Turn(partial(first_step, one)) for one in (name, BASELINE))
     cold = contender.compiles and what == COLD

@@ -1,6 +1,6 @@
 """Seconds of training to a test loss of 107.0 nats: the recipe of pytorch/examples on all of MNIST, grey pixels.
 
-Adam 1e-3, batches of 128, one sample an image; the test loss after each epoch is `vae_fast.evaluation`'s for everyone.
+Adam 1e-3, batches of 128, one sample an image; `vae_fast.training.validation` gives the test loss after each epoch.
 Evaluation is not part of the time, nor what comes before the first step: that is `compile_seconds`. The eager baseline
 trains beside each contender, epoch by epoch, on the same order of images.
 """
@@ -14,14 +14,14 @@ from torch import Tensor
 
 import vae_fast as vf
 from benchmarks import cores
-from benchmarks.contenders import EPOCH, is_missing, labels
-from benchmarks.facts import Case, describe
-from benchmarks.results import BASELINE
-from benchmarks.suites import Params, Suite
-from benchmarks.timing import Pace, Rounds, quartiles, seconds
-from vae_fast.catalogue import find_known
-from vae_fast.evaluation import evaluate
-from vae_fast.feed import Feed
+from benchmarks.contenders.registry import EPOCH, is_missing, labels
+from benchmarks.harness.metadata import Case, describe
+from benchmarks.harness.rounds import Pace, Rounds, quartiles, seconds
+from benchmarks.harness.suites import Params, Suite
+from benchmarks.reporting.results import BASELINE
+from vae_fast.data.builtin import find_known
+from vae_fast.data.sampler import BatchSampler
+from vae_fast.training.validation import evaluate
 
 TARGET = 107.0
 MOST_EPOCHS = 12
@@ -38,19 +38,19 @@ def watch() -> float:
 class Training:
     """One contender on its way to the target."""
 
-    def __init__(self, name: str, images: dict[str, Tensor], case: Case, feed: Feed) -> None:
+    def __init__(self, name: str, images: dict[str, Tensor], case: Case, sampler: BatchSampler) -> None:
         network = EPOCH[name].network
         assert network is not None
-        self._images, self._case, self._feed = images, case, feed
+        self._images, self._case, self._sampler = images, case, sampler
         self.model = network().to(case.device)
         self.seconds: list[float] = []  # of each epoch
         self.test_loss = float("inf")
         train = images["train"]
-        self._train = EPOCH[name].build(self.model, train, BATCH, case.precision, feed.steps_per_epoch)
+        self._train = EPOCH[name].build(self.model, train, BATCH, case.precision, sampler.steps_per_epoch)
 
     @property
     def images(self) -> int:
-        return len(self.seconds) * self._feed.steps_per_epoch * BATCH
+        return len(self.seconds) * self._sampler.steps_per_epoch * BATCH
 
     @property
     def is_there(self) -> bool:
@@ -59,7 +59,7 @@ class Training:
     def epoch(self) -> None:
         if self.is_there:
             return
-        order = self._feed.order(len(self.seconds) + 1).cpu()
+        order = self._sampler.order(len(self.seconds) + 1).cpu()
         self.seconds.append(seconds(lambda: self._train(order), self._case.device))
         model = cast(vf.VAE, self.model)  # of which `evaluate` takes `stats` and `decoder`, as all networks here have
         self.test_loss = evaluate(model, self._images["test"], seed=0)["loss"]
@@ -97,9 +97,9 @@ def test_time_to_elbo(
     if not long:
         skip("--long", **names, **vars(case))
     require("time_to_elbo", name, EPOCH[name].label, case)
-    feed = Feed(len(mnist["train"]), BATCH, seed=0)
-    compile_seconds, contender = _timed(lambda: Training(name, mnist, case, feed))
-    baseline = Training(BASELINE, mnist, case, feed)
+    sampler = BatchSampler(len(mnist["train"]), BATCH, seed=0)
+    compile_seconds, contender = _timed(lambda: Training(name, mnist, case, sampler))
+    baseline = Training(BASELINE, mnist, case, sampler)
 
     apart: list[float | None] = []
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from benchmarks.contenders import STEP, is_missing, labels
-from benchmarks.facts import Case
-from benchmarks.suites import Suite
-from benchmarks.timing import Pace
-from benchmarks.training import Work, measure
+from benchmarks.contenders.registry import STEP, is_missing, labels
+from benchmarks.harness.metadata import Case
+from benchmarks.harness.rounds import Pace
+from benchmarks.harness.suites import Suite
+from benchmarks.harness.training_runs import Work, measure
 
 IMAGES = {"cpu": 6_400, "cuda": 64_000}  # that a round trains on
 FEWEST_STEPS = {"cpu": 5, "cuda": 100}  # what a round costs apart from its steps is then a small part

@@ -16,7 +16,10 @@ import torch
 from matplotlib.axes import Axes
 
 from benchmarks import cores
-from benchmarks.drawing import (
+from benchmarks.contenders.network import D, Trainer, initial_model
+from benchmarks.contenders.vae_fast_engine import build, config_of
+from benchmarks.harness.rounds import Rounds, seconds
+from benchmarks.reporting.chart_style import (
     BLUE,
     GREY,
     INK,
@@ -29,17 +32,14 @@ from benchmarks.drawing import (
     save,
     short,
 )
-from benchmarks.engines import build, config_of
-from benchmarks.network import D, Trainer, initial_model
-from benchmarks.results import Spread
-from benchmarks.tables import markdown, number, spread
-from benchmarks.timing import Rounds, seconds
-from vae_fast.command_line import non_negative, positive_number
-from vae_fast.environment import cpu_name
+from benchmarks.reporting.results import Spread
+from benchmarks.reporting.tables import markdown, number, spread
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.cli.numbers import non_negative, positive_number
 from vae_fast.errors import RunError
-from vae_fast.exits import exit_code
-from vae_fast.kernels import bf16_loops, library
-from vae_fast.plan import make_plan
+from vae_fast.kernels import bf16_loops, extension
+from vae_fast.runtime.environment import cpu_name
+from vae_fast.runtime.plan import make_plan
 
 BATCHES = [1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 IMAGES, FEWEST_STEPS, MOST_STEPS = 16_384, 2, 400  # of a turn
@@ -134,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--patience", type=non_negative, default=0.0, help="seconds to wait for near cores, in all")
     parser.add_argument("--out", type=Path, help="the chart's folder")
     settings = parser.parse_args(arguments)
-    if not library.load():
-        raise RunError(library.status())
+    if not extension.load():
+        raise RunError(extension.status())
     if settings.out:
         settings.out.mkdir(parents=True, exist_ok=True)  # before the work
     torch.manual_seed(0)

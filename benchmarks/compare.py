@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.budget import REASON
-from benchmarks.facts import ROOT
-from benchmarks.results import BASELINE, Benchmark, Key, Run, Spread, read
-from benchmarks.tables import apart, markdown, name, percent, place, spread
+from benchmarks.harness.budget import REASON
+from benchmarks.harness.metadata import ROOT
+from benchmarks.reporting.results import BASELINE, Benchmark, Key, Run, Spread, read
+from benchmarks.reporting.tables import apart, markdown, name, percent, place, spread
+from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import RunError
-from vae_fast.exits import exit_code
 
 FEWEST_ROUNDS = 3  # of whole processes, or where time did not suffice for those that were wanted
 PATIENCE = "30"  # seconds, of each that is measured again

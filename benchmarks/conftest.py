@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks import budget, contenders, cores, floors
-from benchmarks.facts import Case, machine
-from benchmarks.pacing import Pacing
-from benchmarks.timing import Pace
-from vae_fast.catalogue import find_known
-from vae_fast.command_line import non_negative, positive_number
-from vae_fast.plan import auto_precision
+from benchmarks import cores
+from benchmarks.contenders import registry
+from benchmarks.harness import budget, floors
+from benchmarks.harness.metadata import Case, machine
+from benchmarks.harness.pacing import Pacing
+from benchmarks.harness.rounds import Pace
+from vae_fast.cli.numbers import non_negative, positive_number
+from vae_fast.data.builtin import find_known
+from vae_fast.runtime.plan import auto_precision
 
 BATCHES = {"cpu": [128, 1024], "cuda": [128, 1024, 4096, 8192]}
 # That are errors elsewhere: on a GPU contenders are as people have them, float32 without TF32 and Adam captured.
@@ -128,7 +130,7 @@ def require(skip: Callable[..., None]) -> Callable[..., None]:
     """require(suite, name, label, case): skip a contender that cannot be had here."""
 
     def required(suite: str, name: str, label: str, case: Case) -> None:
-        reason = contenders.missing(name, case.device, case.precision)
+        reason = registry.missing(name, case.device, case.precision)
         if reason is not None:
             skip(
                 reason,

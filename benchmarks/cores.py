@@ -17,11 +17,11 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.results import FARTHER
-from vae_fast.command_line import non_negative
+from benchmarks.reporting.results import FARTHER
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.cli.numbers import non_negative
 from vae_fast.errors import RunError
-from vae_fast.exits import exit_code
-from vae_fast.kernels import library
+from vae_fast.kernels import extension
 
 CALLS, WAYS = 5, 200  # 80 us if they are near
 _nearest = math.inf
@@ -35,7 +35,7 @@ def apart() -> float | None:
     global _nearest
     if not are_two():
         return None
-    told = [float(torch.ops.vae_fast.handover(WAYS)) for _ in range(CALLS)]
+    told = [float(torch.ops.vae_fast.core_latency(WAYS)) for _ in range(CALLS)]
     nanoseconds = min((t for t in told if not math.isnan(t)), default=None)  # NaN: without OpenMP, say
     if nanoseconds is None:
         return None
@@ -45,7 +45,7 @@ def apart() -> float | None:
 
 def are_two() -> bool:
     """Whether two threads compute, on a CPU each."""
-    return usable_cpus() >= 2 and torch.get_num_threads() == 2 and library.load()
+    return usable_cpus() >= 2 and torch.get_num_threads() == 2 and extension.load()
 
 
 def usable_cpus() -> int:
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("seconds", type=non_negative, nargs="?", default=30.0, help="default: 30")
     end = time.monotonic() + parser.parse_args(arguments).seconds
     if not are_two():
-        has = f"{usable_cpus()} CPUs, torch computes on {torch.get_num_threads()} threads, {library.status()}"
+        has = f"{usable_cpus()} CPUs, torch computes on {torch.get_num_threads()} threads, {extension.status()}"
         raise RunError(f"cores: expected two threads on two CPUs and the C++ operators; this process has {has}")
     while (now := time.monotonic()) < end:
         print("?" if (distance := apart()) is None else f"{distance:.0f}", end=" ns ", flush=True)

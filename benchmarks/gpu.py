@@ -23,8 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stages import GRACE, PASSED, Outcome, Stage, together
-from benchmarks.uninstalled import FOR_BUILDING, NEEDED, ROOT, linked_tree, missing, remedy, unpacked
+from benchmarks.gpu_run.stages import GRACE, PASSED, Outcome, Stage, together
+from benchmarks.gpu_run.uninstalled import FOR_BUILDING, NEEDED, ROOT, linked_tree, missing, remedy, unpacked
 
 RESULTS = "results.json"
 OWN = ("tree", "site")  # in the folder, only needed to run
@@ -34,16 +34,6 @@ FEW_THREADS = {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "4"}  # 
 # By what they are worth: the engine, its rivals, the rest.
 CONTENDERS = ("graph-ops", "reduce-overhead", "graph", "compile-ops", "compile", "ops", "eager-tuned", "eager")
 LOSSES = tuple(f"{direction}-{name}" for name in ("fused", "compile") for direction in ("forward", "backward"))
-PROBE = """
-import json, torch
-from vae_fast.catalogue import find_known
-from vae_fast.kernels import choice
-from vae_fast.plan import auto_precision
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(json.dumps({"device": device.type, "precision": auto_precision(device)[0], "operators": choice.preferred(device),
-    "name": torch.cuda.get_device_name() if device.type == "cuda" else "no CUDA device", "torch": torch.__version__,
-    "images": "MNIST" if find_known("mnist") else "digits for want of MNIST, whose folder VAE_FAST_DATA may name"}))
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +114,7 @@ class Run:
     def look(self) -> dict[str, str] | None:
         """What this machine is; None where vae_fast cannot be imported."""
         stages = [
-            self.python("probe", "-c", PROBE, most=90, output="probe.json"),
+            self.python("probe", "-m", "benchmarks.gpu_run.probe", most=90, output="probe.json"),
             self.python("environment", "-m", "vae_fast.env", most=90, output="environment.txt"),
             self.python("packages", "-m", "pip", "list", most=60, needed=False, output="packages.txt"),
         ]
@@ -166,17 +156,17 @@ def on_a_gpu(run: Run, precision: str) -> None:
     """Tests and the memory checker beside each other; then benchmarks alone, by what they are worth."""
     slow = "not out_of_bounds and not nearly_as_fast"  # stages of their own
     others = (
-        "tests/test_distributed.py::test_nccl_is_recorded_in_the_graph",
-        "tests/test_trained.py::test_a_gpu_gives_the_numbers_of_a_cpu",
+        "tests/runtime/test_distributed.py::test_nccl_is_recorded_in_the_graph",
+        "tests/analysis/test_trained.py::test_a_gpu_gives_the_numbers_of_a_cpu",
     )
     run.stages(
         [
-            run.tests("tests-kernels", "tests/test_gpu.py", "-k", slow, most=130),
-            run.tests("tests-engine", "tests/test_engine_gpu.py", *others, most=130),
+            run.tests("tests-kernels", "tests/kernels/test_gpu.py", "-k", slow, most=130),
+            run.tests("tests-engine", "tests/training/test_engine_gpu.py", *others, most=130),
             sanitizer("memcheck", most=130),
         ]
     )
-    run.stages([run.tests("tests-bytes", "tests/test_gpu.py", "-k", "nearly_as_fast", most=40, beside=False)])
+    run.stages([run.tests("tests-bytes", "tests/kernels/test_gpu.py", "-k", "nearly_as_fast", most=40, beside=False)])
     small, middle, large, largest = (f"cuda-{precision}-{batch}" for batch in (128, 1024, 4096, 8192))
     step, few = "train_step", CONTENDERS[:3]  # each beside eager, in turns
     for stage in (
@@ -202,7 +192,12 @@ def on_a_gpu(run: Run, precision: str) -> None:
 def without_a_gpu(run: Run, precision: str) -> None:
     """That tests and benchmarks can be imported, that kernels compile, and what makes results of a run."""
     print("this machine has no GPU that torch can use: what can be checked without one is", flush=True)
-    gpu = ("tests/test_gpu.py", "tests/test_engine_gpu.py", "tests/test_distributed.py", "tests/test_trained.py")
+    gpu = (
+        "tests/kernels/test_gpu.py",
+        "tests/training/test_engine_gpu.py",
+        "tests/runtime/test_distributed.py",
+        "tests/analysis/test_trained.py",
+    )
     kernel = "from benchmarks.kernel_resources import resources; print(resources('reparameterize_fwd, bf16', 'sm_90'))"
     case = f"cpu-{precision}-128"
     named = [*ids("train_step", case, CONTENDERS), *ids("elbo", case, LOSSES)]
@@ -231,7 +226,14 @@ def sanitizer(tool: str, most: float, needed: bool = True) -> Stage:
     options = ["--error-exitcode", "9", "--target-processes", "application-only"]
     if tool == "memcheck":
         options += ["--report-api-errors", "no"]  # torch probes for functions that a driver need not have
-    command = [program or "compute-sanitizer", "--tool", tool, *options, sys.executable, "tests/every_kernel.py"]
+    command = [
+        program or "compute-sanitizer",
+        "--tool",
+        tool,
+        *options,
+        sys.executable,
+        "tests/kernels/every_kernel.py",
+    ]
     where = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1")
     refusals = ("Device not supported",) if program else ("No such file or directory",)
     return Stage(

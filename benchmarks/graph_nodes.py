@@ -17,18 +17,18 @@ import triton
 from torch import Tensor
 
 import vae_fast as vf
-from benchmarks.network import D
+from benchmarks.contenders.network import D
+from benchmarks.contenders.pytorch_baselines import CarefulVAE
 from benchmarks.nullgpu import log
 from benchmarks.nullgpu.log import Call
-from benchmarks.ordinary import CarefulVAE
-from benchmarks.tables import markdown
-from vae_fast import graphs
-from vae_fast.compiling import compiled
-from vae_fast.engine import Engine
-from vae_fast.evaluation import Evaluation
-from vae_fast.feed import Feed
+from benchmarks.reporting.tables import markdown
+from vae_fast.data.sampler import BatchSampler
 from vae_fast.kernels.triton import elbo, finish_step, nll_with_gradient, philox, reparameterize
-from vae_fast.plan import make_plan, process_settings
+from vae_fast.runtime.compile import compiled
+from vae_fast.runtime.plan import make_plan, process_settings
+from vae_fast.training import cuda_graphs
+from vae_fast.training.engine import Engine
+from vae_fast.training.validation import Validation
 
 OURS = {
     name
@@ -91,12 +91,12 @@ RIVALS = {  # precision, whether images are gathered, whether gradients are clip
 def engine(settings: dict[str, Any], together: int = 1) -> Engine:
     """784-400-20 on 60,000 images of zeros, before it is warmed up; `together` steps a graph, 0 for as many as pay."""
     config = vf.Config(**{"hidden": (400,), "device": "cuda", "cuda_graphs": "on", **settings})
-    feed = Feed(IMAGES, config.batch_size, config.seed)
+    sampler = BatchSampler(IMAGES, config.batch_size, config.seed)
     plan = replace(make_plan(config)[0], steps_per_graph=together)
     data = torch.zeros(IMAGES, D, dtype=torch.uint8, device="cuda" if plan.feed == "device" else "cpu")
     torch._dynamo.reset()
     return Engine(
-        vf.VAE(hidden=config.hidden, activation=config.activation).cuda(), data, config, plan, feed.steps_per_epoch
+        vf.VAE(hidden=config.hidden, activation=config.activation).cuda(), data, config, plan, sampler.steps_per_epoch
     )
 
 
@@ -113,7 +113,7 @@ def step_calls(settings: dict[str, Any]) -> list[Call]:
 def evaluation_calls(images: int) -> list[Call]:
     data = torch.zeros(images, D, dtype=torch.uint8, device="cuda")
     with log.calls() as found:
-        Evaluation(vf.VAE().cuda(), data, 0, graphs.capture)
+        Validation(vf.VAE().cuda(), data, 0, cuda_graphs.capture)
     return found
 
 
@@ -138,7 +138,7 @@ def rival_calls(precision: str, gather: bool, clip: bool) -> list[Call]:
         optimizer.step()
 
     with log.calls() as found:
-        graphs.capture(step)
+        cuda_graphs.capture(step)
     return found
 
 

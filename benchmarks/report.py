@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tables
-from benchmarks.budget import REASON
-from benchmarks.results import Benchmark, Key, NotMeasured, Run, read
-from vae_fast.exits import exit_code
+from benchmarks.harness.budget import REASON
+from benchmarks.reporting import tables
+from benchmarks.reporting.results import Benchmark, Key, NotMeasured, Run, read
+from vae_fast.cli.exit_codes import exit_code
 
 ENGINE = """The fastest of the engine's own over each rival: the two ratios to eager, one over the other. In brackets
 the lower quartile of ours over the upper one of theirs, and the reverse."""
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [read(path) for path in chosen.file]
     print("\n".join(report(runs)))
     if chosen.charts:
-        from benchmarks import charts  # matplotlib is slow to import
+        from benchmarks.reporting import charts
 
         for path in charts.write(first_seen(runs), chosen.out or chosen.file[0].parent / "charts"):
             print(f"wrote {path}", file=sys.stderr)

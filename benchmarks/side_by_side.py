@@ -17,13 +17,13 @@ from statistics import median
 
 import torch
 
-from benchmarks import busy
-from benchmarks.engines import build
-from benchmarks.network import D, initial_model
-from benchmarks.tables import markdown
-from benchmarks.timing import quartiles
-from vae_fast.command_line import non_negative, positive_number
-from vae_fast.environment import cpu_name
+from benchmarks.contenders.network import D, initial_model
+from benchmarks.contenders.vae_fast_engine import build
+from benchmarks.harness import busy
+from benchmarks.harness.rounds import quartiles
+from benchmarks.reporting.tables import markdown
+from vae_fast.cli.numbers import non_negative, positive_number
+from vae_fast.runtime.environment import cpu_name
 
 IMAGES, STEPS = 20_000, 50
 SHORT_SPIN = "3000"  # GOMP_SPINCOUNT: a hundredth of how long GNU OpenMP's threads wait actively by default

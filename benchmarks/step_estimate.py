@@ -7,7 +7,7 @@ cache that holds what the next node reads would make it faster, products too sma
 """
 
 from benchmarks.graph_nodes import counts_of
-from benchmarks.tables import markdown
+from benchmarks.reporting.tables import markdown
 
 NODE_US = (1.3, 2.0)  # a small dependent node of a graph on an H100-class GPU, as others report
 BYTES_PER_US = 4.8e6  # an H200's memory, by its data sheet

@@ -18,16 +18,16 @@ from functools import partial
 import torch
 
 import vae_fast as vf
-from benchmarks import busy, floors
-from benchmarks.tables import markdown
-from benchmarks.timing import seconds
-from vae_fast.adam import Adam
-from vae_fast.command_line import positive_number
-from vae_fast.environment import cpu_name
+from benchmarks.harness import busy, floors
+from benchmarks.harness.rounds import seconds
+from benchmarks.reporting.tables import markdown
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.cli.numbers import positive_number
 from vae_fast.errors import RunError
-from vae_fast.exits import exit_code
-from vae_fast.kernels import bf16_loops, library, mlp_copies, mlp_steps_, mlp_workspace
-from vae_fast.ledger import Ledger
+from vae_fast.kernels import bf16_loops, extension, mlp_copies, mlp_steps_, mlp_workspace
+from vae_fast.runtime.environment import cpu_name
+from vae_fast.training.optim import Adam
+from vae_fast.training.step_metrics import StepMetrics
 
 PARTS = ("products forward", "products backward", "gradients and Adam", "operands kept")
 WHOLE = len(PARTS)
@@ -70,7 +70,7 @@ class Profiled:
             torch.stack([torch.randperm(len(images))[: self.batch] for _ in range(self.steps)]),
             torch.tensor([1e-3, 1.0]).expand(self.steps, 2).contiguous(),
             torch.tensor(0),
-            Ledger(torch.device("cpu")).record,
+            StepMetrics(torch.device("cpu")).record,
             steps=self.steps,
             activation=self.model.activation,
             workspace=mlp_workspace(parameters, self.batch, products=loop),
@@ -150,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
     parser.add_argument("--rounds", type=positive_number, default=15, help="of which medians are taken; default: 15")
     settings = parser.parse_args(arguments)
-    if not library.load():
-        raise RunError(library.status())
+    if not extension.load():
+        raise RunError(extension.status())
     if said := busy.warning(busy.busy_share()):
         print(f"warning: {said}, also the floors", file=sys.stderr)
     rows = []

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.results import Benchmark, Key, Run, Spread, read
-from benchmarks.tables import markdown
-from vae_fast.exits import exit_code
+from benchmarks.reporting.results import Benchmark, Key, Run, Spread, read
+from benchmarks.reporting.tables import markdown
+from vae_fast.cli.exit_codes import exit_code
 
 MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
 DEVICE = "cuda"

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import DataError
-from vae_fast.exits import exit_code
-from vae_fast.ranges import COLOURS
+from vae_fast.runtime.nvtx import COLOURS
 
 KINDS = {  # what it is, then by which names it is known, and its colour; the first that matches, from the outside in
     "matrix products": (r"vae_fast::(product|linear)|aten::(addmm|mm|linear)$|mkldnn::_linear", "#1f77b4"),

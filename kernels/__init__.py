@@ -7,10 +7,19 @@ if __name__ != "vae_fast.kernels":
     raise ImportError(f"this folder is the package vae_fast.kernels and was imported as {__name__!r}; install vae_fast")
 
 from . import streams
-from .adam import adam_
+from .adam import Flat, adam_, flat_like
 from .finish_step import AdamState, Rates, Record, Scale, Terms, enter_, finish_step_
-from .flat import Flat, flat_like
-from .mlp import (
+from .functional import (
+    Elbo,
+    PosteriorSample,
+    elbo_loss,
+    kl_per_dimension,
+    nll,
+    random_bits,
+    reparameterize,
+    sample_posterior,
+)
+from .fused_mlp import (
     FLOAT32,
     bf16_loops,
     mlp_copies,
@@ -21,17 +30,7 @@ from .mlp import (
     mlp_workspace,
     set_flush_denormal,
 )
-from .ops import (
-    Elbo,
-    PosteriorSample,
-    elbo_loss,
-    kl_per_dimension,
-    nll,
-    random_bits,
-    reparameterize,
-    sample_posterior,
-)
-from .products import linear
+from .matmul import linear
 from .training import nll_with_gradient, sample_posterior_gradient
 
 __all__ = [

@@ -2,21 +2,44 @@
 
 With the C++ operators, two parallel passes do it: one for the norm, one for the update. Elsewhere it is PyTorch's fused
 kernel, called directly: torch.optim.Adam(fused=True) keeps a step count for every parameter and regroups them all at
-every step, which on a CPU took as long again as the kernel itself. Here one count serves all.
+every step, which on a CPU took as long again as the kernel itself. Here one count serves all. On a GPU parameters and
+moments lie flat, so that one launch goes over all of them.
 """
 
+from collections.abc import Sequence
 from math import inf
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from . import library
+from . import extension
 from .reference import BETA1, BETA2, EPSILON
 
-HAS_LIBRARY = library.load()
+HAS_LIBRARY = extension.load()
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
+
+# Values: what each tensor's place is a multiple of, and what one program of the kernel updates: 8 a thread, so that 16
+# bytes of a bfloat16 gradient are read at once.
+ALIGNMENT = 1024
+
+
+class Flat(NamedTuple):
+    """Tensors as `views` of one, `data`, 1-d, zero between them; None where they lie apart."""
+
+    data: Tensor | None
+    views: list[Tensor]
+
+
+def flat_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Flat:
+    """Make zeros of the tensors' shapes, on their device, each from a multiple of ALIGNMENT on."""
+    sizes = [-(-t.numel() // ALIGNMENT) * ALIGNMENT for t in tensors]
+    data = tensors[0].new_zeros(sum(sizes), dtype=dtype)
+    parts = data.split(sizes)
+    return Flat(data, [part[: t.numel()].view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+
 
 torch.library.define(
     "vae_fast::adam_",

@@ -1,7 +1,7 @@
 """What ends a training step: the test that all is finite, clipping, Adam, low-precision copies, counters, the scale.
 
 On a GPU with Triton it is one operator, two launches however many parameters there are, on tensors that lie flat
-(`flat.py`). Elsewhere `adam_` does the update, and PyTorch's operators the rest.
+(`adam.Flat`). Elsewhere `adam_` does the update, and PyTorch's operators the rest.
 """
 
 from math import inf
@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks, choice, operators
-from .adam import Tensors, adam_
-from .choice import TAKEN
-from .flat import Flat
+from . import checks, dispatch, registration
+from .adam import Flat, Tensors, adam_
+from .dispatch import TAKEN
 from .reference import BACKOFF, GROWTH, GROWTH_INTERVAL
 
 torch.library.define(
@@ -153,10 +152,10 @@ def _check(adam: AdamState, gradients: Tensors, terms: Terms) -> None:
 
 
 def _require_triton(adam: AdamState) -> None:
-    device, missing = adam.taken.device, choice.missing("triton")
+    device, missing = adam.taken.device, dispatch.missing("triton")
     if adam.parameters.data is None:
         raise RuntimeError("impl='triton' of finish_step_ is not available: parameters do not lie flat (flat_like)")
-    if missing is not None or (device.type != "cuda" and not operators.INTERPRETED):
+    if missing is not None or (device.type != "cuda" and not registration.INTERPRETED):
         reason = missing or f"it runs on a GPU, and the parameters are on {device}"
         raise RuntimeError(f"impl='triton' of finish_step_ is not available: {reason}")
 
@@ -227,7 +226,7 @@ def _finish_step_triton(*arguments: Any) -> None:
     finish_step_triton(*arguments)
 
 
-torch.library.impl("vae_fast::finish_step_", operators.DISPATCH_KEY, operators.on_its_device(_finish_step_triton))
+torch.library.impl("vae_fast::finish_step_", registration.DISPATCH_KEY, registration.on_its_device(_finish_step_triton))
 
 
 @torch.library.register_fake("vae_fast::finish_step_")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from . import checks, reference
-from .choice import IMPLEMENTATIONS, chosen
-from .ops import random_bits
+from .dispatch import IMPLEMENTATIONS, chosen
+from .functional import random_bits
 
 
 class NllWithGradient(NamedTuple):

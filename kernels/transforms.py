@@ -31,7 +31,7 @@ def refused(*tensors: Tensor | None) -> str | None:
 
 
 def no_second_derivative(operator: str) -> RuntimeError:
-    """Make the error for going back through an operator's own backward; csrc/gradients.cpp says the same."""
+    """Make the error for going back through an operator's own backward; csrc/autograd.cpp says the same."""
     return RuntimeError(f"vae_fast::{operator}: the fused implementations have no second derivatives; {REMEDY}")
 
 

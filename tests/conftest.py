@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import vae_fast as vf
-from vae_fast.compiling import can_precompile_headers
-from vae_fast.graphs import Capture, Program
+from vae_fast.runtime.compile import can_precompile_headers
+from vae_fast.training.cuda_graphs import Capture, Program
 
 # As the engine does for itself.
 os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", str(int(can_precompile_headers())))
@@ -112,7 +112,7 @@ class Recorder(TorchDispatchMode):
 
 @pytest.fixture
 def record() -> Capture:
-    """As vae_fast.graphs.capture: the program runs, and what it did is returned."""
+    """As vae_fast.training.cuda_graphs.capture: the program runs, and what it did is returned."""
 
     def recorded(program: Program) -> Recorder:
         recorder = Recorder()

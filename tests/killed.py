@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vae_fast import checkpoint, engine, evaluation, train
+from vae_fast import train
+from vae_fast.artifacts import checkpoint
+from vae_fast.training import engine, validation
 
 moment, count, number, run = sys.argv[1], int(sys.argv[2]), getattr(signal, sys.argv[3]), sys.argv[4]
 reached: list[int] = []
@@ -53,7 +55,7 @@ elif moment == "best":
     strike(checkpoint, "point", lambda link, target: link.name == "best" and target.name == f"step-{count:08d}")
 elif moment == "evaluate":
     strike(engine.Engine, "finish_epoch", note_step)
-    strike(evaluation.Evaluation, "__call__", lambda self: reached[-1] == count)
+    strike(validation.Validation, "__call__", lambda self: reached[-1] == count)
 else:
     strike(os, "fsync", count_up)
 sys.exit(train.main(sys.argv[5:]))

@@ -9,8 +9,8 @@ import torch
 
 from vae_fast import env
 from vae_fast.errors import RunError
-from vae_fast.kernels import choice, library
-from vae_fast.kernels import operators as kernel_operators
+from vae_fast.kernels import dispatch, extension
+from vae_fast.kernels import registration as kernel_operators
 
 
 def test_list_of_commands_needs_no_torch() -> None:
@@ -41,22 +41,22 @@ def test_report_names_versions_devices_and_fast_paths(
 def test_names_the_implementation_that_each_device_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the operators themselves choose: what is said of a device is what a call on it does."""
     mu = torch.zeros(2, 4)
-    taken = {name: choice.chosen(name, "auto", mu, mu) for name in ("reparameterize", "sample_posterior", "nll")}
+    taken = {name: dispatch.chosen(name, "auto", mu, mu) for name in ("reparameterize", "sample_posterior", "nll")}
     assert {env.operators()["CPU"].split()[0].strip(":")} == set(taken.values())
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(kernel_operators, "HAS_TRITON", True)
-    monkeypatch.setattr(choice, "HAS_C_COMPILER", True)
+    monkeypatch.setattr(dispatch, "HAS_C_COMPILER", True)
     assert env.operators()["GPU 0"] == "triton for float32, float16, bfloat16, reference for the rest"
-    monkeypatch.setattr(choice, "HAS_C_COMPILER", False)
+    monkeypatch.setattr(dispatch, "HAS_C_COMPILER", False)
     assert env.operators()["GPU 0"].startswith("reference: Triton needs a C compiler")
-    monkeypatch.setattr(choice, "HAS_LIBRARY", False)
-    assert env.operators()["CPU"] == f"reference: {library.status()}"
+    monkeypatch.setattr(dispatch, "HAS_LIBRARY", False)
+    assert env.operators()["CPU"] == f"reference: {extension.status()}"
 
 
 def test_every_fast_path_has_a_reason() -> None:
     paths = env.fast_paths()
-    assert f"C++ operators: {paths['C++ operators']}" == library.status()
+    assert f"C++ operators: {paths['C++ operators']}" == extension.status()
     assert paths["AMP"].split()[0] in ("bf16", "fp16", "fp32")
     assert all(len(reason.split()) > 1 for reason in paths.values())
 

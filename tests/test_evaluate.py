@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from vae_fast import evaluate as command
-from vae_fast import importance
-from vae_fast.signals import Interrupted
-from vae_fast.trained import Trained
+from vae_fast.analysis.trained import Trained
+from vae_fast.objectives import importance
+from vae_fast.runtime.signals import Interrupted
 
 
 def test_a_table_and_a_file(trained_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_json_and_binarized_pixels(trained_run: Path, capsys: pytest.CaptureFixt
 def test_an_interrupted_evaluation_goes_on(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained, file = Trained.open(trained_run, "cpu"), tmp_path / "partial"
     given = trained.model, trained.images().pixels.flatten(1), 10, 0
-    monkeypatch.setitem(importance.ACTIVATIONS, "cpu", 300 * 4 * 784)  # batches of 300
+    monkeypatch.setitem(importance.LAYER_BYTES, "cpu", 300 * 4 * 784)  # batches of 300
     whole = command.importance_weighted(*given)
     firsts = []
 

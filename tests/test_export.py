@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 
 import vae_fast as vf
-from vae_fast import durable
 from vae_fast import export as command
+from vae_fast.analysis.trained import Trained
+from vae_fast.artifacts import atomic
 from vae_fast.errors import RunError
-from vae_fast.trained import Trained
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,14 @@ assert "vae_fast" not in sys.modules
 def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(
     file: str, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = durable.write
+    real = atomic.write
 
     def write(path: Path, data: bytes) -> None:
         if path.name == file:
             monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
         real(path, data)
 
-    monkeypatch.setattr(durable, "write", write)
+    monkeypatch.setattr(atomic, "write", write)
     with pytest.raises(OSError, match=rf"No space left: '{tmp_path}/\.out\.\w+\.vae_fast\.tmp/{file}'"):
         command.export(Trained.open(trained_run, "cpu"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

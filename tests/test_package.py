@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib.util import resolve_name
@@ -16,34 +17,26 @@ import pytest
 import torch
 
 import vae_fast
-from vae_fast.__main__ import COMMANDS
-from vae_fast.environment import cpp_compiler
-from vae_fast.kernels import library
+from vae_fast.kernels import extension
+from vae_fast.runtime.environment import cpp_compiler
 
 ROOT = Path(vae_fast.__file__).parents[1]
-PACKAGES = {
-    "vae_fast": ROOT / "vae_fast",
-    "vae_fast.kernels": ROOT / "kernels",
-    "vae_fast.kernels.triton": ROOT / "kernels" / "triton",
+SOURCES = {"vae_fast": ROOT / "vae_fast", "vae_fast.kernels": ROOT / "kernels"}
+MODULES = {
+    ".".join((package, *path.relative_to(folder).with_suffix("").parts)): path
+    for package, folder in SOURCES.items()
+    for path in folder.rglob("*.py")
+    if path.parent.name != "assets"
 }
-MODULES = {f"{package}.{path.stem}": path for package, folder in PACKAGES.items() for path in folder.glob("*.py")}
 
-# A module imports its own layer or lower ones. What is not named is a leaf, just above the kernels.
-LEAVES = 1
-LAYERS = {
-    **{name: 0 for name in MODULES if name.startswith("vae_fast.kernels.")},
-    **dict.fromkeys(("vae_fast.model", "vae_fast.objective"), 2),
-    **dict.fromkeys(("vae_fast.evaluation", "vae_fast.feed", "vae_fast.checkpoint", "vae_fast.pictures"), 3),
-    **dict.fromkeys(("vae_fast.engine", "vae_fast.steps"), 3),
-    **dict.fromkeys(("vae_fast.noise", "vae_fast.walks", "vae_fast.latents", "vae_fast.importance"), 3),
-    "vae_fast.trained": 4,
-    **dict.fromkeys(
-        ("vae_fast.train", "vae_fast.trainer", "vae_fast.planning", "vae_fast.run_directory", "vae_fast.summary"), 4
-    ),
-    **dict.fromkeys(("vae_fast.__init__", "vae_fast.__main__", "vae_fast.env"), 5),
-    **{f"vae_fast.{name}": 5 for name in COMMANDS if name not in ("train", "env")},
-    **dict.fromkeys(("vae_fast.command_line", "vae_fast.model_card"), 5),
-}
+# From the ground up. A module imports from its own floor and from those below; what is not named is a command.
+FLOORS = ("_version", "kernels", "errors", "paths", "config", "runtime", "data", "models", "objectives", "artifacts")
+FLOORS += ("training", "analysis", "reporting", "cli")
+
+
+def floor(module: str) -> int:
+    room = module.split(".")[1]
+    return FLOORS.index(room) if room in FLOORS else len(FLOORS)
 
 
 def run(
@@ -94,11 +87,31 @@ def test_imports_point_downwards_only() -> None:
         f"{module} imports {imported}"
         for module in graph
         for imported in graph[module]
-        if LAYERS.get(imported, LEAVES) > LAYERS.get(module, LEAVES)
+        if floor(imported) > floor(module)
     ]
     assert not upwards
     assert len(graph["vae_fast.train"]) > 3, "the check has lost sight of the imports"
     TopologicalSorter(graph).prepare()  # raises on a cycle
+
+
+def test_rooms_are_no_halls() -> None:
+    rooms = Counter(path.parent for path in MODULES.values() if path.stem != "__init__")
+    del rooms[ROOT / "vae_fast"]
+    assert max(rooms.values()) <= 15
+
+
+def test_the_architecture_names_every_file() -> None:
+    """And no other: docs/architecture.md has a section for each folder, and a line for each file."""
+    named = set()
+    for section in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n### ")[1:]:
+        folder = Path(section.partition("`")[2].partition("`")[0])
+        named |= {folder / name for name in re.findall(r"^- `([^`]+)`: ", section, re.MULTILINE)}
+    rooms = ("vae_fast", "kernels", "benchmarks")
+    files = {path for path in tracked_files() if path.parts[0] in rooms and path.suffix in (".py", ".cpp", ".h")}
+    files = {path for path in files if path.stem not in ("__init__", "__main__")}
+    opened = {path for path in files if path.suffix != ".py" and path.with_suffix(".h") in files}  # one line for both
+    assert named >= files - {path for path in opened if path.suffix == ".cpp"}
+    assert named <= {*files, Path("vae_fast/__main__.py"), Path("benchmarks/nullgpu/__main__.py")}
 
 
 def test_no_file_holds_two_concepts() -> None:
@@ -139,25 +152,23 @@ def build_wheel(tree: Path, env: dict[str, str] | None = None) -> zipfile.ZipFil
 def test_wheel_contains_vae_fast_and_nothing_else(tree: Path) -> None:
     """And the C++ library, here of one source, because all of them take a minute."""
     cmake = (tree / "CMakeLists.txt").read_text(encoding="utf-8")
-    cmake = re.sub(r"(add_library\(vae_fast_C MODULE)[^)]*", r"\1 kernels/csrc/built_with.cpp", cmake)
+    cmake = re.sub(r"(add_library\(vae_fast_C MODULE)[^)]*", r"\1 kernels/csrc/build_info.cpp", cmake)
     cmake = re.sub(r"^ *vae_fast_add_source\(.*\n", "", cmake, flags=re.MULTILINE)
     (tree / "CMakeLists.txt").write_text(cmake, encoding="utf-8")
     with build_wheel(tree) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         library = wheel.read("vae_fast/kernels/_C.so") if "vae_fast/kernels/_C.so" in names else None
-    modules = {
-        f"{package.replace('.', '/')}/{path.name}" for package in PACKAGES for path in PACKAGES[package].glob("*.py")
-    }
+    modules = {f"{module.replace('.', '/')}.py" for module in MODULES}
     data = {str(path) for path in tracked_files() if path.parts[:1] == ("vae_fast",) and path.suffix != ".py"}
     assert {name for name in names if "/_C" not in name} == modules | data
-    assert {"vae_fast/py.typed", "vae_fast/kernels/ops.py", "vae_fast/presets/digits.toml"} < names
+    assert {"vae_fast/py.typed", "vae_fast/kernels/functional.py", "vae_fast/presets/digits.toml"} < names
     if cpp_compiler():
         assert library is not None
         assert f"vae_fast built with torch {torch.__version__}\0".encode() in library
         assert str(tree).encode() not in library
 
 
-@pytest.mark.skipif(not library.load(), reason=library.status())
+@pytest.mark.skipif(not extension.load(), reason=extension.status())
 def test_the_library_does_not_name_the_folder_of_its_sources() -> None:
     built = ROOT / "kernels" / "_C.so"
     if not built.exists():

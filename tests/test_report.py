@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast import model_card, report, walks, webpage
-from vae_fast.model import ACTIVATIONS
-from vae_fast.trained import Trained
+from vae_fast import report
+from vae_fast.analysis import generate
+from vae_fast.analysis.trained import Trained
+from vae_fast.models.mlp import ACTIVATIONS
+from vae_fast.reporting import model_card, webpage
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -153,7 +155,7 @@ def errors(browser: Any) -> list[str]:
 
 
 def expected(model: vf.VAE, z: torch.Tensor) -> torch.Tensor:
-    return walks.decode(model, z[None])[0, 0]
+    return generate.decode(model, z[None])[0, 0]
 
 
 def test_the_sliders_decode_as_pytorch_does(browser: Any, page: Path, trained_run: Path) -> None:
@@ -168,7 +170,7 @@ def test_the_sliders_decode_as_pytorch_does(browser: Any, page: Path, trained_ru
         assert (picture(browser) - before).abs().max() > 0.01
         assert (picture(browser) - expected(model, z)).abs().max() <= 2 / 255
     browser.find_element("css selector", '[data-start="1"]').click()
-    mean = walks.means(model, vf.load_images("digits", "test").pixels[:1])[0]
+    mean = generate.means(model, vf.load_images("digits", "test").pixels[:1])[0]
     assert (picture(browser) - expected(model, mean)).abs().max() <= 2 / 255
     browser.find_element("id", "random").click()
     assert (picture(browser) - expected(model, mean)).abs().max() > 0.01

@@ -8,10 +8,10 @@ import pytest
 
 import vae_fast as vf
 from tests.train_cases import BATCH, WAYS, Small, best, killed, model_bytes, records
-from vae_fast.engine import CHECK_EVERY
-from vae_fast.environment import cpp_compiler
 from vae_fast.errors import RunError
-from vae_fast.evaluation import Evaluation
+from vae_fast.runtime.environment import cpp_compiler
+from vae_fast.training.engine import CHECK_EVERY
+from vae_fast.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +171,13 @@ def test_the_fused_steps_bits_do_not_depend_on_threads(small: Small, capsys: pyt
 
 def test_a_resume_takes_the_recorded_plan(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     run = vf.fit(small())
-    monkeypatch.setattr("vae_fast.planning.make_plan", lambda config: pytest.fail("measured again"))
+    monkeypatch.setattr("vae_fast.training.planning.make_plan", lambda config: pytest.fail("measured again"))
     vf.fit(small(resume=str(run.directory), out=None, epochs=3))
 
 
 def test_best_is_the_lowest_validation_loss_also_across_a_resume(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([3.0, 9.0, 1.0, 8.0, 2.0, 1.0])  # valid, test, valid, ...: the test loss is lowest in epoch 3
-    monkeypatch.setattr(Evaluation, "__call__", lambda self: dict.fromkeys(("loss", "nll", "kl"), next(losses)))
+    monkeypatch.setattr(Validation, "__call__", lambda self: dict.fromkeys(("loss", "nll", "kl"), next(losses)))
     run = vf.fit(small(valid=104, epochs=2))
     vf.fit(small(valid=104, resume=str(run.directory), out=None, epochs=3))
     assert best(run.directory) == "step-00000014"

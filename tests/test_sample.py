@@ -11,7 +11,7 @@ from PIL import Image
 
 import vae_fast as vf
 from vae_fast import interpolate, reconstruct, sample, traverse
-from vae_fast.trained import Trained
+from vae_fast.analysis.trained import Trained
 
 
 def run(command: Any, trained_run: Path, out: Path, *arguments: str) -> tuple[np.ndarray[Any, Any], int]:

@@ -8,7 +8,7 @@ import torch
 
 import vae_fast as vf
 from vae_fast import trace as command
-from vae_fast.terminal import CHART_ROWS
+from vae_fast.reporting.terminal import CHART_ROWS
 
 
 def test_the_stages_are_the_models(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

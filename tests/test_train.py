@@ -15,10 +15,10 @@ import torch
 
 import vae_fast as vf
 from tests.train_cases import BATCH, TIMINGS, Small, command, killed, model_bytes, records
-from vae_fast.engine import Engine
-from vae_fast.environment import cpp_compiler
 from vae_fast.errors import RunError
+from vae_fast.runtime.environment import cpp_compiler
 from vae_fast.train import main
+from vae_fast.training.engine import Engine
 
 RECORD_KEYS = [
     *("epoch", "step", "seconds", "images_per_second", "train_loss", "train_nll", "train_kl", "skipped_steps"),

@@ -8,35 +8,37 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from vae_fast._version import __version__ as __version__
 
 # While python -m vae_fast.COMMAND is being found, whose imports take seconds; not for another module that imports this.
 if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.orig_argv):
-    from vae_fast.signals import end_quietly_before
+    from vae_fast.runtime.signals import end_quietly_before
 
     end_quietly_before("anything began")
 
 _HOME = {
-    "VAE": "vae_fast.model",
+    "VAE": "vae_fast.models.vae",
     "reparameterize": "vae_fast.kernels",
     "elbo_loss": "vae_fast.kernels",
     "kl_per_dimension": "vae_fast.kernels",
-    "load_images": "vae_fast.data",
-    "load": "vae_fast.checkpoint",
+    "load_images": "vae_fast.data.dataset",
+    "load": "vae_fast.artifacts.checkpoint",
     "Config": "vae_fast.config",
     "fit": "vae_fast.train",
+    "Trained": "vae_fast.analysis.trained",
 }
 
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from vae_fast.checkpoint import load as load
+    from vae_fast.analysis.trained import Trained as Trained
+    from vae_fast.artifacts.checkpoint import load as load
     from vae_fast.config import Config as Config
-    from vae_fast.data import load_images as load_images
+    from vae_fast.data.dataset import load_images as load_images
     from vae_fast.kernels import elbo_loss as elbo_loss
     from vae_fast.kernels import kl_per_dimension as kl_per_dimension
     from vae_fast.kernels import reparameterize as reparameterize
-    from vae_fast.model import VAE as VAE
+    from vae_fast.models.vae import VAE as VAE
     from vae_fast.train import fit as fit
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from vae_fast import command_line
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.cli.run_arguments import Parser
 from vae_fast.config import Config
-from vae_fast.environment import cpu_name, require_compiler
 from vae_fast.errors import RunError
-from vae_fast.exits import exit_code
-from vae_fast.kernels import choice, library, products
-from vae_fast.plan import make_plan
+from vae_fast.kernels import dispatch, extension, matmul
+from vae_fast.runtime.environment import cpu_name, require_compiler
+from vae_fast.runtime.plan import make_plan
 
 PACKAGES = ("vae_fast", "torch", "triton", "numpy", "safetensors", "tyro")
 NOT_INSTALLED = "not installed"
@@ -27,7 +27,7 @@ CPU_FEATURES = {"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.Parser(prog="python -m vae_fast.env", description=__doc__)
+    parser = Parser(prog="python -m vae_fast.env", description=__doc__)
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
@@ -70,10 +70,10 @@ def fast_paths() -> dict[str, str]:
     config = Config(amp=True)
     plan, reasons = make_plan(config)
     plain, why_plain = make_plan(Config())
-    name, _, outcome = library.status().partition(": ")
+    name, _, outcome = extension.status().partition(": ")
     return {
         name: outcome,
-        "matrix products": f"{'oneDNN' if products.USE_ONEDNN else 'torch'}: {products.WHY}",
+        "matrix products": f"{'oneDNN' if matmul.USE_ONEDNN else 'torch'}: {matmul.WHY}",
         "torch.compile": _compile(plan.torch_device),
         "Triton": _triton(plan.torch_device),
         "AMP": f"{plan.precision} at batch {config.batch_size}: {reasons['precision']}",
@@ -85,7 +85,7 @@ def fast_paths() -> dict[str, str]:
 def operators() -> dict[str, str]:
     """What each device takes for the fused operators, and why."""
     kinds = {"CPU": "cpu", **{f"GPU {index}": f"cuda:{index}" for index in range(torch.cuda.device_count())}}
-    return {name: choice.preferred(torch.device(device)) for name, device in kinds.items()}
+    return {name: dispatch.preferred(torch.device(device)) for name, device in kinds.items()}
 
 
 def _compile(device: torch.device) -> str:

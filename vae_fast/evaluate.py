@@ -11,18 +11,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_fast import command_line, durable, latents, pytorch_state, strict_json
-from vae_fast.estimates import Estimates
-from vae_fast.evaluation import evaluate as elbo
-from vae_fast.exits import exit_code
-from vae_fast.importance import log_likelihoods
-from vae_fast.model import VAE
-from vae_fast.observations import nats
-from vae_fast.pixels import mean_entropy
-from vae_fast.progress import Printer
-from vae_fast.signals import Interrupted, collected_signals
-from vae_fast.stored import Pixels
-from vae_fast.trained import Selection, Trained
+from vae_fast.analysis import latents
+from vae_fast.analysis.diagnosis import nats
+from vae_fast.analysis.resumable import Estimates
+from vae_fast.analysis.trained import Selection, Trained
+from vae_fast.artifacts import atomic, strict_json
+from vae_fast.cli import numbers, output, run_arguments
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.data.file_images import Pixels
+from vae_fast.data.transforms import mean_entropy
+from vae_fast.models.vae import VAE
+from vae_fast.objectives.importance import log_likelihoods
+from vae_fast.runtime import pytorch_state
+from vae_fast.runtime.signals import Interrupted, collected_signals
+from vae_fast.training.progress import Printer
+from vae_fast.training.validation import evaluate as elbo
 
 
 @pytorch_state.as_it_starts()
@@ -132,11 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    trained, selection = command_line.opened(chosen)
+    trained, selection = run_arguments.opened(chosen)
     seed = trained.seed if chosen.seed is None else chosen.seed
     name = f"{trained.source.name}-{selection.slug}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
     kept = chosen.out or trained.run is not None
-    out = command_line.file_place(trained, chosen.out, "evaluations", name) if kept else None
+    out = output.file_place(trained, chosen.out, "evaluations", name) if kept else None
     result = evaluate(
         trained,
         selection,
@@ -148,7 +151,7 @@ def _run(chosen: argparse.Namespace) -> None:
     )
     print(strict_json.dumps(result, indent=1) if chosen.json else "\n".join(table(result)), flush=True)
     if out is not None:  # after it is printed: a full disk takes no result away
-        durable.replace(out, strict_json.dumps(result, indent=1).encode())
+        atomic.replace(out, strict_json.dumps(result, indent=1).encode())
         _partial(out).unlink(missing_ok=True)
 
 
@@ -157,18 +160,18 @@ def _partial(out: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line.parser(
+    parser = run_arguments.parser(
         "evaluate", __doc__, "--iw 5000", out="a file for the result as JSON (default: in RUN/evaluations/)"
     )
     parser.add_argument(
-        "--iw", type=command_line.whole_number, default=0, metavar="K", help="importance samples an image for -log p(x)"
+        "--iw", type=numbers.whole_number, default=0, metavar="K", help="importance samples an image for -log p(x)"
     )
     parser.add_argument(
-        "--seed", type=command_line.whole_number, help="of the noise (default: the run's, which gives its test loss)"
+        "--seed", type=numbers.whole_number, help="of the noise (default: the run's, which gives its test loss)"
     )
     parser.add_argument(
         "--active-threshold",
-        type=command_line.non_negative,
+        type=numbers.non_negative,
         default=latents.ACTIVE,
         metavar="V",
         help="variance of the posterior's mean above which a latent dimension counts as active (default: %(default)s)",

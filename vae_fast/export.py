@@ -18,11 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vae_fast import checkpoint, command_line, durable, model_card, pytorch_state, strict_json
+from vae_fast.analysis.trained import Trained
+from vae_fast.artifacts import atomic, checkpoint, strict_json
+from vae_fast.cli import output, run_arguments
+from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import RunError
-from vae_fast.exits import exit_code
-from vae_fast.model import ACTIVATIONS, VAE
-from vae_fast.trained import Trained
+from vae_fast.models.mlp import ACTIVATIONS
+from vae_fast.models.vae import VAE
+from vae_fast.reporting import model_card
+from vae_fast.runtime import pytorch_state
 
 OPSET = 18
 FORMATS = ("safetensors", "pt2", "onnx")
@@ -88,14 +92,14 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
         raise RunError(f"--out: {directory} exists; remove it or name another")
     model = VAE(**trained.model.hyperparameters).eval()
     model.load_state_dict({name: t.cpu() for name, t in trained.model.state_dict().items()})
-    with durable.new_directory(directory) as temporary:
+    with atomic.new_directory(directory) as temporary:
         found = {name: _checked(name, model, temporary) for name in FORMATS if name in ("safetensors", *formats)}
         files = [
             f"{FILES[name]} (read back: off by at most {off:.1e} of the largest value)" for name, off in found.items()
         ]
-        durable.write(temporary / "README.md", model_card.model_card(trained, files).encode())
+        atomic.write(temporary / "README.md", model_card.model_card(trained, files).encode())
         description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.title}
-        durable.write(temporary / checkpoint.EXPORT, strict_json.dumps(description, indent=1).encode())
+        atomic.write(temporary / checkpoint.EXPORT, strict_json.dumps(description, indent=1).encode())
     return found
 
 
@@ -127,7 +131,7 @@ def _checked(name: str, model: VAE, directory: Path) -> float:
 
 def _safetensors(model: VAE, directory: Path) -> Halves:
     file = directory / checkpoint.MODEL
-    durable.write(file, checkpoint.model_bytes(model, dict(model.state_dict())))
+    atomic.write(file, checkpoint.model_bytes(model, dict(model.state_dict())))
     loaded = checkpoint.load(file)
     return loaded.encode, lambda z: [loaded.decode(z)]
 
@@ -138,7 +142,7 @@ def _pt2(model: VAE, directory: Path) -> Halves:
         program = torch.export.export(half, (example,), dynamic_shapes=({0: torch.export.Dim("B")},))
         file, content = directory / f"{name}.pt2", io.BytesIO()
         torch.export.save(program, content)  # not to the file: where the disk is full, PyTorch ends the process
-        durable.write(file, content.getvalue())
+        atomic.write(file, content.getvalue())
         loaded.append(torch.export.load(file).module())
     encoder, decoder = loaded
     return encoder, lambda z: [decoder(z)]
@@ -153,7 +157,7 @@ def _onnx(model: VAE, directory: Path) -> Halves:
     runs = []
     for name, half, example in _halves(model):
         file = directory / f"{name}.onnx"
-        with _quiet(), durable.naming(file):
+        with _quiet(), atomic.naming(file):
             torch.onnx.export(
                 half,
                 (example,),
@@ -203,7 +207,7 @@ def _halves(model: VAE) -> list[tuple[str, nn.Module, Tensor]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser(
+    parser = run_arguments.parser(
         "export", __doc__, "--formats pt2 onnx", out="a new directory (default: RUN/export)", images=False
     )
     parser.add_argument(
@@ -218,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> None:
     trained = Trained.open(chosen.run, chosen.device)
-    directory = command_line.place(trained, chosen.out, "export")
+    directory = output.place(trained, chosen.out, "export")
     for name, worst in export(trained, directory, chosen.formats).items():
         print(f"{name:<12} read back, off by at most {worst:.1e} of the largest value")
     print(f"export       {directory}")

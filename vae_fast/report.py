@@ -19,13 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast import command_line, durable, latents, pictures, pytorch_state, strict_json, walks, webpage
+from vae_fast.analysis import generate, latent_paths, latents
+from vae_fast.analysis.diagnosis import nats, observed
+from vae_fast.analysis.trained import Selection, Trained
+from vae_fast.artifacts import atomic, strict_json
+from vae_fast.cli import output, run_arguments
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.data.transforms import described
 from vae_fast.evaluate import evaluate
-from vae_fast.exits import exit_code
-from vae_fast.model import VAE
-from vae_fast.observations import nats, observed
-from vae_fast.pixels import described
-from vae_fast.trained import Selection, Trained
+from vae_fast.models.vae import VAE
+from vae_fast.reporting import pictures, webpage
+from vae_fast.runtime import pytorch_state
 
 SLIDERS, REACH = 12, 3  # how many, and how far they go
 MAPPED = 2000  # images on the map
@@ -49,14 +53,14 @@ def report(trained: Trained, selection: Selection) -> str:
         webpage.section("Latent explorer", _explorer(found, min(STARTS, len(shown)))),
         *_settings(trained),
     ]
-    assets = resources.files("vae_fast") / "assets"
+    assets = resources.files("vae_fast.reporting") / "assets"
     title = f"{model.widths}: {selection.data}"
     return string.Template((assets / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         lead=escape(f"{trained.title}; {selection.title}; losses in nats per image"),
         style=(assets / "report.css").read_text(encoding="utf-8"),
         sections="\n".join(sections),
-        model=strict_json.dumps(_embedded(model, walks.means(model, shown[:STARTS]), trained.image_shape)),
+        model=strict_json.dumps(_embedded(model, generate.means(model, shown[:STARTS]), trained.image_shape)),
         script=(assets / "explorer.js").read_text(encoding="utf-8"),
     )
 
@@ -120,7 +124,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _reconstructions(trained: Trained, images: Tensor) -> str:
-    decoded = walks.reconstruct(trained.model, images)
+    decoded = generate.reconstruct(trained.model, images)
     rows = pictures.below_each_other(images, decoded, pictures.COLUMNS)
     return _grid(rows, "Images, and below each row its reconstructions: the decoded means of their posteriors")
 
@@ -131,17 +135,17 @@ def _drawn_as(trained: Trained) -> str:
 
 
 def _samples(trained: Trained) -> str:
-    images = walks.sample(trained.model, pictures.COLUMNS * pictures.SAMPLE_ROWS, 0).view(-1, *trained.image_shape)
+    images = generate.sample(trained.model, pictures.COLUMNS * pictures.SAMPLE_ROWS, 0).view(-1, *trained.image_shape)
     return _grid(images.split(pictures.COLUMNS), "Images decoded from draws of N(0, I)")
 
 
 def _traversals(trained: Trained, found: latents.Latents) -> Iterator[str]:
     dimensions = found.most_active()[:SLIDERS]
-    z = walks.sweeps(torch.zeros(trained.model.latent), dimensions, walks.quantiles(pictures.COLUMNS))
+    z = latent_paths.sweeps(torch.zeros(trained.model.latent), dimensions, latent_paths.quantiles(pictures.COLUMNS))
     yield webpage.note(
         "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at 0."
     )
-    for j, row in zip(dimensions, walks.decode(trained.model, z), strict=True):
+    for j, row in zip(dimensions, generate.decode(trained.model, z), strict=True):
         yield _grid([row.view(-1, *trained.image_shape)], f"z{j}: {found.kl[j]:.2f} nats")
 
 
@@ -154,7 +158,7 @@ def _grid(rows: Sequence[Tensor], description: str) -> str:
 def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     """The posterior's means in the plane of their two largest principal components."""
     count = min(MAPPED, len(selection.pixels))
-    points = walks.means(trained.model, selection.pixels[:count].to("cpu")).double()
+    points = generate.means(trained.model, selection.pixels[:count].to("cpu")).double()
     points = points - points.mean(0)
     _, spread, directions = torch.linalg.svd(points, full_matrices=False)
     plane = points @ directions[:2].T
@@ -209,19 +213,19 @@ def _half_is_enough(model: VAE, means: Tensor) -> bool:
     rounded = VAE(**model.hyperparameters)
     rounded.load_state_dict({name: t.cpu().half().float() for name, t in model.state_dict().items()})
     ends = REACH * torch.eye(model.latent)
-    z = torch.cat([means, walks.prior(model, 64, 0), ends, -ends])
-    return bool((walks.decode(model, z) - walks.decode(rounded, z)).abs().max() <= EXACT)
+    z = torch.cat([means, generate.prior(model, 64, 0), ends, -ends])
+    return bool((generate.decode(model, z) - generate.decode(rounded, z)).abs().max() <= EXACT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("report", __doc__, "", out="a file for the page (default: RUN/report.html)")
+    parser = run_arguments.parser("report", __doc__, "", out="a file for the page (default: RUN/report.html)")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    trained, selection = command_line.opened(chosen)
-    out = command_line.file_place(trained, chosen.out, f"report{selection.suffix}.html")
-    durable.replace(out, report(trained, selection).encode())
+    trained, selection = run_arguments.opened(chosen)
+    out = output.file_place(trained, chosen.out, f"report{selection.suffix}.html")
+    atomic.replace(out, report(trained, selection).encode())
     print(f"report  {out}")
 
 

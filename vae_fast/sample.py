@@ -6,22 +6,24 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from vae_fast import command_line, pytorch_state, walks
-from vae_fast.exits import exit_code
-from vae_fast.trained import Trained
+from vae_fast.analysis import generate
+from vae_fast.analysis.trained import Trained
+from vae_fast.cli import numbers, output, run_arguments
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.runtime import pytorch_state
 
 
 @pytorch_state.as_it_starts()
 def sample(trained: Trained, count: int, seed: int = 0) -> Tensor:
     """[count, *input_shape] in [0, 1], a function of the model and the seed; image i is the same for any count."""
-    return walks.sample(trained.model, count, seed)
+    return generate.sample(trained.model, count, seed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("sample", __doc__, "--count 60 --seed 3", out=command_line.DRAWN, images=False)
-    parser.add_argument("--count", type=command_line.positive_number, default=96, help="default: %(default)s")
-    parser.add_argument("--columns", type=command_line.positive_number, default=12, help="default: %(default)s")
-    parser.add_argument("--seed", type=command_line.whole_number, default=0, help="default: %(default)s")
+    parser = run_arguments.parser("sample", __doc__, "--count 60 --seed 3", out=output.DRAWN, images=False)
+    parser.add_argument("--count", type=numbers.positive_number, default=96, help="default: %(default)s")
+    parser.add_argument("--columns", type=numbers.positive_number, default=12, help="default: %(default)s")
+    parser.add_argument("--seed", type=numbers.whole_number, default=0, help="default: %(default)s")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
@@ -29,7 +31,7 @@ def _run(chosen: argparse.Namespace) -> None:
     trained = Trained.open(chosen.run, chosen.device)
     images = sample(trained, chosen.count, chosen.seed)
     rows = images.split(chosen.columns)
-    command_line.save_pictures(trained, chosen.out, f"samples-seed{chosen.seed}-{chosen.count}", rows, images)
+    output.save_pictures(trained, chosen.out, f"samples-seed{chosen.seed}-{chosen.count}", rows, images)
 
 
 if __name__ == "__main__":

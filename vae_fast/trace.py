@@ -14,13 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_fast import command_line, pytorch_state, strict_json, terminal
-from vae_fast.exits import exit_code
+from vae_fast.analysis.diagnosis import nats, observed
+from vae_fast.analysis.trained import Selection, Trained
+from vae_fast.artifacts import strict_json
+from vae_fast.cli import numbers, run_arguments
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.data.transforms import floats
 from vae_fast.kernels import elbo_loss, streams
-from vae_fast.noise import standard_normal
-from vae_fast.observations import nats, observed
-from vae_fast.pixels import floats
-from vae_fast.trained import Selection, Trained
+from vae_fast.objectives.priors import standard_normal
+from vae_fast.reporting import terminal
+from vae_fast.runtime import pytorch_state
 
 CALLS = 50  # of each layer, for its time
 SHOWN = 8  # values of a vector
@@ -204,14 +207,14 @@ def _vector(values: Tensor) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("trace", __doc__, "--index 7")
-    parser.add_argument("--index", type=command_line.whole_number, default=0, help="of the image (default: 0)")
+    parser = run_arguments.parser("trace", __doc__, "--index 7")
+    parser.add_argument("--index", type=numbers.whole_number, default=0, help="of the image (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON, with all values, instead")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    trained, selection = command_line.opened(chosen)
+    trained, selection = run_arguments.opened(chosen)
     found = trace(trained, selection, chosen.index, trained.seed)
     print(strict_json.dumps(found, indent=1) if chosen.json else "\n".join(told(found)))
 

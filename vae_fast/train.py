@@ -1,6 +1,6 @@
 """Train a VAE: data, epochs, evaluation, checkpoints, signals. `python -m vae_fast.train --help`
 
-One batch's way: `splits` reads the images, `feed` says which of them a step sees, `engine` gathers, trains and counts;
+One batch's way: `splits` reads the images, `sampler` says which a step sees, `engine` gathers, trains and counts;
 `trainer` strings the epochs together and writes what the run leaves behind.
 """
 
@@ -10,22 +10,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vae_fast import pytorch_state
+from vae_fast.artifacts.directory import RunDirectory
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.cli.flags import parse
 from vae_fast.config import Config, described
-from vae_fast.data import DataSet
-from vae_fast.distributed import World, join
-from vae_fast.environment import busy
+from vae_fast.data import transforms
+from vae_fast.data.dataset import DataSet
+from vae_fast.data.splits import prepare
 from vae_fast.errors import ConfigError
-from vae_fast.exits import exit_code
-from vae_fast.flags import parse
-from vae_fast.model import VAE
-from vae_fast.plan import process_settings
-from vae_fast.planning import choose_images_feed, choose_plan
-from vae_fast.profiling import Profile
-from vae_fast.progress import Printer
-from vae_fast.run_directory import RunDirectory
-from vae_fast.splits import prepare
-from vae_fast.trainer import Training
+from vae_fast.models.vae import VAE
+from vae_fast.reporting import pictures
+from vae_fast.reporting.summary import summary
+from vae_fast.runtime import pytorch_state
+from vae_fast.runtime.distributed import ProcessGroup, join
+from vae_fast.runtime.environment import busy
+from vae_fast.runtime.plan import process_settings
+from vae_fast.runtime.profiler import Profile
+from vae_fast.training.planning import choose_images_feed, choose_plan
+from vae_fast.training.progress import Printer
+from vae_fast.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -47,41 +50,53 @@ def fit(config: Config) -> Run:
     """
     if not isinstance(config, Config):
         raise ConfigError(f"fit: expected a Config, got {described(config)}")
-    world = join()
-    world.check(config)
-    printer = Printer(quiet=not world.is_first)
-    with world.first(RunDirectory.open, config) as directory:
+    group = join()
+    group.check(config)
+    printer = Printer(quiet=not group.is_rank0)
+    with group.on_rank0(RunDirectory.open, config) as directory:
         if directory.claim is not None and directory.claim.warning is not None:
             printer.line(f"warning: {directory.claim.warning}")
-        training = _trained(config, directory, printer, world)
-    return Run(directory.path, training.model, training.metrics)
+        trainer = _trained(config, directory, printer, group)
+    return Run(directory.path, trainer.model, trainer.metrics)
 
 
-def _trained(config: Config, directory: RunDirectory, printer: Printer, world: World) -> Training:
-    plan = world.placed(world.first(choose_plan, config, directory, printer, world.size))
+def _trained(config: Config, directory: RunDirectory, printer: Printer, group: ProcessGroup) -> Trainer:
+    plan = group.bind_device(group.on_rank0(choose_plan, config, directory, printer, group.size))
     with process_settings(plan, config):
         if (warning := busy(plan.torch_device)) is not None:
             printer.line(f"warning: {warning}")
-        found = world.first_on_each_machine(DataSet.open, config.data, config.data_root)
-        feed = world.first(choose_images_feed, config, plan, found, directory, printer)
-        splits = world.together(prepare, config, found, feed, printer.line)
+        found = group.local_rank0_first(DataSet.open, config.data, config.data_root)
+        feed = group.on_rank0(choose_images_feed, config, plan, found, directory, printer)
+        splits = group.on_all_ranks(prepare, config, found, feed, printer.line)
         plan = replace(plan, feed=feed)
-        with Profile(config, plan.torch_device, directory.path / "profile", printer.line, world) as profile:
-            training = world.together(Training, config, plan, splits, directory, printer, profile, world)
+        with Profile(config, plan.torch_device, directory.path / "profile", printer.line, group) as profile:
+            trainer = group.on_all_ranks(Trainer, config, plan, splits, directory, printer, profile, group)
             if config.dry_run:
-                training.rehearse()
+                trainer.rehearse()
             else:
-                training.begin()
-                training.run()
-                world.first(training.finish)
-        world.settle()
-    return training
+                trainer.begin()
+                trainer.run()
+                group.on_rank0(_finish, trainer)
+        group.barrier()
+    return trainer
+
+
+def _finish(trainer: Trainer) -> None:
+    """Draw the run's pictures, and print what it reached and where everything is."""
+    config, splits, directory = trainer.config, trainer.splits, trainer.directory
+    images = splits.train if splits.test is None else splits.test
+    treatment = transforms.described(config.binarize, splits.image_shape)
+    with directory.saving("the pictures"):
+        files = pictures.save_all(trainer.model, images, config.seed, trainer.metrics, treatment, directory.pictures)
+    trainer.tracker.pictures(files, trainer.epoch)
+    for line in summary(config, trainer.metrics, splits.test, directory):
+        trainer.printer.line(line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; its exit code is that of `exits`."""
+    """The command line; its exit code is as in `exit_codes`."""
     given = sys.argv[1:] if arguments is None else arguments
-    return exit_code(lambda: fit(join().first(parse, given)), quiet_before="training")
+    return exit_code(lambda: fit(join().on_rank0(parse, given)), quiet_before="training")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_fast import command_line, latents, pytorch_state, walks
+from vae_fast.analysis import generate, latent_paths, latents
+from vae_fast.analysis.trained import Trained
+from vae_fast.cli import numbers, output, run_arguments
+from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import ConfigError
-from vae_fast.exits import exit_code
-from vae_fast.trained import Trained
+from vae_fast.runtime import pytorch_state
 
 ROWS = 10  # dimensions, if none are named: those that carry most
 
@@ -22,22 +24,22 @@ def traverse(trained: Trained, dimensions: Sequence[int], steps: int, around: Te
     around: latents [Z] at which the others stay; the prior's mean if None.
     """
     centre = torch.zeros(trained.model.latent) if around is None else around
-    return walks.decode(trained.model, walks.sweeps(centre, dimensions, walks.quantiles(steps)))
+    return generate.decode(trained.model, latent_paths.sweeps(centre, dimensions, latent_paths.quantiles(steps)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("traverse", __doc__, "--dimensions 0 3 --around 18", out=command_line.DRAWN)
+    parser = run_arguments.parser("traverse", __doc__, "--dimensions 0 3 --around 18", out=output.DRAWN)
     parser.add_argument(
         "--dimensions",
-        type=command_line.whole_number,
+        type=numbers.whole_number,
         nargs="+",
         metavar="J",
         help=f"default: the {ROWS} that carry most",
     )
-    parser.add_argument("--steps", type=command_line.at_least_two, default=11, help="default: %(default)s")
+    parser.add_argument("--steps", type=numbers.at_least_two, default=11, help="default: %(default)s")
     parser.add_argument(
         "--around",
-        type=command_line.whole_number,
+        type=numbers.whole_number,
         metavar="I",
         help="an image, at whose posterior's mean the others stay",
     )
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    trained, selection = command_line.opened(chosen)
+    trained, selection = run_arguments.opened(chosen)
     found = latents.survey(trained.model, selection.pixels.flatten(1))
     dimensions = chosen.dimensions or found.most_active()[:ROWS]
     for dimension in dimensions:
@@ -53,13 +55,13 @@ def _run(chosen: argparse.Namespace) -> None:
             raise ConfigError(
                 f"--dimensions: expected less than the {trained.model.latent} of the model, got {dimension}"
             )
-    around = None if chosen.around is None else walks.means(trained.model, selection.pick([chosen.around]))[0]
+    around = None if chosen.around is None else generate.means(trained.model, selection.pick([chosen.around]))[0]
     images = traverse(trained, dimensions, chosen.steps, around)
-    low, *_, high = walks.quantiles(chosen.steps).tolist()
+    low, *_, high = latent_paths.quantiles(chosen.steps).tolist()
     captions = [[f"z{j} from {low:.2f} to {high:.2f}, {found.kl[j]:.2f} nats"] for j in dimensions]
     centre = selection.suffix if chosen.around is None else f"-around-{selection.slug}-{chosen.around}"
-    name = f"traversals{centre}-z{command_line.listed(dimensions)}-{chosen.steps}steps"
-    command_line.save_pictures(trained, chosen.out, name, list(images), images, captions)
+    name = f"traversals{centre}-z{output.listed(dimensions)}-{chosen.steps}steps"
+    output.save_pictures(trained, chosen.out, name, list(images), images, captions)
 
 
 if __name__ == "__main__":

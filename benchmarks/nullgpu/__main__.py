@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.uninstalled import ROOT, linked_tree
+from benchmarks.gpu_run.uninstalled import ROOT, linked_tree
 
 HERE = Path(__file__).parent
 RUNTIME = ("log.c", "runtime.c", "memory.c", "blas.c")
@@ -25,7 +25,7 @@ NEEDED = [
 ]
 SUITES = [
     *("python", "-m", "pytest", "-m", "null_gpu", "-W", "default", "-p", "no:cacheprovider"),
-    *("tests/nullgpu", "tests/test_engine_gpu.py", "tests/test_gpu.py"),
+    *("tests/nullgpu", "tests/training/test_engine_gpu.py", "tests/kernels/test_gpu.py"),
 ]
 
 

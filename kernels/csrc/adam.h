@@ -1,7 +1,7 @@
 // Adam over all parameters, for the operators that end in it.
 #pragma once
 
-#include "loops/loops.h"
+#include "simd/loops.h"
 
 #include <ATen/core/Tensor.h>
 

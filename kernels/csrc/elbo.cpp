@@ -1,4 +1,4 @@
-// vae_fast::elbo, vae_fast::nll and their backward on the CPU. The schemas stand in kernels/operators.py, the
+// vae_fast::elbo, vae_fast::nll and their backward on the CPU. The schemas stand in kernels/registration.py, the
 // specification in kernels/reference.py; the terms are written as there, so that inf and NaN come out as they do there.
 #include "rows.h"
 

@@ -1,7 +1,7 @@
-// vae_fast::random_bits on the CPU. The schema stands in kernels/operators.py, the specification in kernels/philox.py: the
+// vae_fast::random_bits on the CPU. The schema stands in kernels/registration.py, the specification in kernels/philox.py: the
 // integers are identical.
-#include "draw.h"
-#include "loops/loops.h"
+#include "noise.h"
+#include "simd/loops.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>

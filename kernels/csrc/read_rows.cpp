@@ -1,5 +1,5 @@
 // vae_fast::read_rows on the CPU: rows of a file, in any order, into one tensor. The schema and the specification stand
-// in kernels/reading.py. One thread, so that reading ahead takes nothing from the step but a core's share.
+// in kernels/file_io.py. One thread, so that reading ahead takes nothing from the step but a core's share.
 #include <ATen/core/Tensor.h>
 #include <fcntl.h>
 #include <sys/uio.h>

@@ -1,7 +1,7 @@
 // vae_fast::reparameterize, vae_fast::sample_posterior and their backward on the CPU. The schemas stand in
-// kernels/operators.py, the specification in kernels/reference.py and kernels/philox.py: z = mu + exp(logvar / 2) eps.
+// kernels/registration.py, the specification in kernels/reference.py and kernels/philox.py: z = mu + exp(logvar / 2) eps.
 // eps is drawn again in backward, never stored.
-#include "draw.h"
+#include "noise.h"
 #include "rows.h"
 
 #include <ATen/Parallel.h>

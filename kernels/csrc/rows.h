@@ -1,7 +1,7 @@
 // A tensor as rows of values that lie together, read where it lies if it can be.
 #pragma once
 
-#include "loops/loops.h"
+#include "simd/loops.h"
 
 #include <ATen/core/Tensor.h>
 

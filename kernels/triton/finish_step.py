@@ -5,7 +5,7 @@ for itself and in the same order, so that each knows whether the step is taken; 
 parameters with their moments and low-precision copies. Its first program updates all that is counted, too. Of that the
 others need the number of steps taken and the loss's scale, as they were: the first launch has put them aside.
 
-Parameters, moments and copies lie flat, each parameter from a multiple of BLOCK on (`flat.py`); the gradients
+Parameters, moments and copies lie flat, each parameter from a multiple of BLOCK on (`adam.Flat`); the gradients
 are where the products left them. Arithmetic is float32, that of the terms' sums float64. Nothing depends on the order
 in which programs run.
 
@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..flat import ALIGNMENT
+from ..adam import ALIGNMENT
 from ..reference import BACKOFF, BETA1, BETA2, EPSILON, GROWTH, GROWTH_INTERVAL
 from .math import one_minus_exp
 

@@ -1,6 +1,6 @@
 """What the Triton kernels compute with: elementary functions in float32.
 
-The same formulas as in csrc/loops/vector_math.h, for two reasons. Triton's own sin and cos spill to local memory on
+The same formulas as in csrc/simd/vector_math.h, for two reasons. Triton's own sin and cos spill to local memory on
 every NVIDIA target, for the sake of angles that never come here; and its fast exp and log lose more than the error
 budget of the operators allows. Each function is NaN for NaN.
 """

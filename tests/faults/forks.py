@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import library
-from vae_fast import pictures
 from vae_fast.__main__ import COMMANDS
-from vae_fast.flags import parse
-from vae_fast.progress import Printer
-from vae_fast.run_directory import RunDirectory
-from vae_fast.trainer import Training
+from vae_fast.artifacts.directory import RunDirectory
+from vae_fast.cli.flags import parse
+from vae_fast.reporting import pictures
+from vae_fast.training.progress import Printer
+from vae_fast.training.trainer import Trainer
 
 PAGE = 4096
 CURVE = io.BytesIO()  # a loss curve, drawn once
@@ -93,9 +93,10 @@ def announce(file: str) -> None:
         shared[:8] = entered.to_bytes(8, "little")  # last: who reads it finds the entry there
 
     enter("start-up")
-    methods = {"_train_epoch": "epoch", "_evaluate": "evaluation", "_close_epoch": "save", "finish": "pictures"}
+    methods = {"_train_epoch": "epoch", "_evaluate": "evaluation", "_close_epoch": "save"}
     for method, phase in methods.items():
-        _before(Training, method, lambda _, phase=phase: enter(phase))
+        _before(Trainer, method, lambda _, phase=phase: enter(phase))
+    _before(pictures, "save_all", lambda _: enter("pictures"))
 
 
 def fill(folder: str, pages: int) -> None:
@@ -131,7 +132,7 @@ PREPARATIONS: dict[str, Callable[..., None]] = {
 }
 
 
-def _before(owner: type, name: str, act: Callable[[object], None]) -> None:
+def _before(owner: Any, name: str, act: Callable[[object], None]) -> None:
     real = getattr(owner, name)
 
     def wrapped(self: object, *args: Any, **kwargs: Any) -> Any:

@@ -19,13 +19,13 @@ pytestmark = [
 
 if log.is_present():
     from benchmarks import graph_nodes
-    from benchmarks.network import D
-    from vae_fast import graphs
-    from vae_fast.arrivals import Arrivals
-    from vae_fast.engine import Engine
-    from vae_fast.evaluation import Evaluation
-    from vae_fast.feed import Feed
-    from vae_fast.plan import process_settings
+    from benchmarks.contenders.network import D
+    from vae_fast.data.prefetch import Prefetcher
+    from vae_fast.data.sampler import BatchSampler
+    from vae_fast.runtime.plan import process_settings
+    from vae_fast.training import cuda_graphs
+    from vae_fast.training.engine import Engine
+    from vae_fast.training.validation import Validation
 
     SETTINGS, EVALUATIONS = graph_nodes.SETTINGS, graph_nodes.EVALUATIONS
 else:
@@ -52,13 +52,13 @@ def test_an_evaluations_graph_does_not_grow_with_the_images() -> None:
     assert [call for call in few if call.unsafe] == []
 
 
-def batches(e: "Engine", feed: "Feed", epoch: int) -> AbstractContextManager[Any]:
-    order = feed.order(epoch)
+def batches(e: "Engine", sampler: "BatchSampler", epoch: int) -> AbstractContextManager[Any]:
+    order = sampler.order(epoch)
     e.begin_epoch(order)
     if e.plan.feed == "device":
         return nullcontext(repeat(None))
     images = torch.zeros(graph_nodes.IMAGES, D, dtype=torch.uint8)
-    return Arrivals(images, torch.device("cuda")).chunks(order, e.launches(len(order)))
+    return Prefetcher(images, torch.device("cuda")).chunks(order, e.launches(len(order)))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -71,10 +71,10 @@ def test_no_step_of_an_epoch_waits(name: str) -> None:
 
 def watch_an_epoch(e: "Engine") -> None:
     e.warm_up()
-    e.ledger.ring.copy_(torch.zeros(e.ledger.ring.shape))  # no kernel writes, so that it may hold anything
-    feed = Feed(graph_nodes.IMAGES, e.config.batch_size, 0, "cuda" if e.plan.feed == "device" else "cpu")
-    with batches(e, feed, 1) as images:
-        launches = e.launches(feed.steps_per_epoch)
+    e.step_metrics.ring.copy_(torch.zeros(e.step_metrics.ring.shape))  # no kernel writes, so that it may hold anything
+    sampler = BatchSampler(graph_nodes.IMAGES, e.config.batch_size, 0, "cuda" if e.plan.feed == "device" else "cpu")
+    with batches(e, sampler, 1) as images:
+        launches = e.launches(sampler.steps_per_epoch)
         e.advance(launches[0], next(images))
         with log.calls() as found:
             for count, given in zip(launches[1:], images, strict=False):
@@ -87,7 +87,7 @@ def watch_an_epoch(e: "Engine") -> None:
 
 def test_an_evaluation_waits_once() -> None:
     e = graph_nodes.engine({"compile": True})
-    evaluation = Evaluation(e.model, torch.zeros(10_000, D, dtype=torch.uint8, device="cuda"), 0, graphs.capture)
+    evaluation = Validation(e.model, torch.zeros(10_000, D, dtype=torch.uint8, device="cuda"), 0, cuda_graphs.capture)
     with log.calls() as found:
         evaluation()
     assert sum(call.kind == "sync" for call in found) == 1
@@ -130,7 +130,7 @@ def test_what_waits_is_seen_in_a_capture_and_out_of_one(kind: str) -> None:
     assert not any(call.unsafe for call in found)
 
     with log.calls() as found:
-        graphs.capture(PLANTED[kind])
+        cuda_graphs.capture(PLANTED[kind])
     (seen,) = [call for call in found if call.unsafe and call.kind == kind]
     assert seen.thread == threading.get_native_id()
 
@@ -142,7 +142,7 @@ def test_what_another_thread_does_during_a_capture_is_its_own_matter() -> None:
         other.join()
 
     with log.calls() as found:
-        graphs.capture(program)
+        cuda_graphs.capture(program)
     assert not any(call.unsafe for call in found)
     others = [call for call in found if call.kind == "sync" and call.thread != threading.get_native_id()]
-    assert len(others) == graphs.WARM_UP_RUNS + 1
+    assert len(others) == cuda_graphs.WARM_UP_RUNS + 1

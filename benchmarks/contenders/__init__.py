@@ -1,0 +1,1 @@
+"""Who takes part: every way to train the same network."""

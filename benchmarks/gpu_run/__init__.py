@@ -1,0 +1,1 @@
+"""What a run on another machine's GPU needs."""

@@ -1,0 +1,81 @@
+"""What is known of a suite's benchmarks before any of them runs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from benchmarks.contenders.registry import EPOCH
+from benchmarks.harness.budget import Kind
+from benchmarks.harness.metadata import Case
+
+# By what they are worth, where time does not suffice for all.
+ORDER = ("train_step", "epoch", "time_to_elbo", "importance", "adam", "elbo", "objective", "reparameterize", "startup")
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The only argument of the mark `suite`, which every benchmark has.
+
+    Args:
+        labels: of each contender.
+        seconds: that a benchmark takes, on two cores of an AMD EPYC; only their proportions count.
+        compiling: seconds more where the contender has to be compiled.
+        what: of the benchmarks, where no parameter says it.
+        has_batch: whether they differ by batch.
+        left_out: of (parameters, whether --long was given) whether the benchmark will skip itself.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    seconds: float
+    compiling: float = 0.0
+    what: str | None = None
+    has_batch: bool = True
+    left_out: Callable[[Params, bool], bool] = lambda params, long: False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A benchmark that will run if there is time."""
+
+    suite: Suite
+    function: str
+    params: Params
+
+    @classmethod
+    def of(cls, item: pytest.Item) -> "Planned | None":
+        """None where pytest runs something else."""
+        mark, callspec = item.get_closest_marker("suite"), getattr(item, "callspec", None)
+        function = str(getattr(item, "originalname", ""))
+        return cls(mark.args[0], function, callspec.params) if mark and callspec else None
+
+    @property
+    def place(self) -> tuple[bool, bool, int]:
+        """In the order of a run that may not take as long as it wants: compiling last, which takes longest."""
+        last, name = ORDER[-1], self.suite.name
+        return name == last, self.kind.compiles, ORDER.index(name) if name in ORDER else len(ORDER)
+
+    @property
+    def kind(self) -> Kind:
+        contender, what = EPOCH.get(self.params["name"]), self.params.get("what")
+        return Kind(f"{self.function} {what}" if what else self.function, bool(contender and contender.compiles))
+
+    @property
+    def seconds(self) -> float:
+        return self.suite.seconds + (self.suite.compiling if self.kind.compiles else 0.0)
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """As in the JSON's list of what was not measured."""
+        case: Case = self.params["case"]
+        return {
+            **vars(case),
+            "batch": case.batch if self.suite.has_batch else None,
+            "suite": self.suite.name,
+            "what": self.suite.what or self.params.get("what") or self.params.get("direction"),
+            "contender": self.params["name"],
+            "label": self.suite.labels[self.params["name"]],
+        }

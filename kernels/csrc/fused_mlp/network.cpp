@@ -1,0 +1,77 @@
+#include "network.h"
+
+#include "../rows.h"
+
+#include <algorithm>
+
+namespace vae_fast {
+
+Network network_of(const char* op, at::TensorList parameters) {
+  TORCH_CHECK_VALUE(parameters.size() >= 4 && parameters.size() % 4 == 0, op,
+                    ": parameters: expected weight and bias of as many layers in the encoder as in the decoder, got ",
+                    parameters.size(), " tensors");
+  Network network;
+  network.stats = parameters.size() / 4 - 1;
+  for (size_t i = 0; i < parameters.size(); i += 2) {
+    const at::Tensor &weight = parameters[i], &bias = parameters[i + 1];
+    check_float(weight, op, "parameters");
+    check_float(bias, op, "parameters");
+    const size_t layer = i / 2;
+    int64_t in = weight.dim() == 2 ? weight.size(1) : -1;
+    if (layer > 0) in = network.layers.back().out / (layer == network.stats + 1 ? 2 : 1);
+    TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(1) == in && weight.numel() > 0 && bias.dim() == 1 &&
+                          bias.size(0) == weight.size(0) && (layer != network.stats || weight.size(0) % 2 == 0),
+                      op, ": parameters: expected [N, ", in < 0 ? "M" : std::to_string(in), "] and [N] as layer ",
+                      layer, layer == network.stats ? " with an even N" : "", ", got ", weight.sizes(), " and ",
+                      bias.sizes());
+    TORCH_CHECK_VALUE(weight.is_contiguous() && bias.is_contiguous(), op,
+                      ": parameters: expected contiguous tensors, got strides ", weight.strides(), " and ",
+                      bias.strides());
+    network.layers.push_back(
+        {in, weight.size(0), weight.const_data_ptr<float>(), bias.const_data_ptr<float>()});
+  }
+  TORCH_CHECK_VALUE(network.layers.back().out == network.pixels(), op, ": parameters: expected as many logits as the ",
+                    network.pixels(), " pixels, got ", network.layers.back().out);
+  return network;
+}
+
+Activation activation_of(const char* op, std::string_view name) {
+  constexpr std::pair<std::string_view, Activation> known[] = {
+      {"relu", Activation::relu}, {"leaky_relu", Activation::leaky_relu}, {"elu", Activation::elu},
+      {"silu", Activation::silu}, {"gelu", Activation::gelu},             {"softplus", Activation::softplus},
+      {"tanh", Activation::tanh}};
+  for (const auto& [known_name, activation] : known)
+    if (name == known_name) return activation;
+  TORCH_CHECK_VALUE(false, op, ": activation: got the unknown '", name, "'");
+}
+
+Layout::Layout(const Network& network, int64_t batch, int64_t threads, bool all_at_once, bool keeps_gradients)
+    : batch(batch),
+      panels(panels_for(batch)),
+      slots(all_at_once ? panels : kGroup * std::min(threads, panels)),
+      keeps_gradients(keeps_gradients) {
+  for (size_t i = 0; i < network.layers.size(); ++i) {
+    const Layer& layer = network.layers[i];
+    by_output.push_back(take((keeps_gradients ? panels : slots) * feature_stride(layer.out)));
+    input.push_back(take(slots * feature_stride(layer.in)));
+    slopes.push_back(take(network.is_hidden(i) ? slots * feature_stride(layer.out) : 0));
+    gradients.push_back(take(layer.out * layer.in + layer.out));
+  }
+  const int64_t latent = network.latent();
+  sampled = take(slots * kPanel * (network.pixels() + 3) / 4);
+  stats = take(slots * feature_stride(2 * latent));
+  noise = take(slots * feature_stride(latent));
+  by_z = take(slots * feature_stride(latent));
+  kl = take(2 * panels * latent);
+  nll = take(2 * panels * ((network.pixels() + kLossRows - 1) / kLossRows));
+  by_kl = take(threads * panels_for(latent) * kPanel);
+  magnitudes = take(threads * kPanel);
+}
+
+int64_t Layout::take(int64_t floats) {
+  const int64_t at = size;
+  size += panels_for(floats) * kPanel;
+  return at;
+}
+
+}  // namespace vae_fast

@@ -1,0 +1,58 @@
+// A VAE of two MLPs as its list of parameters gives it, and where its step keeps what.
+#pragma once
+
+#include "../simd/mlp_loops.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <string_view>
+#include <vector>
+
+namespace vae_fast {
+
+constexpr int64_t kLossRows = 48;  // of the logits, whose loss is one sum in float for each lane
+
+struct Layer {
+  int64_t in, out;
+  const float* weight;  // [out, in]
+  const float* bias;    // [out]
+};
+
+struct Network {
+  std::vector<Layer> layers;  // encoder's hidden, stats, decoder's hidden, logits
+  size_t stats;               // which layer
+
+  int64_t pixels() const { return layers.front().in; }
+  int64_t latent() const { return layers[stats].out / 2; }
+  bool is_hidden(size_t layer) const { return layer != stats && layer + 1 != layers.size(); }
+};
+
+// Raises TypeError or ValueError, in the name of `op`, for a list that is not a VAE's.
+Network network_of(const char* op, at::TensorList parameters);
+Activation activation_of(const char* op, std::string_view name);
+
+// The workspace: offsets in floats, all multiples of 64 bytes. Panels of features lie feature_stride apart.
+struct Layout {
+  // Whether what a group of panels needs has room for the whole batch, and whether the gradients by the layers' outputs do.
+  Layout(const Network& network, int64_t batch, int64_t threads, bool all_at_once, bool keeps_gradients);
+
+  int64_t take(int64_t floats);
+
+  float* memory = nullptr;  // once the size is known
+  int64_t batch, panels;
+  int64_t slots;                    // panels for which there is room in what is needed for a group only
+  bool keeps_gradients;
+  std::vector<int64_t> input;       // of every layer: [slots][in][16]
+  int64_t sampled;                  // binary pixels, bytes: [slots][16][pixels]
+  std::vector<int64_t> by_output;   // the loss's gradient: [panels or slots][out][16]
+  std::vector<int64_t> slopes;      // of hidden layers: [slots][out][16]
+  std::vector<int64_t> gradients;   // by weight and bias of every layer, for Adam where it has to wait for the norm
+  int64_t stats, noise, by_z;       // [slots][2 Z or Z][16]
+  int64_t kl;                       // [panels][Z], doubles
+  int64_t nll;                      // [pixels / kLossRows][panels], doubles
+  int64_t by_kl;                    // [threads][Z]
+  int64_t magnitudes;               // [threads][16]: of inputs and gradients
+  int64_t size = 0;
+};
+
+}  // namespace vae_fast

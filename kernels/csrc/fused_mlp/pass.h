@@ -1,0 +1,95 @@
+// Forward and backward of a whole VAE, as all threads of a parallel region run through it together.
+#pragma once
+
+#include "products.h"
+
+#include <optional>
+#include <utility>
+
+namespace vae_fast {
+
+struct Objective {
+  Draw draw;  // of the noise
+  Activation activation;
+  float beta;
+  float free_bits;
+  float weight;  // of the batch's mean
+};
+
+struct Images {
+  const void* data;
+  Type type;            // uint8 or float32
+  const int64_t* rows;  // or null: the batch is all there is
+  int64_t batch;
+  std::optional<Draw> sample;  // of every pixel, on with the probability that it states
+};
+
+struct Range {
+  int64_t begin, end;
+};
+
+struct Losses {
+  double loss = 0, nll = 0, kl = 0;  // sums over the batch, but the loss, which is the mean
+  bool is_finite = false;            // the loss in float32
+  double largest_gradient = 0;       // no gradient by a parameter is larger; NaN or inf where that is not known
+};
+
+// Where one thread works: `teams` divide the batch, the threads of a team its features.
+struct Place {
+  Place(int64_t thread, int64_t threads, int64_t panels);
+
+  int64_t thread, threads;
+  int64_t teams, team;        // team == teams: a thread too many
+  int64_t members, member;
+  int64_t first, last;        // panels
+  int64_t groups;             // as many in every team, so that all meet at the barriers; some may be empty
+};
+
+class Pass {
+ public:
+  Pass(const Network& network, const Layout& layout, const Products& products, const Images& images,
+       const Objective& objective);
+
+  // Everything up to the gradients by every layer's output. To be called by all threads of a region; each gets the losses.
+  Losses run(const Place& place) const;
+
+  // Rows of a layer's gradient that are this thread's; where they go is for the caller to fill in.
+  LayerUpdate update(const Place& place, size_t layer) const;
+
+ private:
+  struct Group;
+
+  void encode(const Place& place, const Group& group) const;
+  void gather(const Place& place, const Group& group) const;
+  void sample_pixels(const int64_t* images, int64_t lanes, int64_t first, const Range& pixels, uint8_t* to) const;
+  void sample(const Place& place, const Group& group) const;
+  void hidden(const Place& place, const Group& group, size_t layer) const;
+  void decode(const Place& place, const Group& group) const;
+  void lose(const Place& place, const Group& group) const;
+  void backward(const Place& place, const Group& group) const;
+  void backward(const Place& place, const Group& group, size_t layer) const;
+  void sample_backward(const Place& place, const Group& group) const;
+  void set_kl_factors(const Place& place) const;
+  double mean_kl(int64_t j) const;
+  void saw_input(const Place& place, uint32_t magnitude) const;
+  void saw_gradient(const Place& place, uint32_t magnitude) const;
+  Losses losses(const Place& place) const;
+
+  float* at(int64_t offset) const { return layout_.memory + offset; }
+  double* doubles(int64_t offset) const { return reinterpret_cast<double*>(at(offset)); }
+  float* panel(int64_t offset, int64_t features, int64_t index) const {
+    return at(offset) + index * feature_stride(features);
+  }
+  float* input(size_t layer, const Group& group) const;
+  float* by_output(size_t layer, const Group& group) const;
+  float scale() const { return objective_.weight / static_cast<float>(images_.batch); }
+
+  const Network& network_;
+  const Layout& layout_;
+  const Products& products_;
+  const Images& images_;
+  const Objective& objective_;
+  const MlpLoops& loops_;
+};
+
+}  // namespace vae_fast

@@ -1,0 +1,92 @@
+"""The operators of a training step, by C++ and by the reference, against the reference in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.kernels.operator_cases import DTYPES, LAYOUTS, SHAPES, encoded, images
+from tests.kernels.training_cases import (
+    check_nll_with_gradient,
+    check_row_offset_on_the_device,
+    check_sample_posterior_gradient,
+)
+from vae_fast.kernels import extension, nll_with_gradient, sample_posterior, sample_posterior_gradient
+
+IMPLEMENTATIONS = [
+    pytest.param("cpp", marks=pytest.mark.skipif(not extension.load(), reason=extension.status())),
+    "reference",
+]
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("b", "d", "z"), SHAPES)
+@pytest.mark.parametrize(("layout", "dtype"), list(zip(LAYOUTS, DTYPES, strict=True)))
+def test_values_are_the_references(b: int, d: int, z: int, layout: str, dtype: torch.dtype, impl: str) -> None:
+    for target_dtype in (torch.uint8, torch.float32):
+        check_nll_with_gradient(impl, *images(b, d, layout, target_dtype, dtype))
+    for by_dimension in (False, True):
+        check_sample_posterior_gradient(impl, encoded(b, z, layout, dtype), by_dimension, row_offset=d)
+    if impl == "reference":
+        check_row_offset_on_the_device(impl, encoded(b, z, layout, dtype))
+
+
+def test_images_have_any_shape() -> None:
+    logits, target = torch.randn(3, 2, 4, 5), torch.randint(0, 256, (3, 40), dtype=torch.uint8)
+    check_nll_with_gradient("auto", logits, target)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: nll_with_gradient(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2)),
+            ValueError,
+            r"weight: expected shape \[\], got \[2\]",
+        ),
+        (
+            lambda: nll_with_gradient(torch.zeros(2, 3), torch.zeros(2, 4), torch.ones(())),
+            ValueError,
+            "target: expected the logits' shape",
+        ),
+        (
+            lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(2), torch.zeros(2, 6), 0, 0),
+            ValueError,
+            r"kl_weight: expected shape \[\] or \[3\], got \[2\]",
+        ),
+        (
+            lambda: nll_with_gradient(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones((), dtype=torch.float64)),
+            TypeError,
+            "weight: expected a float32 tensor, got torch.float64",
+        ),
+        (
+            lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(()), torch.zeros(2, 7), 0, 0),
+            ValueError,
+            r"stats: expected \[B, 2 Z\] or \[B, 2 C, ...\], got \[2, 7\]",
+        ),
+        (
+            lambda: sample_posterior_gradient(torch.zeros(2, 3), torch.ones(()), torch.zeros(2, 6), 0, 0, stream=-1),
+            ValueError,
+            "stream: expected an int in",
+        ),
+        (
+            lambda: sample_posterior(torch.zeros(2, 6), 0, 0, row_offset=torch.tensor(0), impl="cpp"),
+            RuntimeError,
+            "impl='cpp' of sample_posterior_from is not available: C\\+\\+ takes row_offset as an int",
+        ),
+        (
+            lambda: sample_posterior_gradient(torch.zeros(2, 2), torch.ones(()), torch.zeros(2, 6), 0, 0),
+            ValueError,
+            r"grad_z: expected \[2, 3\], got \[2, 2\]",
+        ),
+        (
+            lambda: sample_posterior(torch.zeros(2, 6), 0, 0, row_offset=torch.zeros(1)),
+            ValueError,
+            "row_offset: expected a 0-d int64 tensor",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

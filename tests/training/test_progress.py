@@ -1,0 +1,106 @@
+"""What a run prints: plain lines where nobody watches, a bar on a terminal."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vae_fast.training import progress
+from vae_fast.training.progress import Printer, epoch_line
+
+RECORD = {
+    "epoch": 3, "train_loss": 105.123, "train_nll": 80.1, "train_kl": 25.023, "images_per_second": 23456.7,
+    "skipped_steps": 0, "test_loss": None, "test_nll": None, "test_kl": None,
+}  # fmt: skip
+
+
+def test_an_epoch_is_one_line() -> None:
+    assert epoch_line(RECORD, 10) == "epoch  3/10   train 105.12 (nll 80.10 + kl 25.02)   23,457 images/s"
+    more = {**RECORD, "test_loss": 99.0, "test_nll": 70.0, "test_kl": 29.0, "skipped_steps": 2}
+    assert "   test 99.00 (nll 70.00 + kl 29.00)   " in epoch_line(more, 3)
+    assert epoch_line(more, 3).endswith("2 steps skipped: not finite")
+
+
+def test_an_epoch_that_learned_nothing_is_still_a_line() -> None:
+    nothing = {**RECORD, "train_loss": None, "images_per_second": None, "skipped_steps": 7}
+    assert epoch_line(nothing, 3) == "epoch 3/3   7 steps skipped: not finite"
+
+
+def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Printer().bar("epoch 1", 40) as advance:
+        advance(20, 105.3)
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_terminal_what_has_a_unit_is_told_in_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    with Printer(stderr=True).bar("-log p(x)", 4000, 1000, "images") as advance:
+        time.sleep(0.01)
+        advance(1500, 105.3)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert re.fullmatch(r"-log p\(x\)  105\.30  1,500 of 4,000, [0-9,]+ images/s\n", told.err)
+
+
+def test_a_loss_that_is_no_sum_says_what_it_is() -> None:
+    record = {
+        "epoch": 1,
+        "train_loss": 321.0,
+        "train_nll": 292.0,
+        "train_kl": 7.25,
+        "beta": 4.0,
+        "test_loss": 263.0,
+        "test_nll": 256.0,
+        "test_kl": 7.0,
+        "images_per_second": None,
+        "skipped_steps": 1,
+    }
+    assert epoch_line(record, 20).split("   ") == [
+        "epoch  1/20",
+        "train 321.00 (nll 292.00, kl 7.25, beta 4; -ELBO 299.25)",
+        "test 263.00 (nll 256.00 + kl 7.00)",
+        "1 step skipped: not finite",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "nll", "kl", "beta", "told"),
+    [
+        (555.72, 555.61, 0.13, 0.857, "nll 555.61, kl 0.13, beta 0.857; -ELBO 555.74"),
+        (555.67, 555.61, 0.13, 0.857, "nll 555.61, kl 0.13, beta 0.857 at its end; -ELBO 555.74"),  # it was scheduled
+        (136000.05, 135900.0, 100.0, 1.0, "nll 135900.00 + kl 100.00"),  # float32's rounding
+        (110.0, 90.0, 10.0, 1.0, "nll 90.00, kl 10.00, beta 1 at its end; -ELBO 100.00"),  # free bits
+    ],
+)
+def test_the_terms_of_a_loss(loss: float, nll: float, kl: float, beta: float, told: str) -> None:
+    assert progress._terms(loss, nll, kl, beta) == told
+
+
+def test_a_terminal_gets_a_bar_that_vanishes() -> None:
+    """In a real pseudo-terminal."""
+    code = (
+        "import time; from vae_fast.training.progress import Printer; printer = Printer()\n"
+        "with printer.bar('epoch 1', 64) as advance:\n"
+        "    for step in range(64): time.sleep(0.01); advance(step, 105.25)\n"
+        "printer.line('done')"
+    )
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=slave, env={**os.environ, "TERM": "xterm"})
+    os.close(slave)
+    written = b""
+    while process.poll() is None or not written.endswith(b"done\r\n"):
+        try:
+            written += os.read(master, 4096)
+        except OSError:  # the other side is closed
+            break
+    os.close(master)
+    assert process.wait() == 0
+    assert b"epoch 1" in written
+    assert b"/64" in written
+    assert written.endswith(b"done\r\n")

@@ -1,0 +1,1 @@
+"""Trained models: opened, measured, and what they generate."""

@@ -1,0 +1,40 @@
+"""What a trained VAE makes: images of latents, reconstructions, and samples."""
+
+import torch
+from torch import Tensor
+
+from vae_fast.kernels import streams
+from vae_fast.models.vae import VAE
+from vae_fast.objectives.priors import standard_normal
+
+BATCH = 1000
+
+
+@torch.inference_mode()
+def decode(model: VAE, z: Tensor) -> Tensor:
+    """Images of latents [..., Z]: the likelihood's means in [0, 1], [..., *input_shape], float32 on the CPU."""
+    device = next(model.parameters()).device
+    parts = [model.decode(part.to(device)).sigmoid().float().cpu() for part in z.reshape(-1, model.latent).split(BATCH)]
+    return torch.cat(parts).view(*z.shape[:-1], *model.input_shape)
+
+
+@torch.inference_mode()
+def means(model: VAE, images: Tensor) -> Tensor:
+    """The posterior's means of images [N, ...], [N, Z] on the CPU: what reconstructions decode."""
+    device = next(model.parameters()).device
+    return torch.cat([model.encode(part.flatten(1).to(device))[0].cpu() for part in images.split(BATCH)])
+
+
+def prior(model: VAE, count: int, seed: int) -> Tensor:
+    """Draws of N(0, I), [count, Z]: row i is the same however many there are."""
+    return standard_normal(count, model.latent, seed, 0, stream=streams.SAMPLING)
+
+
+def sample(model: VAE, count: int, seed: int) -> Tensor:
+    """Images decoded from `prior`: [count, *input_shape]."""
+    return decode(model, prior(model, count, seed))
+
+
+def reconstruct(model: VAE, images: Tensor) -> Tensor:
+    """The decoded means of the posteriors of images [N, ...]: [N, *input_shape]."""
+    return decode(model, means(model, images))

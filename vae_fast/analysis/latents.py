@@ -1,0 +1,46 @@
+"""What the latent dimensions of a trained VAE carry, and which of them are in use."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae_fast.data.file_images import Pixels
+from vae_fast.kernels import kl_per_dimension
+from vae_fast.models.vae import VAE
+
+ACTIVE = 0.01  # the variance of the posterior's mean above which a dimension counts as active (Burda et al. 2016)
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Of each of the Z dimensions, over the images: float64 [Z] on the CPU.
+
+    kl: the mean of KL(q(z_j | x) || N(0, 1)), in nats.
+    variance: of the posterior's mean, Cov_x(E[z_j | x]), the activity of Burda et al. 2016, section 5.
+    """
+
+    kl: Tensor
+    variance: Tensor
+
+    def active(self, threshold: float = ACTIVE) -> int:
+        """How many dimensions are active."""
+        return int((self.variance > threshold).sum())
+
+    def most_active(self) -> list[int]:
+        """All dimensions, from the one that carries most to the one that carries least."""
+        return self.kl.argsort(descending=True, stable=True).tolist()
+
+
+@torch.inference_mode()
+def survey(model: VAE, images: Pixels) -> Latents:
+    """One pass over `images` [N, D], wherever they are, in float64 sums."""
+    device = next(model.parameters()).device
+    sums = torch.zeros(3, model.latent, dtype=torch.float64, device=device)  # of kl, mu, mu^2
+    for start in range(0, len(images), BATCH):
+        mu, logvar = model.encode(images[start : start + BATCH].to(device))
+        means = mu.double()
+        sums += torch.stack([t.sum(0) for t in (kl_per_dimension(mu, logvar).double(), means, means.square())])
+    kl, mean, square = (sums / len(images)).cpu()
+    return Latents(kl, (square - mean.square()).clamp(min=0))

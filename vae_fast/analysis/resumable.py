@@ -1,0 +1,82 @@
+"""Estimates that take long, one for each image, kept on the disk so that the work goes on where it was interrupted."""
+
+import hashlib
+import io
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vae_fast.artifacts import atomic
+from vae_fast.data.file_images import Pixels, pieces
+
+SAVE_EVERY = 5.0  # seconds
+
+
+class Estimates:
+    """Of the first images, in order; `values` is float64 [n], `seconds` what they have taken, with those kept before.
+
+    Args:
+        path: the file, or None to keep nothing. One that holds estimates of something else is begun anew. It stays when
+            all are there, until its owner has done something with them.
+        model, images, samples, seed: what the estimates are of, [N, D].
+    """
+
+    def __init__(self, path: Path | None, model: nn.Module, images: Pixels, samples: int, seed: int) -> None:
+        self._path = path
+        self._of = _digest(model, images, samples, seed) if path else ""
+        self.values, self._before = self._read()
+        self._began = self._saved = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether the work can go on from the file."""
+        return self._path is not None
+
+    def append(self, batch: Tensor) -> None:
+        self.values = torch.cat([self.values, batch])
+        if time.monotonic() - self._saved >= SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        if self._path is None:
+            return
+        content = io.BytesIO()
+        np.savez(content, of=self._of, values=self.values.numpy(), seconds=self.seconds)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.replace(self._path, content.getvalue())
+        except OSError as error:  # the estimate itself goes on
+            print(f"warning: {self._path}: {error.strerror}: an interruption would lose the estimates", file=sys.stderr)
+            self._path = None
+        self._saved = time.monotonic()
+
+    def _read(self) -> tuple[Tensor, float]:
+        if self._path is not None and self._path.is_file():
+            try:
+                with np.load(io.BytesIO(self._path.read_bytes())) as file:
+                    if file["of"] == self._of:
+                        return torch.from_numpy(file["values"]), float(file["seconds"])
+            except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
+                pass  # not a file of ours, or a damaged one
+        return torch.empty(0, dtype=torch.float64), 0.0
+
+
+def _digest(model: nn.Module, images: Pixels, samples: int, seed: int) -> str:
+    digest = hashlib.sha256(repr((samples, seed, tuple(images.shape))).encode())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    for piece in pieces(images):
+        digest.update(piece.to("cpu").contiguous().numpy().data)
+    return digest.hexdigest()

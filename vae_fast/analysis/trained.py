@@ -1,0 +1,230 @@
+"""A trained model, and the images to look at it with: what the commands share that work on a run."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_fast.artifacts import checkpoint
+from vae_fast.artifacts.directory import RunDirectory
+from vae_fast.config import Config, read_toml
+from vae_fast.data.dataset import DataSet
+from vae_fast.data.file_images import Pixels, sha256
+from vae_fast.data.placement import FeedName, choose_feed
+from vae_fast.data.splits import Splits, prepare
+from vae_fast.data.transforms import described
+from vae_fast.errors import ConfigError, DataError, RunError
+from vae_fast.models.vae import VAE
+from vae_fast.runtime import pytorch_state
+from vae_fast.runtime.plan import choose_device
+
+PARTS = ("test", "train", "valid")
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Images [N, C, H, W] on the host, and their labels, int64 [N], where there are any.
+
+    part: "test", "train", "valid", or "all" of a set that is not divided. is_runs_own: those that the run was trained
+    beside; what is kept of others carries their fingerprint.
+    """
+
+    pixels: Pixels
+    labels: Tensor | None
+    data: str
+    part: str
+    binarize: str
+    is_runs_own: bool
+
+    def pick(self, indices: Sequence[int]) -> Tensor:
+        """Those images, [n, C, H, W], as they are; DataError for one that is not there."""
+        for index in indices:
+            if not 0 <= index < len(self.pixels):
+                raise DataError(f"index: expected less than the {self._counted}, got {index}")
+        return torch.cat([self.pixels[index : index + 1].to("cpu") for index in indices])
+
+    def label(self, index: int) -> str:
+        """Empty where there is none."""
+        return "" if self.labels is None else str(int(self.labels[index]))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pixels, as hexadecimal digits."""
+        return sha256([self.pixels])
+
+    @property
+    def slug(self) -> str:
+        """For the names of files."""
+        return f"{self.data}{self._fingerprint and f'-{self._fingerprint}'}-{self.part}-{self.binarize}"
+
+    @property
+    def suffix(self) -> str:
+        """For the names of files that carry none for the run's own images."""
+        return "" if self.is_runs_own else f"-{self.slug}"
+
+    @property
+    def title(self) -> str:
+        of = self._fingerprint and f" (SHA-256 {self._fingerprint}...)"
+        return f"{self.data}{of}, {self._counted}, {self.treatment}"
+
+    @property
+    def treatment(self) -> str:
+        return described(self.binarize, self.pixels.shape[1:])
+
+    @property
+    def _counted(self) -> str:
+        return f"{len(self.pixels):,} {'' if self.part == 'all' else f'{self.part} '}images"
+
+    @property
+    def _fingerprint(self) -> str:
+        return "" if self.is_runs_own else self.sha256[:8]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model and, if it lies in a run directory, the run.
+
+    Attributes:
+        model: in eval mode, on the device that was asked for, whichever it was trained on.
+        source: the checkpoint directory or file that it was read from.
+        run: the run's directory, or None.
+        config: the run's settings, or None.
+        completed: epochs that the run had completed when it saved this checkpoint.
+    """
+
+    model: VAE
+    source: Path
+    run: Path | None
+    config: Config | None
+    completed: int = 0
+
+    @classmethod
+    @pytorch_state.as_it_starts()
+    def open(cls, path: str | Path, device: str = "auto") -> "Trained":
+        """Of a run directory (its latest valid checkpoint), a checkpoint, or an export.
+
+        Raises RunError for what cannot be read or a device that is not there, ConfigError for one that no machine has.
+        """
+        path = Path(path).expanduser()
+        if (path / "checkpoints").is_dir() and not (path / "config.toml").is_file():
+            raise RunError(
+                f"{path}: its config.toml is missing, which says what the run is; name one of its checkpoints"
+            )
+        model, source, state = checkpoint.opened(path, lambda line: print(f"warning: {line}", file=sys.stderr))
+        model = model.to(choose_device(device)[0])
+        if not all(p.isfinite().all() for p in model.parameters()):
+            raise RunError(f"{source}: not all parameters of the model are finite")
+        run = path if (path / "config.toml").is_file() else _run_of(source)
+        config = None if run is None else Config(**read_toml(run / "config.toml"))
+        return cls(model, source, run, config, state["epoch"] if state else 0)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W), as pictures want it."""
+        shape = self.model.input_shape
+        return (1,) * (3 - len(shape)) + shape
+
+    @property
+    def seed(self) -> int:
+        """The run's: with it the noise is that of its test loss."""
+        return self.config.seed if self.config else 0
+
+    def place(self, *names: str) -> Path | None:
+        """Where in the run's directory something is kept; None for a model without a run."""
+        return self.run.joinpath(*names) if self.run else None
+
+    @property
+    def title(self) -> str:
+        """Names, not paths: it goes into what may be given away."""
+        return f"{self.run.absolute().name}, {self.source.name}" if self.run else self.source.absolute().name
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The tables of the run's config.toml; empty without a run."""
+        return RunDirectory.of(self.run).recorded if self.run else {}
+
+    def records(self) -> list[dict[str, Any]]:
+        """What the run recorded of its epochs, up to the last one that this checkpoint has completed."""
+        if self.run is None:
+            return []
+        return [record for record in RunDirectory.of(self.run).metrics() if record["epoch"] <= self.completed]
+
+    @pytorch_state.as_it_starts()
+    def images(self, part: str = "test", **settings: Any) -> Selection:
+        """The images of one part of the run's data set, treated as in the run, but for `settings`.
+
+        Args:
+            part: "test", "train" or "valid" (what --valid held out). Of other data that are a single array, all.
+            settings: data, data_root and binarize of `Config`, where they are to be others; None leaves them. Data that
+                hold the run's images, wherever they lie, are the run's.
+
+        Raises DataError for images that cannot be had or have another shape, ConfigError where no run says which,
+        RunError where the run's are no longer those that it was trained on.
+        """
+        if part not in PARTS:
+            raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
+        given = {name: value for name, value in settings.items() if value is not None}
+        config = self._settings(given)
+        found = DataSet.open(config.data, config.data_root)
+        feed, _ = choose_feed("auto", found.nbytes, torch.device("cpu"), obstacle=found.obstacle)
+        is_own = self.config is not None and ("data" not in given or self._holds_the_runs(found, feed))
+        if not is_own:  # nothing is held out of other data
+            config = replace(config, valid=0, test_fraction=0.0)
+        splits = prepare(config, found, feed)
+        if is_own and not given.keys() & {"data", "binarize"}:
+            self._require(splits)
+        if config.binarize == "dynamic":  # what is looked at is one sample
+            config = replace(config, binarize="static")
+            splits = prepare(config, found, feed)
+        is_whole = not is_own and part == "test" and splits.test is None
+        name = "train" if is_whole else part
+        pixels = {"test": splits.test, "train": splits.train, "valid": splits.valid}[name]
+        if pixels is None:
+            has = ", ".join(name for name in PARTS if getattr(splits, name) is not None)
+            raise DataError(f"split: {found.name} has no {part} images here; expected one of {has}")
+        if splits.image_shape.numel() != self.model.pixels:
+            raise DataError(
+                f"data: {found.name} has images of {splits.image_shape.numel()} pixels "
+                f"({' x '.join(map(str, splits.image_shape))}), {self.source} takes {self.model.pixels}"
+            )
+        shown = "all" if is_whole else part
+        return Selection(pixels, splits.labels.get(name), found.name, shown, config.binarize, is_own)
+
+    def _settings(self, given: dict[str, Any]) -> Config:
+        """The run's, but for what is given."""
+        if self.config is None:
+            if "data" in given:
+                return Config(**given)
+            raise ConfigError(f"data: {self.source} belongs to no run that says which images; expected a name or path")
+        return replace(self.config, **given)
+
+    def _holds_the_runs(self, found: DataSet, feed: FeedName) -> bool:
+        """Whether these are the images that the run was trained on, wherever they are now."""
+        recorded = self.recorded.get("images", {})
+        count = sum(len(source.array) for source in found.parts.values())
+        if self.config is None or count != sum(recorded.get("count", ())):
+            return False  # without a look at the pixels
+        try:
+            return bool(prepare(self.config, found, feed).fingerprint() == recorded)
+        except DataError:  # what the run holds out cannot be held out of these
+            return False
+
+    def _require(self, splits: Splits) -> None:
+        """That these are the images that the run was trained on."""
+        if self.run is not None:
+            RunDirectory.of(self.run).require(splits.fingerprint())
+
+
+def _run_of(source: Path) -> Path | None:
+    """The run in whose checkpoints/ a checkpoint lies."""
+    folder = source.absolute().parent
+    return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.toml").is_file() else None

@@ -1,0 +1,301 @@
+"""Checkpoints that are either whole or not there: safetensors and JSON under a SHA-256 manifest, moved in by rename.
+
+checkpoints/step-00004680/model.safetensors      parameters, and the hyperparameters that rebuild the VAE
+                          optimizer.safetensors  the optimizer's tensors, named after their parameters
+                          state.json             counters, sums, scaler, best value
+                          manifest.json          size and SHA-256 of the three
+checkpoints/latest, best                         relative symlinks, replaced by rename; where a file system has none,
+                                                 files that hold a checkpoint's name
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from vae_fast.artifacts import atomic
+from vae_fast.errors import RunError
+from vae_fast.models.vae import VAE
+from vae_fast.runtime import pytorch_state
+
+MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+EXPORT = "export.json"  # in a directory that `export` made
+METADATA_KEY = "vae_fast"  # one key only: safetensors writes several in an order that changes from process to process
+
+
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EINVAL}
+MOST_LINKS = 40  # as Linux follows
+NAME = re.compile(r"step-\d{8,}")
+
+
+class Checkpoint(NamedTuple):
+    """What one checkpoint directory holds."""
+
+    path: Path
+    hyperparameters: dict[str, Any]
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Loaded(NamedTuple):
+    """A VAE, where it was found, and the state of its run at that time; None where it did not come as a checkpoint."""
+
+    model: VAE
+    source: Path
+    state: dict[str, Any] | None
+
+
+class Gone(RunError):
+    """A checkpoint was removed while it was read."""
+
+
+def save(
+    checkpoints: Path, model: VAE, parameters: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+) -> Path:
+    """Write `checkpoints`/step-N, N being state["step"], and point `latest` at it.
+
+    A process killed at any moment leaves the directory whole or absent, and every earlier checkpoint as it was. So does
+    an OSError, which names a file, and after which nothing half-written is left.
+    """
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    sweep(checkpoints)
+    final = directory(checkpoints, state["step"])
+    files = {
+        MODEL: model_bytes(model, parameters),
+        OPTIMIZER: safetensors.torch.save(_plain(optimizer)),
+        STATE: json.dumps(state, indent=1).encode(),
+    }
+    manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    try:
+        _write(final, {**files, MANIFEST: json.dumps(manifest, indent=1).encode()})
+    except OSError:
+        with suppress(OSError):
+            sweep(checkpoints)
+        raise
+    point(checkpoints / "latest", final)
+    return final
+
+
+def _write(final: Path, files: dict[str, bytes]) -> None:
+    """Put a directory of files in its place, that of an earlier one too."""
+    checkpoints = final.parent
+    temporary = checkpoints / f".{final.name}.tmp"
+    temporary.mkdir()
+    for name, data in files.items():
+        atomic.write(temporary / name, data)
+    atomic.sync(temporary)
+    if final.exists():  # of this step, from before a resume
+        final.rename(checkpoints / f".{final.name}.old")
+    temporary.rename(final)
+    atomic.sync(checkpoints)
+
+
+def model_bytes(model: VAE, parameters: dict[str, Tensor]) -> bytes:
+    """The content of model.safetensors: parameters, and what rebuilds the VAE."""
+    return safetensors.torch.save(_plain(parameters), {METADATA_KEY: json.dumps(model.hyperparameters)})
+
+
+def directory(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def point(link: Path, target: Path) -> None:
+    """Make `link` name `target`, a sibling, as a relative symlink; it names the old or the new one at any moment.
+
+    Where the file system has no symlinks, it is a file that holds the target's name.
+    """
+    temporary = link.with_name(f".{link.name}.link")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target.name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        atomic.replace(link, f"{target.name}\n".encode())
+    else:
+        with atomic.removed_on_failure(temporary):
+            temporary.rename(link)
+        atomic.sync(link.parent)
+
+
+def pointed(link: Path) -> Path:
+    """What a link names, or a file in the place of one; any other path is itself."""
+    for _ in range(MOST_LINKS):  # one of the user's may name ours
+        if link.is_symlink():
+            link = link.parent / link.readlink()
+    if link.is_file() and link.stat().st_size < 256:
+        name = atomic.read(link).strip().decode(errors="replace")
+        if NAME.fullmatch(name):
+            return link.parent / name
+    return link
+
+
+def prune(latest: Path, keep: int) -> None:
+    """Remove all but the best checkpoint and the last `keep` up to `latest`.
+
+    Those of later steps are invalid ones that a resume went past; they must not count, and the run will replace them.
+    """
+    checkpoints = latest.parent
+    best = pointed(checkpoints / "best").name
+    for path in [path for path in _steps(checkpoints) if path.name <= latest.name][:-keep]:
+        if path.name != best:
+            path.rename(checkpoints / f".{path.name}.old")
+    sweep(checkpoints)
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint directory's content, every byte checked against its manifest.
+
+    Raises RunError where it does not hold, `Gone` where the directory is no longer there.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        data = {name: _verified(path / name, manifest[name]) for name in (MODEL, OPTIMIZER, STATE)}
+        return Checkpoint(
+            path,
+            _hyperparameters(data[MODEL]),
+            safetensors.torch.load(data[MODEL]),
+            safetensors.torch.load(data[OPTIMIZER]),
+            json.loads(data[STATE]),
+        )
+    except OSError as error:
+        kind = RunError if os.path.lexists(path) else Gone
+        raise kind(f"{error.filename or path}: not readable ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: not a valid checkpoint ({error or type(error).__name__})") from None
+
+
+def _steps(checkpoints: Path) -> list[Path]:
+    """The checkpoints, oldest first. RunError where they cannot be listed, which `glob` would take for none."""
+    try:
+        return sorted(path for path in checkpoints.iterdir() if path.name.startswith("step-"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{checkpoints}: cannot be listed ({error.strerror})") from None
+
+
+def valid_checkpoints(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
+    """From the newest to the oldest: each checkpoint, or what is wrong with it."""
+    for path in reversed(_steps(checkpoints)):
+        try:
+            yield read(path)
+        except RunError as error:
+            yield error
+
+
+def latest(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest that is valid; `warn` gets a line for each newer one that is not."""
+    found = list(_until_valid(checkpoints))
+    while any(isinstance(one, Gone) for one in found):  # a run under way removes old ones: newer ones are there now
+        found = list(_until_valid(checkpoints))
+    for one in found:
+        if isinstance(one, Checkpoint):
+            return one
+        warn(f"skipped an invalid checkpoint: {one}")
+    return None
+
+
+def load(path: str | Path) -> VAE:
+    """The VAE of a run directory (its latest valid checkpoint), a checkpoint, an export or a model.safetensors file.
+
+    On the CPU, float32, in eval mode. RunError names what is missing or broken.
+    """
+    return opened(path).model
+
+
+@pytorch_state.as_it_starts()
+def opened(path: str | Path, warn: Callable[[str], None] = warnings.warn) -> Loaded:
+    """What `load` gives, and where it comes from: of a link (latest, best) that is what it names.
+
+    `warn` gets a line for each newer checkpoint of a run directory that is not valid. RunError as for `load`.
+    """
+    path = Path(path).expanduser()
+    if (path / "checkpoints").is_dir():
+        if (found := latest(path / "checkpoints", warn)) is None:
+            raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
+        return Loaded(_model(found.path, found.hyperparameters, found.parameters), found.path, found.state)
+    while True:
+        source = pointed(path)
+        try:
+            return _opened(source)
+        except Gone:
+            if pointed(path) == source:  # else the link names a newer one by now
+                raise
+
+
+def _opened(source: Path) -> Loaded:
+    if (source / MODEL).is_file() and not (source / EXPORT).is_file():
+        found = read(source)
+        return Loaded(_model(source, found.hyperparameters, found.parameters), source, found.state)
+    file = source / MODEL if source.is_dir() else source
+    if not file.is_file():
+        what = f"it holds no {MODEL}" if source.is_dir() else "there is no such file or directory"
+        kind = RunError if os.path.lexists(source) else Gone
+        raise kind(f"{source}: expected a run directory, a checkpoint, an export or a model.safetensors file; {what}")
+    try:
+        data = file.read_bytes()
+        model = _model(file, _hyperparameters(data), safetensors.torch.load(data))
+    except OSError as error:
+        raise RunError(f"{file}: not readable ({error.strerror or error})") from None
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise RunError(f"{file}: not a model saved by vae_fast ({error or type(error).__name__})") from None
+    return Loaded(model, source, None)
+
+
+def _model(where: Path, hyperparameters: dict[str, Any], parameters: dict[str, Tensor]) -> VAE:
+    try:
+        model = VAE(**hyperparameters)
+        model.load_state_dict(parameters)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{where}: not a model saved by vae_fast ({error or type(error).__name__})") from None
+    return model.eval()
+
+
+def _hyperparameters(model: bytes) -> dict[str, Any]:
+    """Of the content of model.safetensors, which begins with the length of a JSON header."""
+    header = json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])
+    hyperparameters: dict[str, Any] = json.loads(header["__metadata__"][METADATA_KEY])
+    return hyperparameters
+
+
+def _until_valid(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
+    for one in valid_checkpoints(checkpoints):
+        yield one
+        if isinstance(one, Checkpoint):
+            return
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _verified(path: Path, entry: dict[str, Any]) -> bytes:
+    data = path.read_bytes()
+    if len(data) != entry["bytes"]:
+        raise ValueError(f"{path.name} has {len(data)} bytes, the manifest says {entry['bytes']}")
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise ValueError(f"{path.name} does not have the SHA-256 that the manifest states")
+    return data
+
+
+def sweep(checkpoints: Path) -> None:
+    """Remove what killed processes left half-written or half-removed."""
+    for path in checkpoints.glob(".step-*"):
+        shutil.rmtree(path)
+    for path in checkpoints.glob(".*.link"):
+        path.unlink()
+    atomic.sweep(checkpoints)

@@ -1,0 +1,70 @@
+"""Where a command's results go, and how pictures are saved there."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from vae_fast.analysis.trained import Trained
+from vae_fast.artifacts import atomic
+from vae_fast.artifacts.directory import require_writable
+from vae_fast.errors import ConfigError, RunError
+from vae_fast.reporting import pictures
+
+MOST_LISTED = 12  # numbers in the name of a file
+DRAWN = "picture and array go there, with .png and .npy (default: in RUN/pictures/step-N/)"
+
+
+def place(trained: Trained, out: Path | None, *names: str) -> Path:
+    """Where a result goes: `out`, or in the run's directory. Errors come now, not after the work."""
+    found = out or trained.place(*names)
+    if found is None:
+        raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a path")
+    if found.is_symlink() and not found.exists():
+        raise RunError(f"--out: {found} is a link to {found.readlink()}, which is not there")
+    require_writable(found.parent)
+    return found
+
+
+def file_place(trained: Trained, out: Path | None, *names: str) -> Path:
+    """The same, of a file, its folder made and free of what killed commands left half-written."""
+    found = place(trained, out, *names)
+    if found.is_dir():
+        raise RunError(f"--out: expected a file, {found} is a directory")
+    found.parent.mkdir(parents=True, exist_ok=True)
+    atomic.sweep(found.parent)
+    return found
+
+
+def listed(chosen: Sequence[int]) -> str:
+    """Name numbers in the name of a file, so that another choice of them is another file."""
+    if list(chosen) == list(range(len(chosen))):
+        return f"first{len(chosen)}"
+    if len(chosen) <= MOST_LISTED:
+        return "-".join(map(str, chosen))
+    return f"{len(chosen)}of-{hashlib.sha256(repr(list(chosen)).encode()).hexdigest()[:8]}"
+
+
+def save_pictures(
+    trained: Trained,
+    out: Path | None,
+    name: str,
+    rows: Sequence[Tensor],
+    array: Tensor,
+    captions: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Write rows of images as a PNG grid, and `array` beside it as .npy: at `out`, or in the run's pictures/step-N/."""
+    stem = file_place(trained, out, "pictures", trained.source.name, name)
+    if stem.suffix in (".png", ".npy"):
+        stem = stem.with_suffix("")
+    png, npy = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "npy"))
+    picture, values = io.BytesIO(), io.BytesIO()
+    pictures.save_grid([row.view(-1, *trained.image_shape) for row in rows], picture, captions)
+    np.save(values, array.numpy())
+    atomic.replace(png, picture.getvalue())
+    atomic.replace(npy, values.getvalue())
+    said = pictures.drawn_as(trained.image_shape[0])
+    print(f"picture  {png}{said and f'  ({said})'}\narray    {npy}  {list(array.shape)}")

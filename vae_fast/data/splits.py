@@ -1,0 +1,102 @@
+"""The images of one run: read, binarized if asked for, and divided into training, validation and test."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_fast.config import Config
+from vae_fast.data.dataset import DataSet
+from vae_fast.data.file_images import Pixels, Stored, sha256
+from vae_fast.data.placement import FeedName
+from vae_fast.data.transforms import TEST_SAMPLE, TRAIN_SAMPLE, VALID_SAMPLE, described, treat
+from vae_fast.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Images [N, C, H, W] on the host, uint8 or float32; None where there are none.
+
+    With the feed "stream" they are not tensors but `Stored`, left in their file. `labels`, int64 [N], are by the name
+    of their part, of those that have some.
+    """
+
+    train: Pixels
+    valid: Pixels | None
+    test: Pixels | None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def image_shape(self) -> torch.Size:
+        shape: torch.Size = self.train.shape[1:]
+        return shape
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What config.toml keeps of the images, so that a resume notices when they are others."""
+        count = [len(part) for part in self._parts]
+        return {"count": count, "shape": list(self.image_shape), "sha256": sha256(self._parts)}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self._parts)
+
+    @property
+    def _parts(self) -> list[Pixels]:
+        return [part for part in (self.train, self.valid, self.test) if part is not None]
+
+
+def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str], None] = lambda line: None) -> Splits:
+    """What `config` trains and is evaluated on. With dynamic binarization the held-out parts are one static sample.
+
+    Args:
+        config: the run's.
+        found: the data set that it names.
+        feed: from where the images are to come, see `choose_feed`.
+        say: gets a line on the images.
+    """
+    train_images, test_images = found.splits(config.test_fraction, in_file=feed == "stream")
+    train, valid = train_images.pixels, None
+    labels = {"train": train_images.labels, "test": None if test_images is None else test_images.labels}
+    if config.valid:
+        if config.valid >= len(train):
+            raise DataError(f"valid: expected fewer than the {len(train)} training images, got {config.valid}")
+        train, valid = train[: -config.valid], train[-config.valid :]
+        if (of_all := train_images.labels) is not None:
+            labels |= {"train": of_all[: -config.valid], "valid": of_all[-config.valid :]}
+    held_out = "static" if config.binarize == "dynamic" else config.binarize
+    splits = Splits(
+        train if config.binarize == "dynamic" else _treated(train, config.binarize, TRAIN_SAMPLE),
+        None if valid is None else _treated(valid, held_out, VALID_SAMPLE),
+        None if test_images is None else _treated(test_images.pixels, held_out, TEST_SAMPLE),
+        {part: some for part, some in labels.items() if some is not None},
+    )
+    parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
+    called = {"training": found.aliases.get("train"), "test": found.aliases.get("test")}
+    counts = ", ".join(
+        f"{len(part):,} {name}{f' ({called[name]})' if called.get(name) else ''}"
+        for name, part in parts.items()
+        if part is not None
+    )
+    shape = " x ".join(map(str, splits.image_shape))
+    kept = train_images.note if config.binarize == "none" else "uint8"
+    say(
+        f"data: {train_images.name}, {shape}, {counts} images; {described(config.binarize, splits.image_shape)}, {kept}"
+    )
+    return splits
+
+
+def copies_all(config: Config) -> str | None:
+    """Why the settings need all images in memory, and what to do about it; None if they do not."""
+    if config.binarize in ("none", "dynamic"):
+        return None
+    return f"--binarize {config.binarize} makes a copy of all of them; take none or dynamic"
+
+
+def _treated(images: Pixels, treatment: str, sample: int) -> Pixels:
+    if treatment == "none":
+        return images
+    if isinstance(images, Stored):
+        return images.treated(lambda pixels, first: treat(pixels, treatment, sample, first))
+    return treat(images.flatten(1), treatment, sample).view_as(images)

@@ -1,0 +1,15 @@
+"""A new model as the settings describe it."""
+
+from collections.abc import Sequence
+
+import torch
+
+from vae_fast.config import Config
+from vae_fast.models.vae import VAE
+
+
+def new_model(config: Config, input_shape: Sequence[int]) -> VAE:
+    """A VAE initialised on the CPU from the seed alone, whatever the device and the global generator's state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return VAE(input_shape, config.hidden, config.latent, config.activation)

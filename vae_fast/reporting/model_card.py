@@ -1,0 +1,86 @@
+"""The card that goes with an exported model: what it is, what it was trained on and how, what it reached."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import PurePath
+
+from vae_fast.analysis.diagnosis import observe
+from vae_fast.analysis.trained import Trained
+from vae_fast.config import Config
+from vae_fast.data.builtin import LICENCES
+from vae_fast.data.transforms import described
+
+UNKNOWN = "not known: the model came without its run"
+RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # the rest where it is not usual
+REST = ("lr_warmup", "weight_decay", "clip", "beta_schedule", "beta_warmup", "beta_cycles", "free_bits", "valid")
+
+
+def model_card(trained: Trained, files: Sequence[str]) -> str:
+    """Markdown. files: a description of each that goes with it."""
+    model = trained.model
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        f"# VAE {model.widths}",
+        "",
+        f"A Variational Autoencoder with a Gaussian posterior of {model.latent} dimensions and Bernoulli pixels: "
+        f"{parameters:,} parameters, {model.activation} between the layers.",
+        "",
+        "- encoder: pixels, float32 [B, " + ", ".join(map(str, model.input_shape)) + "] in [0, 1] -> mu, logvar, "
+        f"[B, {model.latent}] each",
+        f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; their sigmoid is the image",
+        "",
+        "## Files",
+        "",
+        *(f"- {file}" for file in files),
+        "",
+        "## Data",
+        "",
+        *_data(trained),
+        "",
+        "## Recipe",
+        "",
+        *_recipe(trained),
+        "",
+        "## Numbers",
+        "",
+        *_numbers(trained),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data(trained: Trained) -> list[str]:
+    if trained.config is None:
+        return [UNKNOWN]
+    data = trained.config.data
+    return [
+        f"- images: {PurePath(data).name}, {described(trained.config.binarize, trained.image_shape)}",
+        f"- licence of the data: {LICENCES.get(data, 'not known; these are your own images')}",
+    ]
+
+
+def _recipe(trained: Trained) -> list[str]:
+    if trained.config is None or trained.run is None:
+        return [UNKNOWN]
+    usual, ours = asdict(Config()), asdict(trained.config)
+    names = [*RECIPE, *(name for name in REST if ours[name] != usual[name])]
+    precision = trained.recorded.get("plan", {}).get("precision", "not known")
+    return [*(f"- {name}: {ours[name]}" for name in names), f"- precision: {precision}"]
+
+
+def _numbers(trained: Trained) -> list[str]:
+    if trained.run is None:
+        return [UNKNOWN]
+    records = trained.records()
+    if not records or trained.config is None:
+        return ["none were recorded"]
+    last = {"step": "not known", **records[-1]}
+    names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
+    told = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
+    pixels = described(trained.config.binarize, trained.image_shape)
+    return [
+        f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
+        "`train_loss` is the objective that was minimised:",
+        "",
+        *told,
+    ]

@@ -1,0 +1,31 @@
+"""The last lines of a run: what it reached, and where everything is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from vae_fast.artifacts.directory import RunDirectory
+from vae_fast.config import Config
+from vae_fast.data.file_images import Pixels
+from vae_fast.data.transforms import described, mean_entropy
+from vae_fast.reporting.pictures import drawn_as
+
+
+def summary(
+    config: Config, metrics: list[dict[str, Any]], test: Pixels | None, directory: RunDirectory
+) -> Iterator[str]:
+    """metrics: the records of metrics.jsonl. test: the images [N, C, H, W], if there are any."""
+    last = metrics[-1] if metrics else {}
+    if test is not None and None not in (last.get("test_loss"), last.get("test_nll")):
+        line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image"
+        line += f" ({described(config.binarize, test.shape[1:])}"
+        if config.binarize == "none":
+            line += f"; nll - H(x) {last['test_nll'] - mean_entropy(test.flatten(1)):.2f}"
+        yield f"{line})"
+    yield f"run          {directory.path}"
+    yield f"metrics      {directory.metrics_file}"
+    for link in ("latest", "best"):
+        if (directory.checkpoints / link).exists():
+            yield f"checkpoint   {directory.checkpoints / link}"
+    said = "" if test is None else drawn_as(test.shape[1])
+    for name in ("reconstructions", "samples", "loss"):
+        yield f"picture      {directory.pictures / name}.png{(said and name != 'loss' and f'  ({said})') or ''}"

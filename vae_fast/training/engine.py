@@ -1,0 +1,236 @@
+"""Training steps: gather, forward, loss, backward, clip, update, count.
+
+A step is a program over static tensors. What changes from one step to the next lives on the device: the number of the
+step, the epoch's order of images and its schedules, from which that number picks, and the metrics of the steps. So
+nothing waits for the device, and the same program runs as it stands or is recorded as a CUDA graph and replayed. A step
+whose loss or gradient is not finite is skipped by the device itself.
+"""
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_fast.config import Config
+from vae_fast.data.file_images import Pixels
+from vae_fast.errors import ContactLost, RunError, first_line
+from vae_fast.models.vae import VAE
+from vae_fast.runtime.compile import compile_errors
+from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from vae_fast.runtime.nvtx import Mark, unmarked
+from vae_fast.runtime.plan import Plan
+from vae_fast.training import cuda_graphs
+from vae_fast.training.schedules import beta_at, epoch_schedule, is_constant, learning_rate_at
+from vae_fast.training.step_metrics import StepMetrics
+from vae_fast.training.steps import IMPLEMENTATIONS
+
+MOST_SKIPS_IN_A_ROW = 100
+CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
+SLOT_BYTES = 1 << 26  # of images handed in for one launch; of larger batches a launch takes fewer, which last longer
+CALL_SECONDS = 10e-3  # of work in one operator call: what Python adds is lost in it, and a signal waits no longer
+TIMED_CALLS = 3
+MOST_SCALER_SKIPS = 25  # in a row: what finding the scale of fp16 can take, with some to spare
+
+
+class Engine:
+    """The steps of one run.
+
+    Args:
+        model: on the plan's device.
+        images: [N, D], uint8 or float32. With the feed "device" they are there; with others, whose batches `advance`
+            is given, only their shape and dtype count.
+        config, plan: the run's.
+        steps_per_epoch: of batches of config.batch_size.
+        capture: how a program is recorded where the plan has CUDA graphs.
+        group: the processes that share each batch; this one takes its part of it.
+        mark: puts the ranges of a step's parts around them.
+
+    An epoch is `begin_epoch`, then `advance` for each of `launches`, then `finish_epoch`.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        images: Pixels,
+        config: Config,
+        plan: Plan,
+        steps_per_epoch: int,
+        *,
+        capture: cuda_graphs.Capture = cuda_graphs.capture,
+        group: ProcessGroup = SINGLE_PROCESS,
+        mark: Mark = unmarked,
+    ) -> None:
+        self.model, self.config, self.plan = model, config, plan
+        self.steps_per_epoch = steps_per_epoch
+        self.step_number = 0  # updates attempted so far
+        self.recent_loss: float | None = None  # as far as the host has heard
+        device = plan.torch_device
+        self.step_metrics = StepMetrics(device)
+        seed = torch.full((), config.seed, dtype=torch.int64, device=device)
+        self._group, self._share = group, group.shard(config.batch_size)
+        self._makes_many_steps_a_call = plan.step == "fused" and group.size == 1
+        batch = self._share.stop - self._share.start
+        self._images: Tensor | None = None
+        if plan.feed == "device":
+            self._images = images
+            self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
+        else:
+            calls = CHECK_EVERY if self._makes_many_steps_a_call else 1
+            most = plan.steps_per_graph or (cuda_graphs.MOST_STEPS if plan.cuda_graphs else calls)
+            fitting = max(1, SLOT_BYTES // (batch * images.shape[1] * images.dtype.itemsize))
+            slots = min(most, fitting)
+            self._slots = torch.zeros(slots, batch, images.shape[1], dtype=images.dtype, device=device)
+        self._schedule, self._is_scheduled = torch.zeros(steps_per_epoch, 2, device=device), False
+        step = IMPLEMENTATIONS[plan.step]
+        self._train = step(model, config, plan, self._schedule, seed, self.step_metrics, group, mark)
+        self.optimizer = self._train.optimizer
+        self._capture = capture
+        self._graphs: dict[int, cuda_graphs.Graph] = {}  # by the number of their steps
+        self._together = 1  # steps a launch
+        self.graphs_failed: str | None = None  # why there are none although the plan wanted them
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the latest step."""
+        return learning_rate_at(max(self.step_number - 1, 0), self.config, self.steps_per_epoch)
+
+    @property
+    def beta(self) -> float:
+        """Of the latest step."""
+        return beta_at(max(self.step_number - 1, 0), self.config, self.steps_per_epoch)
+
+    def warm_up(self) -> None:
+        """Compile and record what the plan says, and let libraries set themselves up, on steps that leave no trace.
+
+        Completes the plan: how many steps a graph has, if that was still open, is chosen by the time that one takes.
+        RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
+        """
+        self._group.broadcast(list(self.model.parameters()))
+        self._train.copy_weights()
+        with cuda_graphs.preserved(self._train.changed()), compile_errors():
+            self._program(1)
+            if self._makes_many_steps_a_call:
+                self._together = min(self._steps_worth_a_call(), self._most_together)
+        if self.plan.cuda_graphs:
+            self._record()
+
+    def begin_epoch(self, order: Tensor) -> None:
+        """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
+        epoch = self.step_number // self.steps_per_epoch
+        self._train.copy_weights()  # of a model that was changed from outside
+        if self._images is not None:
+            self._order.copy_(order[:, self._share])
+        if not (self._is_scheduled and is_constant(self.config)):
+            self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
+            self._is_scheduled = True
+
+    def launches(self, steps: int) -> list[int]:
+        """How many steps each of the next calls of `advance` has to make for `steps` in all."""
+        whole, rest = divmod(steps, self._together)
+        last = [1] * rest if self._graphs else [rest] if rest else []  # graphs are there for one step and for the many
+        return [self._together] * whole + last
+
+    def advance(self, count: int, batches: Tensor | None = None) -> None:
+        """Make `count` steps of the epoch, in one launch where they are recorded together.
+
+        batches: the images of this process's share, [count, B, D] on the device, if the plan's feed is not "device".
+        """
+        if batches is not None:
+            self._slots[:count].copy_(batches)
+        if count in self._graphs:
+            self._graphs[count].replay()
+        else:
+            self._program(count)
+        before, self.step_number = self.step_number, self.step_number + count
+        if before // CHECK_EVERY < self.step_number // CHECK_EVERY:
+            self.stop_if_diverged()
+
+    def stop_if_diverged(self) -> None:
+        """Raise RunError once the device has skipped too many steps in a row, going by its last report to arrive."""
+        recent = self.step_metrics.arrived(wait=self._group.size > 1)  # then all processes hear of it at the same step
+        if recent is not None:
+            self.recent_loss = recent.loss
+            if recent.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
+                raise RunError(
+                    f"training diverged: the loss or gradient was not finite in {recent.skips_in_a_row} steps in a "
+                    f"row, up to step {self.step_number}; none of them changed the model. Try a lower --lr, or --clip 1"
+                )
+        self.step_metrics.request(self.step_number)
+
+    def finish_epoch(self) -> dict[str, float | int | None]:
+        """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
+        return self.step_metrics.finish_epoch()
+
+    @property
+    def is_diverging(self) -> bool:
+        """Whether more of the latest steps were skipped than a scaler looking for its scale explains. Waits."""
+        return self.step_metrics.recent(self.step_number).skips_in_a_row > MOST_SCALER_SKIPS
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Parameters, optimizer tensors and counters: with (config, data) all that a run's future depends on."""
+        counters = {
+            "step": self.step_number,
+            "sums": self.step_metrics.sums.tolist(),
+            "skips_in_a_row": self.step_metrics.recent(self.step_number).skips_in_a_row if self.step_number else 0,
+            "scaler": self._train.scale.state(),
+        }
+        return self.model.state_dict(), self.optimizer.tensors(), counters
+
+    def load_state(self, parameters: dict[str, Tensor], optimizer: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.model.load_state_dict(parameters)
+        self.optimizer.load_tensors(optimizer)
+        self._train.copy_weights()
+        self.step_number = counters["step"]
+        self.step_metrics.load(self.step_number, counters["sums"], counters["skips_in_a_row"])
+        self._train.scale.load(counters["scaler"])
+
+    @property
+    def _most_together(self) -> int:
+        return self.steps_per_epoch if self._images is not None else min(self.steps_per_epoch, len(self._slots))
+
+    def _steps_worth_a_call(self) -> int:
+        """How many steps of one operator call take CALL_SECONDS, by the fastest of some."""
+        fastest = float("inf")
+        for _ in range(TIMED_CALLS):
+            began = time.perf_counter()
+            self._program(1)
+            fastest = min(fastest, time.perf_counter() - began)
+            if fastest > CALL_SECONDS:
+                break
+        return min(CHECK_EVERY, max(1, round(CALL_SECONDS / fastest)))
+
+    def _record(self) -> None:
+        try:
+            with cuda_graphs.preserved(self._train.changed()):
+                self._graphs = self._recorded()
+        except ContactLost:
+            raise
+        except RuntimeError as error:
+            cause = first_line(error)
+            if self.config.cuda_graphs == "on":
+                raise RunError(f"--cuda-graphs on: recording a step failed: {cause}") from error
+            self.plan = replace(self.plan, cuda_graphs=False, steps_per_graph=0)
+            self.graphs_failed = cause
+        else:
+            self._together = max(self._graphs)
+            self.plan = replace(self.plan, steps_per_graph=self._together)
+
+    def _recorded(self) -> dict[int, cuda_graphs.Graph]:
+        """The graphs of the plan: of one step, for an epoch's tail, and of several."""
+        one = self._group.on_all_ranks(self._capture, partial(self._program, 1))
+        worth = self.plan.steps_per_graph or cuda_graphs.steps_worth_a_graph(one)
+        together = min(self._group.on_rank0(lambda: worth), self._most_together)
+        if together == 1:
+            return {1: one}
+        return {1: one, together: self._group.on_all_ranks(self._capture, partial(self._program, together))}
+
+    def _program(self, count: int) -> None:
+        """`count` steps. What it reads and writes are static tensors; no Python value of it changes between steps."""
+        if self._images is None:
+            self._train(self._slots[:count], None, count)
+        else:
+            self._train(self._images, self._order, count)

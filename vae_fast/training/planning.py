@@ -1,0 +1,65 @@
+"""How this run executes and from where its images come: chosen when it begins, kept when it is resumed, and printed."""
+
+import torch
+
+from vae_fast.artifacts.directory import RunDirectory
+from vae_fast.config import Config
+from vae_fast.data.dataset import DataSet
+from vae_fast.data.placement import FeedName, choose_feed
+from vae_fast.data.splits import copies_all
+from vae_fast.errors import RunError
+from vae_fast.models.mlp import network_memory
+from vae_fast.runtime.memory import free_memory
+from vae_fast.runtime.plan import SAME_SUMS, Plan, make_plan, recorded_plan
+from vae_fast.training.progress import Printer
+
+
+def choose_plan(config: Config, directory: RunDirectory, printer: Printer, processes: int) -> Plan:
+    """The plan, printed part by part with its reason; on a resume the one that the run began with."""
+    before = directory.recorded
+    if "plan" in before and before.get("device") == config.device:
+        plan = recorded_plan(before["plan"], config, processes)
+        reasons = dict.fromkeys(plan.recorded(), "as the run began")
+        loop = before["plan"].get("bf16_loop", "")
+        if loop != plan.bf16_loop:
+            same = {loop, plan.bf16_loop} <= set(SAME_SUMS)
+            bits = "the bits of" if same else "not bit-exact with the start of the run:"
+            reasons["bf16_loop"] = f"{bits} {loop}" + ("" if same else " cannot be used here")
+    else:
+        plan, reasons = make_plan(config, processes)
+    for name, value in plan.recorded().items():
+        if name == "feed" or value == "":
+            continue  # until the images are known, or not of this plan
+        shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
+    return plan
+
+
+def choose_images_feed(
+    config: Config, plan: Plan, found: DataSet, directory: RunDirectory, printer: Printer
+) -> FeedName:
+    """From where the images come, printed with its reason: as when the run began, unless the settings have changed."""
+    before = directory.recorded
+    if "plan" in before and before.get("feed") == config.feed:
+        feed: FeedName = before["plan"]["feed"]
+        why = "as the run began"
+    else:
+        feed, why = choose_feed(
+            config.feed,
+            found.nbytes,
+            plan.torch_device,
+            beside=network_memory(config, found.pixels),
+            obstacle=copies_all(config) or found.obstacle,
+        )
+    printer.line(f"feed: {feed} ({why})")
+    return feed
+
+
+def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
+    """RunError if the network with its optimizer, one batch and `images` bytes of images do not fit on the device."""
+    needed, free = images + network_memory(config, pixels), free_memory(device)
+    if needed > free:
+        raise RunError(
+            f"memory: {device} has {free / 2**30:.1f} GiB free, the run needs about {needed / 2**30:.1f} GiB; "
+            f"take fewer images, a smaller --hidden or a smaller --batch-size"
+        )

@@ -1,0 +1,105 @@
+"""What the steps leave on the device about themselves, for the host to read when it wants to.
+
+A step's terms are float64 [5]: loss, nll and kl summed over its images, the number of its images, and whether it was
+skipped. Those of a skipped step are (0, 0, 0, 0, 1).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae_fast.kernels import Record
+
+COLUMNS = 5
+LATEST = 256  # steps whose terms are kept one by one
+
+
+class Recent(NamedTuple):
+    """The latest steps, as far as the host has heard of them."""
+
+    loss: float | None  # per image, over the steps kept that were not skipped
+    skips_in_a_row: int
+
+
+class StepMetrics:
+    """The number of steps attempted, sums over the epoch, and a ring buffer of the latest steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.sums = torch.zeros(COLUMNS, dtype=torch.float64, device=device)
+        self.ring = torch.zeros(LATEST, COLUMNS, dtype=torch.float64, device=device)
+        self.record = Record(self.step, self.sums, self.ring)  # what a step writes to
+        self._copy = HostCopy(self.ring)
+        self._copied_step = 0
+
+    def request(self, step_number: int) -> None:
+        """Have the ring copied to the host, as it is after `step_number` steps, unless a copy is under way."""
+        if self._copy.request():
+            self._copied_step = step_number
+
+    def arrived(self, wait: bool = False) -> Recent | None:
+        """What the requested copy says, None if none was requested or it is yet to arrive, unless it is to `wait`."""
+        ring = self._copy.latest(wait)
+        return None if ring is None else _recent(ring, self._copied_step)
+
+    def recent(self, step_number: int) -> Recent:
+        """The same after `step_number` steps. Waits."""
+        return _recent(self.ring.cpu(), step_number)
+
+    def latest(self, step_number: int, count: int) -> Tensor:
+        """The terms of the `count` steps before `step_number`, float64 [count, COLUMNS]; at most LATEST. Waits."""
+        return self.ring.cpu()[(torch.arange(-count, 0) + step_number) % LATEST]
+
+    def finish_epoch(self) -> dict[str, float | int | None]:
+        """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
+        loss, nll, kl, images, skipped = self.sums.tolist()
+        self.sums.zero_()
+        sums = {"train_loss": loss, "train_nll": nll, "train_kl": kl}
+        return {**{k: v / images if images else None for k, v in sums.items()}, "skipped_steps": int(skipped)}
+
+    def load(self, step_number: int, sums: list[float], skips_in_a_row: int) -> None:
+        """Go on after `step_number` steps."""
+        self.step.fill_(step_number)
+        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
+        ring = torch.zeros(self.ring.shape, dtype=torch.float64)
+        ring[(step_number - 1 - torch.arange(min(skips_in_a_row, LATEST))) % LATEST, 4] = 1
+        self.ring.copy_(ring)
+
+
+def _recent(ring: Tensor, step_number: int) -> Recent:
+    order = (step_number - 1 - torch.arange(LATEST)) % LATEST  # the latest step first
+    taken = (ring[order, 4] == 0).nonzero()
+    loss, images = ring[:, 0].sum().item(), ring[:, 3].sum().item()
+    return Recent(loss / images if images else None, int(taken[0]) if len(taken) else LATEST)
+
+
+class HostCopy:
+    """A device tensor as the host last saw it. Asking need not wait: copies are asynchronous, into pinned memory."""
+
+    def __init__(self, source: Tensor) -> None:
+        self._source = source
+        self._copy = torch.empty_like(source, device="cpu", pin_memory=source.is_cuda)
+        self._event = torch.cuda.Event() if source.is_cuda else None
+        self._requested = False
+
+    def request(self) -> bool:
+        """Start a copy, unless one is under way: whether it was started."""
+        if self._requested:
+            return False
+        self._copy.copy_(self._source, non_blocking=True)
+        if self._event is not None:
+            self._event.record()
+        self._requested = True
+        return True
+
+    def latest(self, wait: bool = False) -> Tensor | None:
+        """The requested copy once it has arrived, None before, unless it is to `wait` for it."""
+        if not self._requested:
+            return None
+        if self._event is not None and not self._event.query():
+            if not wait:
+                return None
+            self._event.synchronize()
+        self._requested = False
+        return self._copy

@@ -1,0 +1,138 @@
+"""The training step by autograd: any network, any precision, compiled or not, on any device."""
+
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vae_fast.config import Config
+from vae_fast.data.transforms import bernoulli_sample
+from vae_fast.errors import ContactLost
+from vae_fast.kernels import Rates, Terms, finish_step_
+from vae_fast.models.vae import VAE
+from vae_fast.objectives.elbo import Noise, Pass, backward, forward
+from vae_fast.runtime.compile import compiled_with_backward
+from vae_fast.runtime.distributed import ProcessGroup
+from vae_fast.runtime.nvtx import Mark, unmarked
+from vae_fast.runtime.plan import DTYPES, Plan
+from vae_fast.training.loss_scale import LossScale
+from vae_fast.training.optim import Adam
+from vae_fast.training.step_metrics import StepMetrics
+from vae_fast.training.steps.base import place
+
+
+class AutogradStep:
+    """Forward and autograd's backward, compiled as one function if the plan says so, and `finish_step_`.
+
+    In mixed precision the network is computed in a twin of the model, whose weights are the model's in the products'
+    dtype: `finish_step_` writes both, so that no step has to cast them. Arguments as for `Step`.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        config: Config,
+        plan: Plan,
+        schedule: Tensor,
+        seed: Tensor,
+        step_metrics: StepMetrics,
+        group: ProcessGroup,
+        mark: Mark = unmarked,
+    ) -> None:
+        self._config, self._plan, self._group = config, plan, group
+        self._schedule, self._seed, self._step_metrics = schedule, seed, step_metrics
+        self._row_offset = group.shard(config.batch_size).start
+        mixed = plan.precision != "fp32"
+        self.network = deepcopy(model).to(DTYPES[plan.precision]) if mixed else model
+        self.optimizer = Adam(
+            model.named_parameters(),
+            config.weight_decay,
+            config.clip,
+            copies=list(self.network.parameters()) if mixed else None,
+            flat=plan.optimizer == "triton",
+        )
+        self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
+        compiled = plan.is_torch_compiled
+        inner = unmarked if compiled else mark  # no range is inside what is compiled
+        self._forward, self._backward = inner("forward", self._activations), inner("backward", backward)
+        self._learn = mark("gradients", compiled_with_backward(self._gradients)) if compiled else self._gradients
+        self._update = mark("optimizer", self._finished)
+        self._sends = compiled and config.free_bits > 0 and not group.is_alone  # from inside what is compiled
+        self._has_run = False
+
+    def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:
+        for i in range(steps):
+            self._step(images[i] if order is None else images, order)
+
+    def copy_weights(self) -> None:
+        """Bring what the products read up to weights that were set from outside."""
+        self.optimizer.copy_weights()
+
+    def _step(self, images: Tensor, order: Tensor | None) -> None:
+        given = images, order, self._schedule, self._step_metrics.step, self._seed, self.scale.factor
+        try:
+            learned = self._learn(*given)
+        except RuntimeError as error:
+            if not (self._sends and self._has_run):  # else it was compiled and has worked: whom it sends to is gone
+                raise
+            raise ContactLost("a compiled step has lost contact with the other processes") from error
+        self._has_run = True
+        self._update(*learned)
+
+    def changed(self) -> list[Tensor]:
+        """All tensors that a step changes."""
+        copies, scale = self.optimizer.state.copies, self.scale.moved
+        return [
+            *self.optimizer.state.parameters.views,
+            *self.optimizer.tensors().values(),
+            *(copies.views if copies is not None else ()),
+            *(scale or ()),
+            *self._step_metrics.record,
+        ]
+
+    def _gradients(
+        self, images: Tensor, order: Tensor | None, schedule: Tensor, step: Tensor, seed: Tensor, scale: Tensor
+    ) -> tuple[Terms, Rates, tuple[Tensor, ...]]:
+        """Of the loss times the scale. What changes between steps are arguments: a compiler sees all else once."""
+        rows, rates = place(order, schedule, step)
+        x = images if rows is None else images.index_select(0, rows)  # [B, D]
+        if self._config.binarize == "dynamic":
+            x = bernoulli_sample(x, seed, step, self._row_offset)
+        noise = Noise(seed, step, self._row_offset)
+        done = self._forward(x, noise)
+        terms, gradients = self._backward(
+            self.network,
+            x,
+            noise,
+            done,
+            rates,
+            scale,
+            images=self._config.batch_size,
+            free_bits=self._config.free_bits,
+            total=None if self._group.is_alone else partial(self._group.total, compiled=self._plan.is_torch_compiled),
+        )
+        return terms, rates, gradients
+
+    def _activations(self, x: Tensor, noise: Noise) -> Pass:
+        dtype = DTYPES[self._plan.precision]
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+            return forward(self.network, x, noise)
+
+    def _finished(self, terms: Terms, rates: Rates, gradients: tuple[Tensor, ...]) -> None:
+        """Change the model by the gradients of all processes."""
+        if not self._group.is_alone:
+            gradients, parts = self._group.reduce_gradients(
+                gradients, torch.stack([t.double().sum() for t in terms[:2]])
+            )
+            terms = terms._replace(nll=parts[:, 0].contiguous(), kl=parts[:, 1].contiguous())
+        finish_step_(
+            self.optimizer.state,
+            gradients,
+            terms,
+            rates,
+            self._step_metrics.record,
+            self.scale.moved,
+            images=self._config.batch_size,
+            **self.optimizer.settings,
+        )

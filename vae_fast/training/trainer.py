@@ -1,0 +1,309 @@
+"""One run under way: its epochs, their evaluation, its checkpoints, and what a signal does to it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_fast.artifacts import checkpoint, strict_json
+from vae_fast.artifacts.directory import RunDirectory
+from vae_fast.artifacts.trackers import tracker
+from vae_fast.config import Config
+from vae_fast.data.file_images import Pixels
+from vae_fast.data.prefetch import Prefetcher
+from vae_fast.data.sampler import BatchSampler
+from vae_fast.data.splits import Splits
+from vae_fast.data.transforms import mean_entropy
+from vae_fast.errors import ContactLost, RunError, first_line
+from vae_fast.models.build import new_model
+from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from vae_fast.runtime.environment import changes, environment
+from vae_fast.runtime.nvtx import marks
+from vae_fast.runtime.plan import Plan
+from vae_fast.runtime.profiler import Profile
+from vae_fast.runtime.signals import Interrupted, begun, collected_signals
+from vae_fast.training import cuda_graphs
+from vae_fast.training.engine import Engine
+from vae_fast.training.planning import require_memory
+from vae_fast.training.progress import Printer, epoch_line
+from vae_fast.training.validation import Validation
+
+
+class Trainer:
+    """One run under way: its parts, and what it has recorded so far."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        splits: Splits,
+        directory: RunDirectory,
+        printer: Printer,
+        profile: Profile,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
+        self.profile, self.group = profile, group
+        self.mark = mark = marks(config.nvtx, profiler=config.profile in ("torch", "memory"))
+        device = plan.torch_device
+        resident = plan.feed == "device"
+        to_come = splits.nbytes if resident and device.type == "cuda" else 0  # a CPU's images are there
+        require_memory(to_come, config, splits.image_shape.numel(), device)
+        self.sampler = BatchSampler(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
+        self.model = new_model(config, splits.image_shape).to(device)
+        images = _placed(splits.train, device if resident else None)
+        self.prefetcher = None if resident else Prefetcher(images, device, mark)
+        self.engine = Engine(self.model, images, config, plan, self.sampler.steps_per_epoch, group=group, mark=mark)
+        self.held_out = {  # by the name under which metrics report them
+            name: _placed(part, device if resident else None)
+            for name, part in (("valid", splits.valid), ("test", splits.test))
+            if part is not None
+        }
+        self.evaluations: dict[str, Validation] = {}
+        self.metrics: list[dict[str, Any]] = []
+        self.epoch = 0  # completed
+        self.best: dict[str, float] | None = None  # the lowest loss on held-out images, and its step
+        self.entropy = _entropy(splits.train, config.binarize)
+        self._describe()
+
+    def rehearse(self) -> None:
+        """One step, and nothing written."""
+        self._require_space()
+        if self.directory.recorded:
+            self._resume()
+        if self._is_done:
+            return
+        self.engine.warm_up()
+        order = self.sampler.order(self.epoch + 1)
+        self.engine.begin_epoch(order)
+        place = self.engine.step_number % self.sampler.steps_per_epoch
+        with self._batches(order[place : place + 1], [1]) as batches:
+            self.engine.advance(1, next(batches))
+        loss = self.engine.finish_epoch()["train_loss"]
+        outcome = "not finite" if loss is None else f"{loss:.2f}"
+        self.printer.line(f"dry run: one step done, loss {outcome}; the run would go to {self.directory.path}")
+
+    def begin(self) -> None:
+        """Take up the state to resume from, if there is one; compile; only then write config.toml."""
+        self._require_space()
+        if self.directory.recorded:
+            self._resume()
+        log = self.config.log if self.group.is_rank0 else "none"
+        self.tracker = self.group.on_all_ranks(tracker, log, self.directory.path / "tensorboard", self.epoch)
+        if not self._is_done:
+            self._warm_up()
+        steps = self.config.epochs * self.sampler.steps_per_epoch
+        self.group.on_rank0(self.profile.begin, self.engine.step_number, steps, max(self.engine.launches(steps)))
+        self.metrics = self.group.on_rank0(self.directory.cut_metrics, self.epoch)
+        if len(self.metrics) < self.epoch:
+            lost = self.epoch - len(self.metrics)
+            self.printer.line(f"warning: {self.directory.metrics_file} has lost the records of {lost} epochs")
+        self.group.on_rank0(self._write_config)
+
+    def run(self) -> None:
+        """The epochs that are left. After a signal the state is saved at the step boundary: Interrupted."""
+        begun()
+        with collected_signals() as received:
+            while self.epoch < self.config.epochs:
+                record = self._train_epoch(self.epoch + 1, received)
+                record |= self.mark("evaluation", self._evaluate)()
+                self._close_epoch(record)
+                if number := self.group.agreed_signal(received, now=True):
+                    raise Interrupted(number, f"go on with --resume {self.directory.path}")
+        if self.metrics and self._learned_nothing(self.metrics[-1]):
+            raise RunError("training diverged: all steps of the last epoch were skipped. Try a lower --lr, or --clip 1")
+
+    @property
+    def _is_done(self) -> bool:
+        return self.engine.step_number == self.config.epochs * self.sampler.steps_per_epoch
+
+    def _require_space(self) -> None:
+        saved = 3 * sum(p.nbytes for p in self.model.parameters())  # with both of Adam's moments
+        self.group.on_rank0(self.directory.require_space, saved, self.config.epochs, self.config.keep)
+
+    def _write_config(self) -> None:
+        self.directory.begin(
+            self.config,
+            plan=self.engine.plan.recorded(),
+            images=self.splits.fingerprint(),
+            environment=environment(self.plan.torch_device, self.group.size),
+        )
+
+    def _warm_up(self) -> None:
+        """Compile and record what the plan says, and tell how long it took: no epoch's time holds it."""
+        if self.plan.is_torch_compiled:
+            self.printer.line("compiling the step: half a minute if it is new to this machine")
+        began = time.perf_counter()
+        self.engine.warm_up()
+        self._record_evaluations()
+        done = ["compiled"] if self.plan.is_torch_compiled else []
+        if self.engine.graphs_failed is not None:
+            self.printer.line(f"cuda graphs: off (recording a step failed: {self.engine.graphs_failed})")
+        elif self.plan.cuda_graphs:
+            done.append(f"recorded {self.engine.plan.steps_per_graph} steps a graph")
+        if done:
+            self.printer.line(f"{', '.join(done)} in {time.perf_counter() - began:.1f} s")
+
+    def _record_evaluations(self) -> None:
+        """Evaluations as graphs, if the steps are; as they come where that fails, unless it was asked for."""
+        wanted = cuda_graphs.capture if self.engine.plan.cuda_graphs and self.prefetcher is None else None
+        try:
+            self.evaluations = self.group.on_all_ranks(self._new_evaluations, wanted)
+        except RuntimeError as error:
+            if wanted is None or isinstance(error, ContactLost):
+                raise
+            if self.config.cuda_graphs == "on":
+                raise RunError(f"--cuda-graphs on: recording the evaluation failed: {first_line(error)}") from error
+            self.printer.line(f"evaluation is not recorded: {first_line(error)}")
+            self.evaluations = self._new_evaluations(None)
+
+    def _new_evaluations(self, capture: cuda_graphs.Capture | None) -> dict[str, Validation]:
+        seed = self.config.seed
+        return {
+            name: Validation(self.model, images, seed, capture, self.group) for name, images in self.held_out.items()
+        }
+
+    def _train_epoch(self, epoch: int, received: list[int]) -> dict[str, Any]:
+        """The steps of an epoch from where the run stands: its record, the evaluation's part still missing."""
+        total = self.sampler.steps_per_epoch
+        done = self.engine.step_number - (epoch - 1) * total
+        began = time.perf_counter() - self.profile.seconds  # what it takes for itself is no step's
+        order = self.mark("data", self._begin_epoch)(epoch)
+        launches, advance = self.engine.launches(total - done), self.mark("step", self.engine.advance)
+        with (
+            self._batches(order[done:], launches) as batches,
+            self.printer.bar(f"epoch {epoch}", total, done) as show,
+        ):
+            for count, images in zip(self.profile.launches(launches, self.engine.step_number), batches, strict=False):
+                if number := self.group.agreed_signal(received):
+                    self._save(self.epoch)
+                    raise Interrupted(number, f"go on with --resume {self.directory.path}")
+                advance(count, images)
+                show(self.engine.step_number - (epoch - 1) * total, self.engine.recent_loss)
+        averages = self.engine.finish_epoch()  # waits for the device, so the clock is read after it
+        seconds = time.perf_counter() - self.profile.seconds - began
+        seen = (total - done) * self.config.batch_size
+        return {
+            "epoch": epoch,
+            "step": self.engine.step_number,
+            "seconds": seconds,
+            "images_per_second": seen / seconds if seen else None,
+            **averages,
+            "lr": self.engine.learning_rate,
+            "beta": self.engine.beta,
+            "entropy": self.entropy,
+        }
+
+    def _begin_epoch(self, epoch: int) -> Tensor:
+        order = self.sampler.order(epoch)
+        self.engine.begin_epoch(order)
+        return order
+
+    def _batches(self, order: Tensor, sizes: list[int]) -> AbstractContextManager[Iterator[Tensor | None]]:
+        """What `Engine.advance` is given: nothing where the images are on the device."""
+        if self.prefetcher is None:
+            return nullcontext(repeat(None))
+        share = self.group.shard(self.config.batch_size)
+        return self.prefetcher.chunks(order[:, share].contiguous(), sizes)
+
+    def _evaluate(self) -> dict[str, float | None]:
+        """test_* (null where no images are held out for it) and, with --valid, valid_*."""
+        record: dict[str, float | None] = dict.fromkeys(("test_loss", "test_nll", "test_kl"))
+        for name, evaluate in self.evaluations.items():
+            for key, value in evaluate().items():
+                record[f"{name}_{key}"] = value
+        finite: dict[str, float | None] = strict_json.finite(record)
+        return finite
+
+    def _close_epoch(self, record: dict[str, Any]) -> None:
+        """Record the epoch, then save it: in this order, so that a resume never lacks a record."""
+        self.epoch = record["epoch"]
+        self.metrics.append(record)
+        self.group.on_rank0(self.directory.append_metrics, record)
+        with self.directory.saving("TensorBoard's record"):
+            self.group.on_rank0(self.tracker.epoch, record)
+        self.printer.line(epoch_line(record, self.config.epochs))
+        self.engine.stop_if_diverged()
+        # What is saved is to be good: the checkpoints before serve.
+        if self._learned_nothing(record) or self.engine.is_diverging:
+            self.printer.line(f"warning: no checkpoint after epoch {self.epoch}: its steps were skipped, not finite")
+            return
+        judged = record.get("valid_loss", record["test_loss"])
+        if judged is not None and (self.best is None or judged < self.best["loss"]):
+            self.best = {"loss": judged, "step": self.engine.step_number}
+        self._save(self.epoch)
+
+    def _learned_nothing(self, record: dict[str, Any]) -> bool:
+        return bool(record["skipped_steps"] == self.sampler.steps_per_epoch)
+
+    def _save(self, epoch: int) -> None:
+        parameters, optimizer, counters = self.engine.state()
+        state = {**counters, "epoch": epoch, "best": self.best}
+        save = self.mark("checkpoint", self.directory.save)
+        self.group.on_rank0(save, self.model, parameters, optimizer, state, keep=self.config.keep)
+
+    def _resume(self) -> None:
+        found = self.group.on_rank0(self._checkpoint)
+        if found is not None:
+            self._take_up(found)
+
+    def _checkpoint(self) -> checkpoint.Checkpoint | None:
+        """The newest valid checkpoint, after checking that it is this run's, on these images; None to start anew."""
+        path = self.directory.path
+        self.directory.require(self.splits.fingerprint())
+        warnings: list[str] = []
+        found = checkpoint.latest(self.directory.checkpoints, warnings.append)
+        for warning in warnings:
+            self.printer.line(f"warning: {warning}")
+        if found is None:
+            if self.config.resume != "auto" and (warnings or self.directory.metrics()):
+                raise RunError(f"--resume: {path} holds no valid checkpoint; start anew in another --out")
+            self.printer.line(f"{path} holds no valid checkpoint: starting from the beginning")
+        return found
+
+    def _take_up(self, found: checkpoint.Checkpoint) -> None:
+        done, most = found.state["step"], self.config.epochs * self.sampler.steps_per_epoch
+        if done > most:
+            raise RunError(
+                f"--epochs: {self.directory.path} has done {done} steps, {self.config.epochs} epochs have only {most}"
+            )
+        self.engine.load_state(found.parameters, found.optimizer, found.state)
+        self.epoch, self.best = found.state["epoch"], found.state["best"]
+        self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
+        if done == most:
+            self.printer.line(f"nothing is left to do: all {self.config.epochs} epochs are done; --epochs adds some")
+        if not self.config.dry_run:
+            self.group.on_rank0(self.directory.settle, found.path, self.best, self.config.keep)
+        scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
+        if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
+            self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
+        before = self.directory.recorded.get("environment", {})
+        now = environment(self.plan.torch_device, self.group.size)
+        if self.plan.step == "fused":  # whose bits do not depend on them
+            before = {**before, "threads": now["threads"]}
+        for change in changes(before, now):
+            self.printer.line(f"warning: not bit-exact with the start of the run: {change}")
+
+    def _describe(self) -> None:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.printer.line(f"model: {self.model.widths}, {parameters:,} parameters")
+        left_out = f"; {self.sampler.left_out} images of each epoch are left out" if self.sampler.left_out else ""
+        shared = f", shared by {self.group.size} processes" if self.group.size > 1 else ""
+        self.printer.line(
+            f"training: {self.sampler.steps_per_epoch} steps of {self.config.batch_size} an epoch{shared}{left_out}"
+        )
+
+
+def _entropy(images: Pixels, binarize: str) -> float:
+    """Of the pixels, in nats an image, by the first thousand: below it no loss can fall; 0 of binary ones."""
+    return mean_entropy(images[:1000].flatten(1)) if binarize == "none" else 0.0
+
+
+def _placed(images: Pixels, device: torch.device | None) -> Pixels:
+    """[N, C, H, W] -> [N, D], on the device or, without one, where they are."""
+    flat = images.flatten(1)
+    return flat if device is None else flat.to(device)
