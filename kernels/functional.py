@@ -1,4 +1,4 @@
-"""The public operators: what they take, and the calls of the implementations that answer (choice.py)."""
+"""The public operators: what they take, and the calls of the implementations that answer (dispatch.py)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,5 @@
-"""What a user can cause. A command prints one of these as a single line, without a traceback, and exits with 1.
+"""What a user can cause. A command prints one of these as a single line, without a traceback, and exits with 1, or
+with 2 for a ConfigError.
 
 Each also is the built-in error that a caller from Python expects.
 """
