@@ -1,13 +1,13 @@
-"""Training on a machine that others use too: how fast two runs are together, and one beside another program.
+"""Training on a machine that others use too: the speed of two runs at once, and of one beside another program.
 
-`python -m benchmarks.side_by_side --help`. Processes train the usual network in float32, each on images of its own. In
-every round each company has its turn: a run alone with the threads that PyTorch takes, two at once, one beside a
-program that keeps a core busy. A drift of the machine hits them all. Ratios belong to a round; medians and quartiles.
+`python -m benchmarks.side_by_side --help`. Processes train the usual network in float32, each on images of its own.
+Every round measures a run alone, two at once, and one beside a program that keeps a core busy, each with the number of
+threads that a run chooses by itself and with fixed numbers. A drift of the machine affects them all. Ratios are taken
+within a round; medians and quartiles.
 """
 
 import argparse
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -26,33 +26,30 @@ from vae_fast.cli.numbers import non_negative, positive_number
 from vae_fast.runtime.environment import cpu_name
 
 IMAGES, STEPS = 20_000, 50
-SHORT_SPIN = "3000"  # GOMP_SPINCOUNT: a hundredth of how long GNU OpenMP's threads wait actively by default
 
 
 class Run:
     """A training run in a process of its own."""
 
-    def __init__(self, batch: int, **environment: str) -> None:
+    def __init__(self, batch: int) -> None:
         command = [sys.executable, "-m", "benchmarks.side_by_side", "--worker", "--batch", str(batch)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-        )
-        self._told()  # it has warmed up
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answer()  # it has warmed up
 
-    def begin(self, threads: int, until: float) -> None:
-        """Train with so many threads until that time."""
+    def begin(self, threads: int | None, until: float) -> None:
+        """Train with `threads` threads, or as many as the run chooses, until that time."""
         assert self._process.stdin is not None
-        print(threads, until, file=self._process.stdin, flush=True)
+        print(threads or 0, until, file=self._process.stdin, flush=True)
 
     def rate(self) -> float:
-        """Images a second, once it has ended."""
-        return float(self._told())
+        """Wait for the end of the training and return its images a second."""
+        return float(self._answer())
 
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    def _told(self) -> str:
+    def _answer(self) -> str:
         assert self._process.stdout is not None
         if not (line := self._process.stdout.readline()):
             raise RuntimeError(f"a run ended: exit code {self._process.wait()}")
@@ -60,13 +57,16 @@ class Run:
 
 
 def work(batch: int) -> None:
-    """What a process does: train when a line of its input says so."""
+    """Train whenever a line of the input says with how many threads and until when."""
     pixels = torch.randint(0, 256, (IMAGES, D), dtype=torch.uint8)
-    train = build(initial_model(), pixels, batch, "fp32", STEPS)
+    most = torch.get_num_threads()
+    choosing = build(initial_model(), pixels, batch, "fp32", STEPS)
+    fixed = build(initial_model(), pixels, batch, "fp32", STEPS, threads=most)
     print("ready", flush=True)
     for line in sys.stdin:
         threads, until = line.split()
-        torch.set_num_threads(int(threads))
+        torch.set_num_threads(int(threads) or most)
+        train = fixed if int(threads) else choosing
         images, began = 0, time.time()
         while time.time() < float(until):
             train(torch.randint(IMAGES, (STEPS, batch)))
@@ -76,7 +76,7 @@ def work(batch: int) -> None:
 
 @contextlib.contextmanager
 def busy_core() -> Iterator[None]:
-    """Run another program meanwhile, which computes and never waits."""
+    """Run another program meanwhile that computes and never waits."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as program:
         try:
             yield
@@ -90,7 +90,7 @@ class Turn:
 
     name: str
     runs: Sequence[Run]
-    threads: int
+    threads: int | None = None  # None: a run chooses
     aim: float | None = None  # of the first turn's rate
     beside: bool = False  # another program, which keeps one core busy
     rates: list[float] = field(default_factory=list)  # images/s of the runs together, by round
@@ -103,22 +103,23 @@ class Turn:
             self.rates.append(sum(run.rate() for run in self.runs))
 
 
-def turns(first: Run, second: Run, sleeping: Run) -> list[Turn]:
-    """The turns of a round; threads of `sleeping` give way early when they wait."""
+def turns(first: Run, second: Run) -> list[Turn]:
+    """Return what a round measures; the others are compared with the first."""
     usual = torch.get_num_threads()
     return [
-        Turn(f"one run, {usual} threads", [first], usual),
-        Turn(f"two runs, {usual} threads each", [first, second], usual, aim=0.8),
-        Turn("two runs, one thread each", [first, second], 1, aim=1.1),
-        Turn(f"one run, {usual} threads, beside a busy core", [first], usual, beside=True),
-        Turn(f"the same, GOMP_SPINCOUNT={SHORT_SPIN}", [sleeping], usual, beside=True),
-        Turn("one run, one thread, beside a busy core", [first], 1, beside=True),
-        Turn(f"one run, {usual} threads, alone, GOMP_SPINCOUNT={SHORT_SPIN}", [sleeping], usual),
+        Turn("one run", [first]),
+        Turn("two runs", [first, second], aim=0.8),
+        Turn("two runs, `--threads 1` each", [first, second], 1, aim=1.1),
+        Turn(f"two runs, `--threads {usual}` each", [first, second], usual),
+        Turn("one run beside a busy core", [first], beside=True),
+        Turn("one run, `--threads 1`, beside a busy core", [first], 1, beside=True),
+        Turn(f"one run, `--threads {usual}`, beside a busy core", [first], usual, beside=True),
+        Turn(f"one run, `--threads {usual}`", [first], usual),
     ]
 
 
 def row(turn: Turn, alone: Turn) -> list[str]:
-    """A row of the table: the turn's rate, and its ratio to the first turn's within each round."""
+    """Return a row of the table: the turn's rate and its ratio to the first turn's, by round."""
     ratios = [rate / single for rate, single in zip(turn.rates, alone.rates, strict=True)]
     low, middle, high = quartiles(ratios)
     times = "1" if turn is alone else f"{middle:.2f} ({low:.2f} to {high:.2f})"
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if (warning := busy.warning(busy.busy_share())) is not None:
         print(f"warning: {warning}", file=sys.stderr)
-    runs = [Run(chosen.batch), Run(chosen.batch), Run(chosen.batch, GOMP_SPINCOUNT=SHORT_SPIN)]
+    runs = [Run(chosen.batch), Run(chosen.batch)]
     parts = turns(*runs)
     try:
         for _ in range(chosen.rounds):

@@ -93,7 +93,7 @@ class Config:
     feed: Literal["auto", "device", "host", "stream"] = "auto"
     """training images: all on the device, in the host's memory, or read from their file as they are needed"""
     threads: int | None = None
-    """that compute on a CPU (default: as many as PyTorch takes, one a core); of runs side by side one each is faster"""
+    """that compute on a CPU (default: PyTorch's number, one a core; the fused step takes fewer while cores are busy)"""
     flush_denormals: bool = False
     """have the CPU take numbers below 1.2e-38 for zero: faster where there are many"""
     device: str = "auto"

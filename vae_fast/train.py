@@ -26,6 +26,7 @@ from vae_fast.runtime.distributed import ProcessGroup, join
 from vae_fast.runtime.environment import busy
 from vae_fast.runtime.plan import process_settings
 from vae_fast.runtime.profiler import Profile
+from vae_fast.runtime.threads import chooses_threads
 from vae_fast.training.planning import choose_images_feed, choose_plan
 from vae_fast.training.progress import Printer
 from vae_fast.training.trainer import Trainer
@@ -63,7 +64,7 @@ def fit(config: Config) -> Run:
 def _trained(config: Config, directory: RunDirectory, printer: Printer, group: ProcessGroup) -> Trainer:
     plan = group.bind_device(group.on_rank0(choose_plan, config, directory, printer, group.size))
     with process_settings(plan, config):
-        if (warning := busy(plan.torch_device)) is not None:
+        if (warning := busy(plan.torch_device, chooses_threads(config, plan, group.size))) is not None:
             printer.line(f"warning: {warning}")
         found = group.local_rank0_first(DataSet.open, config.data, config.data_root)
         feed = group.on_rank0(choose_images_feed, config, plan, found, directory, printer)

@@ -30,4 +30,5 @@ def test_a_busy_machine_is_named(load: float, threads: int, is_said: bool, monke
     assert (said is not None) == is_said
     if said is not None:
         assert said.startswith("the machine is busy: a load of 4.2 on 4 cores before this run; with --threads 1")
+        assert "by itself" in (busy(CPU, chooses_threads=True) or "")
     assert busy(torch.device("meta")) is None

@@ -31,15 +31,20 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     }
 
 
-def busy(device: torch.device) -> str | None:
-    """What to say of a CPU that already has more to do than it has cores; None where there is nothing to say."""
+def busy(device: torch.device, chooses_threads: bool = False) -> str | None:
+    """Return a warning where a CPU already has more to do than it has cores, else None.
+
+    chooses_threads: whether the run computes on fewer threads by itself (see `runtime.threads`).
+    """
     cores, load = os.cpu_count() or 1, os.getloadavg()[0]
     if device.type != "cpu" or load <= cores or torch.get_num_threads() == 1:
         return None
-    return (
-        f"the machine is busy: a load of {load:.1f} on {cores} cores before this run; with --threads 1 each of several "
-        f"runs is faster"
+    advice = (
+        "this one takes fewer threads by itself while that is faster"
+        if chooses_threads
+        else "with --threads 1 each of several runs is faster"
     )
+    return f"the machine is busy: a load of {load:.1f} on {cores} cores before this run; {advice}"
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

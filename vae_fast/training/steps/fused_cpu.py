@@ -1,5 +1,6 @@
 """The training step as one C++ operator on a CPU."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from vae_fast.models.vae import VAE
 from vae_fast.runtime.distributed import ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
 from vae_fast.runtime.plan import Plan, require_loop
+from vae_fast.runtime.threads import ThreadCount, chooses_threads
 from vae_fast.training.loss_scale import LossScale
 from vae_fast.training.optim import Adam
 from vae_fast.training.step_metrics import COLUMNS, StepMetrics
@@ -54,14 +56,17 @@ class FusedStep:
             "workspace": mlp_workspace(self._parameters, batch, config.free_bits, products),
             "products": products,
         }
+        self._threads = ThreadCount() if chooses_threads(config, plan, group.size) else None
         self._gradients = [torch.empty_like(p) for p in self._parameters] if group.size > 1 else []
 
     def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:
-        if self._group.size == 1:
-            self._steps(images.flatten(0, 1) if order is None else images, order, steps)
-        else:
+        if self._group.size > 1:
             for i in range(steps):
                 self._shared_step(images[i] if order is None else images, order)
+        elif self._threads is None:
+            self._steps(images, order, steps)
+        else:
+            self._threads.run(partial(self._steps, images, order, steps), steps)
 
     def changed(self) -> list[Tensor]:
         """All tensors that a step changes."""
@@ -74,6 +79,8 @@ class FusedStep:
             mlp_copy_(self._parameters, self._copies)
 
     def _steps(self, images: Tensor, order: Tensor | None, steps: int) -> None:
+        if order is None:
+            images = images.flatten(0, 1)
         adam = self.optimizer.state
         mlp_steps_(
             self._parameters,
