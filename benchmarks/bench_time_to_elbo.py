@@ -21,7 +21,7 @@ from benchmarks.harness.suites import Params, Suite
 from benchmarks.reporting.results import BASELINE
 from vae_fast.data.builtin import find_known
 from vae_fast.data.sampler import BatchSampler
-from vae_fast.training.validation import evaluate
+from vae_fast.training.validation import validate
 
 TARGET = 107.0
 MOST_EPOCHS = 12
@@ -61,8 +61,8 @@ class Training:
             return
         order = self._sampler.order(len(self.seconds) + 1).cpu()
         self.seconds.append(seconds(lambda: self._train(order), self._case.device))
-        model = cast(vf.VAE, self.model)  # of which `evaluate` takes `stats` and `decoder`, as all networks here have
-        self.test_loss = evaluate(model, self._images["test"], seed=0)["loss"]
+        model = cast(vf.VAE, self.model)  # of which `validate` takes `stats` and `decoder`, as all networks here have
+        self.test_loss = validate(model, self._images["test"], seed=0)["loss"]
 
 
 def left_out(params: Params, long: bool) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import checks, dispatch, registration
 from .adam import Flat, Tensors, adam_
 from .dispatch import TAKEN
-from .reference import BACKOFF, GROWTH, GROWTH_INTERVAL
+from .reference import BACKOFF, COLUMNS, GROWTH, GROWTH_INTERVAL
 
 torch.library.define(
     "vae_fast::finish_step_",
@@ -58,8 +58,9 @@ class Rates(NamedTuple):
 class Record(NamedTuple):
     """What is counted, in place. step: attempted so far, 0-d int64.
 
-    sums, ring: float64 [5] and [latest, 5]: loss, nll and kl summed over the images, the number of the images, and
-    whether the step was skipped; of all steps together, and of each of the latest in the place of its number.
+    sums, ring: loss, nll and kl summed over the images, in nats, the number of the images, and whether the step was
+    skipped (`reference.TERM_NAMES`); of all steps together, float64 [5], and of each of the latest in the place of its
+    number, float64 [latest, 5].
     """
 
     step: Tensor
@@ -199,7 +200,7 @@ def enter_(record: Record, entry: Tensor) -> None:
     """Enter a step: its terms, float64 [5]."""
     step, sums, ring = record
     sums += entry
-    ring.index_copy_(0, (step % len(ring)).view(1), entry.view(1, 5))
+    ring.index_copy_(0, (step % len(ring)).view(1), entry.view(1, COLUMNS))
     step += 1
 
 

@@ -45,6 +45,7 @@ torch.library.define(
 torch.library.define("vae_fast::mlp_copies_size", "(Tensor[] parameters) -> int")
 torch.library.define("vae_fast::mlp_copy_", "(Tensor[] parameters, Tensor(a!) copies) -> ()")
 torch.library.define("vae_fast::bf16_loops", "() -> str[]")
+torch.library.define("vae_fast::step_terms", "() -> str[]")
 torch.library.define("vae_fast::set_flush_denormal", "(bool on) -> bool")
 
 

@@ -167,6 +167,12 @@ SCALED = ("gaussian", "discretized_logistic")
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
 GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0, 0.5, 2000  # of the loss's scale: torch.amp.GradScaler's
 
+# The columns of a step's terms, float64 [5]; a skipped step has 1 in the last and 0 in the others. C++ has the same in
+# csrc/step_terms.h, and a test compares the two.
+TERM_NAMES = ("loss", "nll", "kl", "images", "skipped")
+LOSS, NLL, KL, IMAGES, SKIPPED = range(len(TERM_NAMES))
+COLUMNS = len(TERM_NAMES)
+
 
 def finish_step_(
     parameters: Sequence[Tensor],

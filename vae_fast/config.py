@@ -229,7 +229,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError:
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise ConfigError(f"{name}: expected {expected}, got {described(value)}") from None
+        raise ConfigError(f"{name}: expected {expected}, got {shown_value(value)}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -237,7 +237,7 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
-def described(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """What somebody gave in the place of a setting, in few words; of images how they are to be given."""
     if (shape := getattr(value, "shape", None)) is not None:
         advice = "images come from a file: numpy.save('images.npy', images), then Config(data='images.npy')"

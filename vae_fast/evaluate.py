@@ -18,14 +18,14 @@ from vae_fast.analysis.trained import Selection, Trained
 from vae_fast.artifacts import atomic, strict_json
 from vae_fast.cli import numbers, output, run_arguments
 from vae_fast.cli.exit_codes import exit_code
-from vae_fast.data.file_images import Pixels
+from vae_fast.data.images import Pixels
 from vae_fast.data.transforms import mean_entropy
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.importance import log_likelihoods
 from vae_fast.runtime import pytorch_state
 from vae_fast.runtime.signals import Interrupted, collected_signals
 from vae_fast.training.progress import Printer
-from vae_fast.training.validation import evaluate as elbo
+from vae_fast.training.validation import validate
 
 
 @pytorch_state.as_it_starts()
@@ -65,7 +65,7 @@ def evaluate(
         "images_sha256": selection.sha256,
         "binarize": selection.binarize,
         "seed": seed,
-        **elbo(trained.model, pixels, seed),
+        **validate(trained.model, pixels, seed),
         "nll_minus_entropy": None,
         "kl_per_dimension": found.kl.tolist(),
         "mean_variance": found.variance.tolist(),

@@ -23,7 +23,6 @@ from vae_fast.artifacts import atomic, checkpoint, strict_json
 from vae_fast.cli import output, run_arguments
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import RunError
-from vae_fast.models.mlp import ACTIVATIONS
 from vae_fast.models.vae import VAE
 from vae_fast.reporting import model_card
 from vae_fast.runtime import pytorch_state
@@ -44,10 +43,10 @@ class PlainEncoder(nn.Module):
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
-        self.hidden, self.stats = _plain(model.encoder.hidden, model.activation), _linear(model.encoder.stats)
+        self.stats = model.encoder.plain()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        mu, logvar = self.stats(self.hidden(pixels.flatten(1))).chunk(2, dim=-1)
+        mu, logvar = self.stats(pixels.flatten(1)).chunk(2, dim=-1)
         return mu, logvar
 
 
@@ -56,22 +55,12 @@ class PlainDecoder(nn.Module):
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
-        self.hidden, self.logits = _plain(model.decoder.hidden, model.activation), _linear(model.decoder.logits)
+        self.logits = model.decoder.plain()
         self._shape = model.input_shape
 
     def forward(self, z: Tensor) -> Tensor:
-        logits: Tensor = self.logits(self.hidden(z))
+        logits: Tensor = self.logits(z)
         return logits.view(-1, *self._shape)
-
-
-def _linear(layer: nn.Linear) -> nn.Linear:
-    plain = nn.Linear(layer.in_features, layer.out_features)
-    plain.load_state_dict({name: t.cpu() for name, t in layer.state_dict().items()})
-    return plain
-
-
-def _plain(layers: nn.Sequential, activation: str) -> nn.Sequential:
-    return nn.Sequential(*(_linear(m) if isinstance(m, nn.Linear) else ACTIVATIONS[activation]() for m in layers))
 
 
 @pytorch_state.as_it_starts()

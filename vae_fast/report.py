@@ -25,7 +25,7 @@ from vae_fast.analysis.trained import Selection, Trained
 from vae_fast.artifacts import atomic, strict_json
 from vae_fast.cli import output, run_arguments
 from vae_fast.cli.exit_codes import exit_code
-from vae_fast.data.transforms import described
+from vae_fast.data.transforms import pixel_kind
 from vae_fast.evaluate import evaluate
 from vae_fast.models.vae import VAE
 from vae_fast.reporting import pictures, webpage
@@ -86,7 +86,7 @@ def _losses(trained: Trained) -> Iterator[str]:
     names = {"train": "train_loss", "valid": "valid_loss", "test": "test_loss"}
     series = {name: [(r["epoch"], r[key]) for r in records if r.get(key) is not None] for name, key in names.items()}
     series = {name: points for name, points in series.items() if points}
-    pixels = described(trained.config.binarize, trained.image_shape)
+    pixels = pixel_kind(trained.config.binarize, trained.image_shape)
     curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
     keys = [f"{part}_{key}" for part in series for key in ("loss", "nll", "kl")]
     told = observed(records)
@@ -191,13 +191,14 @@ def _explorer(found: latents.Latents, starts: int) -> str:
 
 def _embedded(model: VAE, means: Tensor, shape: Sequence[int]) -> dict[str, Any]:
     """The decoder and some latents for the page's script; widths, then weights [out, in] and biases layer by layer."""
-    layers = [module for module in model.decoder.modules() if isinstance(module, torch.nn.Linear)]
+    layers = model.decoder.layers()
     flat = torch.cat([p.detach().flatten().float().cpu() for layer in layers for p in (layer.weight, layer.bias)])
     half = flat.half()
     precise = _half_is_enough(model, means)
     return {
         "widths": [model.latent, *(layer.out_features for layer in layers)],
         "activation": model.activation,
+        "likelihood": model.likelihood.name,
         "shape": list(shape),
         "precision": "float16" if precise else "float32",
         "weights": base64.b64encode((half if precise else flat).numpy().tobytes()).decode("ascii"),

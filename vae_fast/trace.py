@@ -48,8 +48,8 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     eps = standard_normal(1, model.latent, seed, 0, row_offset=index, stream=streams.EVALUATION, device=trained.device)
     z = mu + (0.5 * logvar).exp() * eps
     logits = model.decode(z)
-    loss = elbo_loss(logits, raw.to(trained.device), mu, logvar)
-    decoded = logits.sigmoid().view_as(x)
+    loss = elbo_loss(logits, raw.to(trained.device), mu, logvar, likelihood=model.likelihood.name)
+    decoded = model.likelihood.mean(logits).view_as(x)
     stages = {
         "raw": _plane(raw),
         "normalised": _plane(x),

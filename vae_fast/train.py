@@ -13,7 +13,7 @@ from typing import Any
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.cli.flags import parse
-from vae_fast.config import Config, described
+from vae_fast.config import Config, shown_value
 from vae_fast.data import transforms
 from vae_fast.data.dataset import DataSet
 from vae_fast.data.splits import prepare
@@ -50,7 +50,7 @@ def fit(config: Config) -> Run:
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     if not isinstance(config, Config):
-        raise ConfigError(f"fit: expected a Config, got {described(config)}")
+        raise ConfigError(f"fit: expected a Config, got {shown_value(config)}")
     group = join()
     group.check(config)
     printer = Printer(quiet=not group.is_rank0)
@@ -86,7 +86,7 @@ def _finish(trainer: Trainer) -> None:
     """Draw the run's pictures, and print what it reached and where everything is."""
     config, splits, directory = trainer.config, trainer.splits, trainer.directory
     images = splits.train if splits.test is None else splits.test
-    treatment = transforms.described(config.binarize, splits.image_shape)
+    treatment = transforms.pixel_kind(config.binarize, splits.image_shape)
     with directory.saving("the pictures"):
         files = pictures.save_all(trainer.model, images, config.seed, trainer.metrics, treatment, directory.pictures)
     trainer.tracker.pictures(files, trainer.epoch)

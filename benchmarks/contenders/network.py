@@ -25,6 +25,8 @@ def initial_model() -> vf.VAE:
 class Network(nn.Module):
     """`encoder`: [B, D] pixels in [0, 1] -> [B, 2 Z], mean and log variance; `decoder`: [B, Z] -> [B, D] logits."""
 
+    likelihood = vf.VAE.likelihood
+
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(D, H), nn.ReLU(), nn.Linear(H, 2 * Z))

@@ -19,11 +19,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import reference
 from ..adam import ALIGNMENT
 from ..reference import BACKOFF, BETA1, BETA2, EPSILON, GROWTH, GROWTH_INTERVAL
 from .math import one_minus_exp
 
 BLOCK = ALIGNMENT  # values a program updates, so that each block is of one tensor
+LOSS, NLL, KL, IMAGES, SKIPPED, COLUMNS = (
+    tl.constexpr(column) for column in (*range(reference.COLUMNS), reference.COLUMNS)
+)
 MOST_PARTS = 1024  # partial sums, which every program of the second launch reads
 CONSTANTS = {
     "BETA1": BETA1,
@@ -112,7 +116,7 @@ def _finish_step_update_kernel(
     aside_ptr,
     count_ptr,  # [] float32
     step_ptr,  # [] int64: steps attempted
-    sums_ptr,  # [5] float64: loss, nll, kl, images, skipped, each summed
+    sums_ptr,  # [5] float64: the terms of all steps
     ring_ptr,  # [latest, 5] float64: the same of the latest steps
     scale_ptr,  # [] float32, or None
     growth_ptr,  # [] int32: steps taken since the scale last changed, or None
@@ -164,12 +168,12 @@ def _finish_step_update_kernel(
             weighed = tl.load(penalty_ptr).to(tl.float64) * images
         loss = of_nll + tl.load(beta_ptr).to(tl.float64) * weighed
         step = tl.load(step_ptr)
-        entry_ptr = ring_ptr + step % latest * 5
-        _enter(sums_ptr, entry_ptr, 0, tl.where(is_finite, loss, 0.0))
-        _enter(sums_ptr, entry_ptr, 1, tl.where(is_finite, of_nll, 0.0))
-        _enter(sums_ptr, entry_ptr, 2, tl.where(is_finite, of_kl, 0.0))
-        _enter(sums_ptr, entry_ptr, 3, tl.where(is_finite, images, 0).to(tl.float64))
-        _enter(sums_ptr, entry_ptr, 4, tl.where(is_finite, 0, 1).to(tl.float64))
+        entry_ptr = ring_ptr + step % latest * COLUMNS
+        _enter(sums_ptr, entry_ptr, LOSS, tl.where(is_finite, loss, 0.0))
+        _enter(sums_ptr, entry_ptr, NLL, tl.where(is_finite, of_nll, 0.0))
+        _enter(sums_ptr, entry_ptr, KL, tl.where(is_finite, of_kl, 0.0))
+        _enter(sums_ptr, entry_ptr, IMAGES, tl.where(is_finite, images, 0).to(tl.float64))
+        _enter(sums_ptr, entry_ptr, SKIPPED, tl.where(is_finite, 0, 1).to(tl.float64))
         tl.store(step_ptr, step + 1)
         if is_finite:
             tl.store(count_ptr, count)

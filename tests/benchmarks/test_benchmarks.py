@@ -30,7 +30,7 @@ from benchmarks.harness.peak_memory import peak_megabytes
 from benchmarks.harness.training_runs import Work, measure
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.kernels import extension
-from vae_fast.training.validation import evaluate
+from vae_fast.training.validation import validate
 
 ROOT = Path(__file__).parents[2]
 CASE = Case("cpu", "fp32", 16)
@@ -258,8 +258,8 @@ def test_on_the_way_to_a_test_loss_all_networks_are_judged_alike(name: str) -> N
     images = {split: vf.load_images("digits", split).pixels.flatten(1) for split in ("train", "test")}
     sampler = BatchSampler(len(images["train"]), BATCHES[0], seed=0)
     training = Training(name, images, Case("cpu", "fp32", BATCHES[0]), sampler)
-    before = evaluate(initial_model(), images["test"], seed=0)["loss"]
-    assert evaluate(training.model, images["test"], seed=0)["loss"] == pytest.approx(before, rel=1e-6)
+    before = validate(initial_model(), images["test"], seed=0)["loss"]
+    assert validate(training.model, images["test"], seed=0)["loss"] == pytest.approx(before, rel=1e-6)
     training.epoch()
     assert training.test_loss < 0.9 * before
     assert len(training.seconds) == 1

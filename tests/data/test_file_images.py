@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vae_fast.data.file_images import Stored, obstacle, pieces
+from vae_fast.data.file_images import Stored, obstacle
+from vae_fast.data.images import pieces
 from vae_fast.errors import DataError
 
 IMAGES = {

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vae_fast.data import prefetch
-from vae_fast.data.file_images import Pixels, Stored
+from vae_fast.data.file_images import Stored
+from vae_fast.data.images import Pixels
 from vae_fast.data.prefetch import BUFFERS, THREAD, Prefetcher
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.errors import DataError

@@ -18,7 +18,7 @@ from vae_fast.data.prefetch import Prefetcher
 from vae_fast.data.readers import find_idx
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.data.splits import Splits, prepare
-from vae_fast.data.transforms import TEST_SAMPLE, TRAIN_SAMPLE, bernoulli_sample, described, mean_entropy
+from vae_fast.data.transforms import TEST_SAMPLE, TRAIN_SAMPLE, bernoulli_sample, mean_entropy, pixel_kind
 from vae_fast.errors import DataError, RunError
 from vae_fast.kernels import random_bits
 
@@ -76,7 +76,7 @@ def test_images_left_in_their_file_are_those_in_memory(small: Small, tmp_path: P
     assert here.nbytes == there.nbytes
     assert mean_entropy(here.test.flatten(1)) == mean_entropy(there.test.flatten(1))
     grey = binarize == "none"
-    assert said[1].endswith(f"{described(binarize, (1, 8, 8))}, {f'{dtype}, left in the file' if grey else 'uint8'}")
+    assert said[1].endswith(f"{pixel_kind(binarize, (1, 8, 8))}, {f'{dtype}, left in the file' if grey else 'uint8'}")
     order = BatchSampler(len(here.train), 32, config.seed).order(1)
     epochs = []
     for splits in (here, there):

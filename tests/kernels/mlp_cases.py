@@ -9,6 +9,7 @@ from torch.autograd.function import FunctionCtx
 
 import vae_fast as vf
 from vae_fast.kernels import Record, extension, fused_mlp
+from vae_fast.kernels.reference import IMAGES
 from vae_fast.models import mlp
 from vae_fast.objectives.elbo import objective
 
@@ -146,7 +147,7 @@ class Case:
 
     def _cancelled(self, sums: Tensor) -> float:
         """Of every kl_bj terms of about 1 cancel."""
-        return 4 * EPS * float(sums[3]) * self.model.latent
+        return 4 * EPS * float(sums[IMAGES]) * self.model.latent
 
 
 class RoundedLinear(torch.autograd.Function):

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.kernels.mlp_cases import BF16, EPS, LR, PRODUCTS, SEED, STEP, Case, State, same
 from vae_fast.data.transforms import bernoulli_sample
 from vae_fast.kernels import Record, adam_, extension, fused_mlp
+from vae_fast.kernels.reference import SKIPPED, TERM_NAMES
 
 pytestmark = pytest.mark.skipif(not extension.load(), reason=extension.status())
 loops = pytest.mark.loops  # what depends on the instruction set
@@ -48,6 +49,10 @@ def test_free_bits_and_beta(free_bits: float, batch: int) -> None:
     case.check()
     case.beta.zero_()
     case.check()
+
+
+def test_python_and_cpp_name_a_steps_terms_alike() -> None:
+    assert tuple(torch.ops.vae_fast.step_terms()) == TERM_NAMES
 
 
 def test_without_rows_the_images_are_the_batch() -> None:
@@ -92,7 +97,7 @@ def test_gradients_that_may_overflow_take_the_exact_way(scale: float, taken: boo
     norm = adam_(*before, case.gradients(), lr=float(torch.tensor(LR)))
     case.step(state)
     assert bool(norm.isfinite()) == taken
-    assert case.terms[4] == (not taken)
+    assert case.terms[SKIPPED] == (not taken)
     assert same(state.tensors(), before.tensors())
     assert state.count == 3 + taken
 

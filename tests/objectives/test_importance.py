@@ -12,7 +12,7 @@ import vae_fast as vf
 from benchmarks.harness.peak_memory import peak_megabytes
 from vae_fast.objectives import importance
 from vae_fast.objectives.importance import log_likelihoods
-from vae_fast.training.validation import evaluate
+from vae_fast.training.validation import validate
 
 NOISE = math.log(0.3)  # the log scale of the pixels of the linear-Gaussian model
 
@@ -87,7 +87,7 @@ def test_one_sample_is_the_elbo_of_that_sample(model: vf.VAE, digits: Tensor) ->
 
 def test_one_sample_is_the_analytic_elbo_within_its_error(model: vf.VAE, digits: Tensor) -> None:
     found = -all_of(model, digits, 1, 0)
-    loss = evaluate(model, digits, 0)["loss"]  # the same samples, but for the KL
+    loss = validate(model, digits, 0)["loss"]  # the same samples, but for the KL
     with torch.no_grad():
         mu, logvar = model.encode(digits)
         z = vf.reparameterize(mu, logvar, 0, 0, stream=1)

@@ -9,7 +9,7 @@ import torch
 from tests.training.engine_cases import STEPS, engine, images, parameters, train
 from vae_fast.errors import RunError
 from vae_fast.training.cuda_graphs import Capture, Graph, Program
-from vae_fast.training.validation import Validation, evaluate
+from vae_fast.training.validation import Validation, validate
 
 RECORDED = [
     {"lr_schedule": "cosine", "lr_warmup": 0.5, "beta_schedule": "linear"},
@@ -94,7 +94,7 @@ def test_a_recorded_evaluation_is_the_ordinary_one(record: Capture, monkeypatch:
     e = engine()
     recorded = Validation(e.model, images(), 0, record)
     before = recorded()
-    assert before == pytest.approx(evaluate(e.model, images(), 0), rel=1e-6)
+    assert before == pytest.approx(validate(e.model, images(), 0), rel=1e-6)
     train(e, steps=3)
-    assert recorded() == pytest.approx(evaluate(e.model, images(), 0), rel=1e-6)
+    assert recorded() == pytest.approx(validate(e.model, images(), 0), rel=1e-6)
     assert recorded()["loss"] < before["loss"]

@@ -16,7 +16,7 @@ from vae_fast.objectives.elbo import objective
 from vae_fast.training import engine as engine_module
 from vae_fast.training.engine import MOST_SKIPS_IN_A_ROW, Engine
 from vae_fast.training.schedules import learning_rate_at
-from vae_fast.training.validation import evaluate
+from vae_fast.training.validation import validate
 
 fused = pytest.mark.skipif(not extension.load(), reason=extension.status())
 
@@ -81,7 +81,7 @@ def test_nothing_compiles_anew_after_warming_up() -> None:
     e.warm_up()
     compiled = dict(torch._dynamo.utils.counters["stats"])
     train(e, steps=21)
-    evaluate(e.model, images(), 0)
+    validate(e.model, images(), 0)
     train(e, steps=1)
     assert compiled["unique_graphs"] > 0
     assert torch._dynamo.utils.counters["stats"] == compiled
@@ -279,7 +279,7 @@ def test_amp_computes_in_its_dtype() -> None:
     for model in (e._train.network, e.model):
         model.decoder.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     train(e)
-    evaluate(e.model, images(), 0)
+    validate(e.model, images(), 0)
     assert seen == [torch.bfloat16, torch.float32]
 
 

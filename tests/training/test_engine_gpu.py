@@ -14,7 +14,7 @@ from vae_fast.kernels import dispatch
 from vae_fast.runtime.plan import make_plan
 from vae_fast.training import cuda_graphs
 from vae_fast.training.engine import Engine
-from vae_fast.training.validation import Validation, evaluate
+from vae_fast.training.validation import Validation, validate
 
 GPU = "cuda"
 TAKEN = dispatch.preferred(torch.device(GPU)) if torch.cuda.is_available() else "torch sees no CUDA device"
@@ -139,7 +139,7 @@ def test_a_recorded_evaluation_follows_the_weights() -> None:
     for _ in range(2):
         train(e, sampler, 1)
         values.append(recorded())
-        assert values[-1] == pytest.approx(evaluate(e.model, images(), 0), rel=1e-6)
+        assert values[-1] == pytest.approx(validate(e.model, images(), 0), rel=1e-6)
     assert values[0]["loss"] > values[1]["loss"]
 
 

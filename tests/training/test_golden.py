@@ -14,6 +14,7 @@ from torch import Tensor
 import vae_fast as vf
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.kernels import extension
+from vae_fast.kernels.reference import IMAGES, LOSS
 from vae_fast.objectives.elbo import objective
 from vae_fast.runtime.environment import cpp_compiler
 from vae_fast.runtime.plan import DTYPES, make_plan
@@ -49,7 +50,7 @@ def losses(settings: dict[str, Any]) -> list[float]:
         for count in engine.launches(sampler.steps_per_epoch):
             engine.advance(count)
     terms = engine.step_metrics.latest(STEPS, STEPS)
-    return (terms[:, 0] / terms[:, 3]).tolist()
+    return (terms[:, LOSS] / terms[:, IMAGES]).tolist()
 
 
 @pytest.mark.parametrize("plan", PLANS)

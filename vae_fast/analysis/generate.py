@@ -14,7 +14,8 @@ BATCH = 1000
 def decode(model: VAE, z: Tensor) -> Tensor:
     """Images of latents [..., Z]: the likelihood's means in [0, 1], [..., *input_shape], float32 on the CPU."""
     device = next(model.parameters()).device
-    parts = [model.decode(part.to(device)).sigmoid().float().cpu() for part in z.reshape(-1, model.latent).split(BATCH)]
+    mean = model.likelihood.mean
+    parts = [mean(model.decode(part.to(device))).float().cpu() for part in z.reshape(-1, model.latent).split(BATCH)]
     return torch.cat(parts).view(*z.shape[:-1], *model.input_shape)
 
 

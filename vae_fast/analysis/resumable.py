@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_fast.artifacts import atomic
-from vae_fast.data.file_images import Pixels, pieces
+from vae_fast.data.images import Pixels, pieces
 
 SAVE_EVERY = 5.0  # seconds
 

@@ -14,10 +14,10 @@ from vae_fast.artifacts import checkpoint
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.config import Config, read_toml
 from vae_fast.data.dataset import DataSet
-from vae_fast.data.file_images import Pixels, sha256
+from vae_fast.data.images import Pixels, sha256
 from vae_fast.data.placement import FeedName, choose_feed
 from vae_fast.data.splits import Splits, prepare
-from vae_fast.data.transforms import described
+from vae_fast.data.transforms import pixel_kind
 from vae_fast.errors import ConfigError, DataError, RunError
 from vae_fast.models.vae import VAE
 from vae_fast.runtime import pytorch_state
@@ -74,7 +74,7 @@ class Selection:
 
     @property
     def treatment(self) -> str:
-        return described(self.binarize, self.pixels.shape[1:])
+        return pixel_kind(self.binarize, self.pixels.shape[1:])
 
     @property
     def _counted(self) -> str:

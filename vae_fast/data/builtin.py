@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_fast.config import CATALOGUE
 from vae_fast.data import readers
 from vae_fast.data.download import Remote, download
 from vae_fast.data.readers import IDX_NAMES, Source
@@ -56,7 +57,7 @@ _KNOWN = {
         folders=(Path("/usr/share/datasets/fashion-mnist"),),  # Debian's package dataset-fashion-mnist
     ),
 }
-NAMES = ("digits", *_KNOWN)
+assert set(CATALOGUE) == {"digits", *_KNOWN}
 _OF_MNIST = "Creative Commons Attribution-ShareAlike 3.0 (Yann LeCun, Corinna Cortes, Christopher J. C. Burges)"
 LICENCES = {"digits": _OF_MNIST, "mnist": _OF_MNIST, "fashion-mnist": "MIT (Zalando SE)"}
 
@@ -64,7 +65,7 @@ LICENCES = {"digits": _OF_MNIST, "mnist": _OF_MNIST, "fashion-mnist": "MIT (Zala
 def read_known(
     name: str, root: str | os.PathLike[str] | None = None, *, mirrors: Sequence[str] | None = None
 ) -> dict[str, Source]:
-    """The arrays, uint8 [N, 28, 28] and [N], of the set called `name`, one of `NAMES`.
+    """The arrays, uint8 [N, 28, 28] and [N], of the set called `name`, one of `config.CATALOGUE`.
 
     mnist and fashion-mnist are looked for in `root`, then in the folder that the environment variable VAE_FAST_DATA
     names, in the user's cache and in the system's folders; in the first three both as <place>/<name> and as <place>.

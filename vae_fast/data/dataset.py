@@ -11,21 +11,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from vae_fast.config import CATALOGUE
 from vae_fast.data import builtin, checks, file_images, readers
-from vae_fast.data.file_images import Pixels, Stored
+from vae_fast.data.file_images import Stored
+from vae_fast.data.images import Pixels
 from vae_fast.data.readers import Source
 from vae_fast.errors import DataError
 from vae_fast.runtime import pytorch_state
 
+P = TypeVar("P", bound=Pixels)
+
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class Images(Generic[P]):
     """A checked set of images.
 
     pixels: [N, C, H, W], contiguous; uint8 (k stands for k/255) or float32 in [0, 1]. A tensor, unless `DataSet.splits`
@@ -34,8 +39,8 @@ class Images:
     name: a short name for titles. note: how the pixels are kept, and why.
     """
 
-    pixels: Pixels
-    labels: torch.Tensor | None
+    pixels: P
+    labels: Tensor | None
     name: str
     note: str
 
@@ -49,7 +54,7 @@ def load_images(
     root: str | os.PathLike[str] | None = None,
     *,
     test_fraction: float = 0.1,
-) -> Images:
+) -> Images[Tensor]:
     """Load one part of a data set.
 
     data: "digits" (embedded), "mnist", "fashion-mnist", or the path of an IDX file (plain or gzipped), a `.npy`, a
@@ -76,9 +81,9 @@ def load_images(
 @pytorch_state.as_it_starts()
 def load_splits(
     data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, test_fraction: float = 0.1
-) -> tuple[Images, Images | None]:
+) -> tuple[Images[Tensor], Images[Tensor] | None]:
     """Load the training and the test part of a data set, as `load_images` does; no test part is None."""
-    return DataSet.open(data, root).splits(test_fraction)
+    return cast(tuple[Images[Tensor], Images[Tensor] | None], DataSet.open(data, root).splits(test_fraction))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +124,9 @@ class DataSet:
         found = ((where, file_images.obstacle(array)) for array, where, _ in self.parts.values())
         return next((f"{where}: {why}" for where, why in found if why is not None), None)
 
-    def splits(self, test_fraction: float = 0.1, *, in_file: bool = False) -> tuple[Images, Images | None]:
+    def splits(
+        self, test_fraction: float = 0.1, *, in_file: bool = False
+    ) -> tuple[Images[Pixels], Images[Pixels] | None]:
         """The training and the test part, checked, in memory or, with `in_file`, as `Stored`.
 
         Raises `DataError` for a `test_fraction` outside [0, 1) and for all that is wrong with the images.
@@ -135,7 +142,7 @@ class DataSet:
             return images["train"], None
         return _hold_out(images["train"], test_fraction, self.sources["train"].where)
 
-    def _images(self, part: str, pixels: Pixels, note: str) -> Images:
+    def _images(self, part: str, pixels: Pixels, note: str) -> Images[Pixels]:
         labels = self.sources.get(f"{part}_labels")
         count, *shape = pixels.shape
         return Images(
@@ -150,18 +157,18 @@ def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> 
     """A name for titles, and the arrays."""
     if not isinstance(data, str | os.PathLike):
         raise DataError(f"data: expected a name or a path, got {data!r}")
-    if isinstance(data, str) and data in builtin.NAMES:
+    if isinstance(data, str) and data in CATALOGUE:
         return data, builtin.read_known(data, root)
     path = Path(os.path.expanduser(data))
     if not data or not os.path.exists(path):
-        near = difflib.get_close_matches(str(data), builtin.NAMES, n=1)
+        near = difflib.get_close_matches(str(data), CATALOGUE, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"{data}: no such file or folder, and not one of {', '.join(builtin.NAMES)}{hint}")
+        raise DataError(f"{data}: no such file or folder, and not one of {', '.join(CATALOGUE)}{hint}")
     name = path.resolve().name
     return name if path.is_dir() else Path(name.removesuffix(".gz")).stem, readers.read(path)
 
 
-def _in_memory(array: NDArray[Any], as_uint8: bool) -> tuple[torch.Tensor, str]:
+def _in_memory(array: NDArray[Any], as_uint8: bool) -> tuple[Tensor, str]:
     if array.dtype == np.uint8:
         pixels, note = np.require(array, requirements=["C", "W", "E"]), "uint8"  # copies a map, not an array
     elif as_uint8:
@@ -185,7 +192,7 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[Any]:
     return pixels
 
 
-def _hold_out(images: Images, fraction: float, where: str) -> tuple[Images, Images]:
+def _hold_out(images: Images[P], fraction: float, where: str) -> tuple[Images[P], Images[P]]:
     """Split off the last images, as views."""
     count = len(images) - round(len(images) * fraction)
     if not 0 < count < len(images):

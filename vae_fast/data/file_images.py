@@ -5,13 +5,12 @@ flattened and moved to a device, and only the last reads anything. No page of th
 what was read and no more.
 """
 
-import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,10 +20,8 @@ from torch import Tensor
 from vae_fast.errors import DataError
 from vae_fast.kernels import file_io
 
-Pixels: TypeAlias = Any  # a Tensor, or a Stored, which can be used in its place as far as `Stored` goes
 Treatment = Callable[[Tensor, int], Tensor]  # of images [n, D], the first of which has this index
 
-PIECE = 1 << 22  # bytes read at a time where a whole set is passed over
 _DTYPES = {np.dtype(np.uint8): torch.uint8, np.dtype(np.float32): torch.float32}
 
 
@@ -152,19 +149,3 @@ def obstacle(array: NDArray[Any]) -> str | None:
     if not array.flags.c_contiguous:
         return "it is in Fortran order; write it with numpy.save(file, numpy.ascontiguousarray(images))"
     return None
-
-
-def sha256(parts: Iterable[Pixels]) -> str:
-    """Of the pixels of some sets of images, one after the other, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for piece in pieces(part):
-            digest.update(piece.to("cpu").contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def pieces(images: Pixels, nbytes: int = PIECE) -> Iterator[Pixels]:
-    """`images` in runs of about `nbytes`, for whoever passes over a whole set."""
-    step = max(1, nbytes // max(1, images[:1].nbytes))
-    for start in range(0, len(images), step):
-        yield images[start : start + step]

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_fast.data.file_images import Pixels, Stored
+from vae_fast.data.file_images import Stored
+from vae_fast.data.images import Pixels
 from vae_fast.runtime.nvtx import Mark, unmarked
 
 BUFFERS = 3  # one in use, one ready, one being filled
@@ -163,4 +164,5 @@ def _gather(images: Pixels, rows: Tensor, out: Tensor) -> None:
     if isinstance(images, Stored):
         images.gather(rows, out)
     else:
+        assert isinstance(images, Tensor)
         np.take(images.numpy(), rows.numpy(), axis=0, out=out.numpy(), mode="clip")  # "raise" would copy `out`

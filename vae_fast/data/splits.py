@@ -9,9 +9,10 @@ from torch import Tensor
 
 from vae_fast.config import Config
 from vae_fast.data.dataset import DataSet
-from vae_fast.data.file_images import Pixels, Stored, sha256
+from vae_fast.data.file_images import Stored
+from vae_fast.data.images import Pixels, sha256
 from vae_fast.data.placement import FeedName
-from vae_fast.data.transforms import TEST_SAMPLE, TRAIN_SAMPLE, VALID_SAMPLE, described, treat
+from vae_fast.data.transforms import TEST_SAMPLE, TRAIN_SAMPLE, VALID_SAMPLE, pixel_kind, treat
 from vae_fast.errors import DataError
 
 
@@ -81,9 +82,8 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
     )
     shape = " x ".join(map(str, splits.image_shape))
     kept = train_images.note if config.binarize == "none" else "uint8"
-    say(
-        f"data: {train_images.name}, {shape}, {counts} images; {described(config.binarize, splits.image_shape)}, {kept}"
-    )
+    kind = pixel_kind(config.binarize, splits.image_shape)
+    say(f"data: {train_images.name}, {shape}, {counts} images; {kind}, {kept}")
     return splits
 
 
@@ -99,4 +99,5 @@ def _treated(images: Pixels, treatment: str, sample: int) -> Pixels:
         return images
     if isinstance(images, Stored):
         return images.treated(lambda pixels, first: treat(pixels, treatment, sample, first))
+    assert isinstance(images, Tensor)
     return treat(images.flatten(1), treatment, sample).view_as(images)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_fast.data.file_images import Pixels
+from vae_fast.data.images import Pixels
 from vae_fast.kernels import random_bits, streams
 
 # The `step` of the static samples: they draw apart, and from steps that no training reaches.
 TRAIN_SAMPLE, TEST_SAMPLE, VALID_SAMPLE = 2**32 - 1, 2**32 - 2, 2**32 - 3
-TREATMENTS = {  # how results say what the pixels were; "none" by `described`
+TREATMENTS = {  # how results say what the pixels were; "none" by `pixel_kind`
     "none": "pixels as they are",
     "static": "one static Bernoulli sample of the pixels",
     "threshold": "thresholded pixels",
@@ -22,7 +22,7 @@ TREATMENTS = {  # how results say what the pixels were; "none" by `described`
 CHUNK = 1 << 21  # pixels worked on together: bounds the memory that their random bits and float64 copies take
 
 
-def described(treatment: str, image_shape: Sequence[int]) -> str:
+def pixel_kind(treatment: str, image_shape: Sequence[int]) -> str:
     """How results say what the pixels of images [C, H, W] were, by `TREATMENTS`."""
     if treatment != "none":
         return TREATMENTS[treatment]

@@ -38,6 +38,10 @@ class Encoder(nn.Module):
         stats: Tensor = self.stats(self.hidden(pixels))
         return stats
 
+    def plain(self) -> nn.Sequential:
+        """Return a copy on the CPU in PyTorch's own modules alone, which an export can hold."""
+        return _plain(self.hidden, self.stats)
+
 
 class Decoder(nn.Module):
     """[B, Z] latents -> [B, D] logits."""
@@ -51,6 +55,19 @@ class Decoder(nn.Module):
         logits: Tensor = self.logits(self.hidden(z))
         return logits
 
+    def plain(self) -> nn.Sequential:
+        """Return a copy on the CPU in PyTorch's own modules alone, which an export can hold."""
+        return _plain(self.hidden, self.logits)
+
+    def layers(self) -> list[nn.Linear]:
+        """Return the affine layers in their order; between them is the activation."""
+        return [module for module in self.modules() if isinstance(module, nn.Linear)]
+
+    @property
+    def widest(self) -> int:
+        """The most values that a layer gives for one image."""
+        return max(layer.out_features for layer in self.layers())
+
 
 def network_memory(config: Config, pixels: int) -> int:
     """About how many bytes weights, gradients, moments and the activations of one batch take, all float32."""
@@ -63,3 +80,15 @@ def network_memory(config: Config, pixels: int) -> int:
 def _mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
     layers = [(Linear(n, m), ACTIVATIONS[activation]()) for n, m in pairwise(widths)]
     return nn.Sequential(*(module for pair in layers for module in pair))
+
+
+def _plain(hidden: nn.Sequential, last: nn.Linear) -> nn.Sequential:
+    return nn.Sequential(*(_plain_layer(module) for module in (*hidden, last)))
+
+
+def _plain_layer(layer: nn.Module) -> nn.Module:
+    if not isinstance(layer, nn.Linear):
+        return type(layer)()  # an activation
+    plain = nn.Linear(layer.in_features, layer.out_features)
+    plain.load_state_dict({name: t.cpu() for name, t in layer.state_dict().items()})
+    return plain

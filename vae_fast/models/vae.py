@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_fast.kernels import reparameterize
+from vae_fast.models.likelihood import BERNOULLI
 from vae_fast.models.mlp import ACTIVATIONS, Decoder, Encoder
 
 
@@ -37,6 +38,8 @@ class VAE(nn.Module):
     Parameters are initialised as nn.Linear does (Kaiming uniform) from torch's global generator; the defaults
     (784-400-20-400-784) have 652,824 of them.
     """
+
+    likelihood = BERNOULLI
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ def objective(
     """
     stats = model.stats(x)  # [B, 2 Z]
     z, kl = sample_posterior(stats, seed, step, row_offset=row_offset, stream=stream)  # [B, Z], [B]
-    reconstruction = nll(model.decoder(z), x)  # [B]
+    reconstruction = nll(model.decoder(z), x, likelihood=model.likelihood.name)  # [B]
     if free_bits == 0:
         return Elbo((reconstruction + beta * kl).mean(), reconstruction, kl)
     pressed = kl_per_dimension(*stats.chunk(2, dim=-1)).mean(0).clamp(min=free_bits).sum()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vae_fast.data.file_images import Pixels
+from vae_fast.data.images import Pixels
 from vae_fast.kernels import nll, streams
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.priors import standard_normal
@@ -29,7 +29,7 @@ def log_likelihoods(
     samples: int,
     seed: int,
     *,
-    likelihood: str = "bernoulli",
+    likelihood: str | None = None,
     log_scale: float | Tensor | None = None,
     first: int = 0,
 ) -> Iterator[Tensor]:
@@ -41,7 +41,7 @@ def log_likelihoods(
         samples: K, of each image, exactly.
         seed: of the noise. Sample k of image i has the noise of (seed, step k // 64, row i) from column (k % 64) Z on:
             it does not depend on the batches, and the first sample is the one of the test loss.
-        likelihood, log_scale: as for `vae_fast.elbo_loss`.
+        likelihood, log_scale: as for `vae_fast.elbo_loss`; None for the model's.
         first: the image to go on with.
 
     Yields:
@@ -51,9 +51,10 @@ def log_likelihoods(
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples!r}")
+    likelihood = likelihood or model.likelihood.name
     device = next(model.parameters()).device
     numbers = LAYER_BYTES[device.type] // 4
-    rows = max(1, numbers // max(model.pixels, *model.hidden, 1))  # of the decoder, at once
+    rows = max(1, numbers // model.decoder.widest)  # of the decoder, at once
     drawn = max(1, numbers // (BLOCK * model.latent))  # images, a block of whose noise is there at once
     batch = min(drawn, max(1, rows // BLOCK, min(rows, rows * DECODES // samples)))
     for start in range(first, len(images), batch):

@@ -8,7 +8,7 @@ from vae_fast.analysis.diagnosis import observe
 from vae_fast.analysis.trained import Trained
 from vae_fast.config import Config
 from vae_fast.data.builtin import LICENCES
-from vae_fast.data.transforms import described
+from vae_fast.data.transforms import pixel_kind
 
 UNKNOWN = "not known: the model came without its run"
 RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # the rest where it is not usual
@@ -22,12 +22,12 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
     lines = [
         f"# VAE {model.widths}",
         "",
-        f"A Variational Autoencoder with a Gaussian posterior of {model.latent} dimensions and Bernoulli pixels: "
-        f"{parameters:,} parameters, {model.activation} between the layers.",
+        f"A Variational Autoencoder with a Gaussian posterior of {model.latent} dimensions and "
+        f"{model.likelihood.title} pixels: {parameters:,} parameters, {model.activation} between the layers.",
         "",
         "- encoder: pixels, float32 [B, " + ", ".join(map(str, model.input_shape)) + "] in [0, 1] -> mu, logvar, "
         f"[B, {model.latent}] each",
-        f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; their sigmoid is the image",
+        f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; {model.likelihood.image}",
         "",
         "## Files",
         "",
@@ -54,7 +54,7 @@ def _data(trained: Trained) -> list[str]:
         return [UNKNOWN]
     data = trained.config.data
     return [
-        f"- images: {PurePath(data).name}, {described(trained.config.binarize, trained.image_shape)}",
+        f"- images: {PurePath(data).name}, {pixel_kind(trained.config.binarize, trained.image_shape)}",
         f"- licence of the data: {LICENCES.get(data, 'not known; these are your own images')}",
     ]
 
@@ -77,7 +77,7 @@ def _numbers(trained: Trained) -> list[str]:
     last = {"step": "not known", **records[-1]}
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
     told = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
-    pixels = described(trained.config.binarize, trained.image_shape)
+    pixels = pixel_kind(trained.config.binarize, trained.image_shape)
     return [
         f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
         "`train_loss` is the objective that was minimised:",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae_fast.analysis import generate
 from vae_fast.artifacts import atomic
-from vae_fast.data.file_images import Pixels
+from vae_fast.data.images import Pixels
 from vae_fast.data.transforms import floats
 from vae_fast.models.vae import VAE
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.config import Config
-from vae_fast.data.file_images import Pixels
-from vae_fast.data.transforms import described, mean_entropy
+from vae_fast.data.images import Pixels
+from vae_fast.data.transforms import mean_entropy, pixel_kind
 from vae_fast.reporting.pictures import drawn_as
 
 
@@ -17,7 +17,7 @@ def summary(
     last = metrics[-1] if metrics else {}
     if test is not None and None not in (last.get("test_loss"), last.get("test_nll")):
         line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image"
-        line += f" ({described(config.binarize, test.shape[1:])}"
+        line += f" ({pixel_kind(config.binarize, test.shape[1:])}"
         if config.binarize == "none":
             line += f"; nll - H(x) {last['test_nll'] - mean_entropy(test.flatten(1)):.2f}"
         yield f"{line})"

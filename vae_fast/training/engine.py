@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vae_fast.config import Config
-from vae_fast.data.file_images import Pixels
+from vae_fast.data.images import Pixels
 from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.models.vae import VAE
 from vae_fast.runtime.compile import compile_errors
@@ -75,6 +75,7 @@ class Engine:
         batch = self._share.stop - self._share.start
         self._images: Tensor | None = None
         if plan.feed == "device":
+            assert isinstance(images, Tensor)
             self._images = images
             self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
         else:

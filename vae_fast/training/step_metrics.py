@@ -1,7 +1,6 @@
 """What the steps leave on the device about themselves, for the host to read when it wants to.
 
-A step's terms are float64 [5]: loss, nll and kl summed over its images, the number of its images, and whether it was
-skipped. Those of a skipped step are (0, 0, 0, 0, 1).
+The columns of a step's terms are those of `vae_fast.kernels.reference.TERM_NAMES`.
 """
 
 from typing import NamedTuple
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vae_fast.kernels import Record
+from vae_fast.kernels.reference import COLUMNS, IMAGES, KL, LOSS, NLL, SKIPPED
 
-COLUMNS = 5
 LATEST = 256  # steps whose terms are kept one by one
 
 
@@ -53,24 +52,26 @@ class StepMetrics:
 
     def finish_epoch(self) -> dict[str, float | int | None]:
         """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
-        loss, nll, kl, images, skipped = self.sums.tolist()
+        sums = self.sums.tolist()
         self.sums.zero_()
-        sums = {"train_loss": loss, "train_nll": nll, "train_kl": kl}
-        return {**{k: v / images if images else None for k, v in sums.items()}, "skipped_steps": int(skipped)}
+        images = sums[IMAGES]
+        columns = {"train_loss": LOSS, "train_nll": NLL, "train_kl": KL}
+        averages = {name: sums[column] / images if images else None for name, column in columns.items()}
+        return {**averages, "skipped_steps": int(sums[SKIPPED])}
 
     def load(self, step_number: int, sums: list[float], skips_in_a_row: int) -> None:
         """Go on after `step_number` steps."""
         self.step.fill_(step_number)
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
         ring = torch.zeros(self.ring.shape, dtype=torch.float64)
-        ring[(step_number - 1 - torch.arange(min(skips_in_a_row, LATEST))) % LATEST, 4] = 1
+        ring[(step_number - 1 - torch.arange(min(skips_in_a_row, LATEST))) % LATEST, SKIPPED] = 1
         self.ring.copy_(ring)
 
 
 def _recent(ring: Tensor, step_number: int) -> Recent:
     order = (step_number - 1 - torch.arange(LATEST)) % LATEST  # the latest step first
-    taken = (ring[order, 4] == 0).nonzero()
-    loss, images = ring[:, 0].sum().item(), ring[:, 3].sum().item()
+    taken = (ring[order, SKIPPED] == 0).nonzero()
+    loss, images = ring[:, LOSS].sum().item(), ring[:, IMAGES].sum().item()
     return Recent(loss / images if images else None, int(taken[0]) if len(taken) else LATEST)
 
 

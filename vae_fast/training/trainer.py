@@ -13,7 +13,7 @@ from vae_fast.artifacts import checkpoint, strict_json
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.artifacts.trackers import tracker
 from vae_fast.config import Config
-from vae_fast.data.file_images import Pixels
+from vae_fast.data.images import Pixels
 from vae_fast.data.prefetch import Prefetcher
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.data.splits import Splits

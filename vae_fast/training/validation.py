@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vae_fast.data.file_images import Pixels
+from vae_fast.data.images import Pixels
 from vae_fast.kernels import streams
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.elbo import objective
@@ -18,7 +18,7 @@ from vae_fast.training.cuda_graphs import Capture, Graph
 BATCH = 1000
 
 
-def evaluate(model: VAE, images: Pixels, seed: int) -> dict[str, float]:
+def validate(model: VAE, images: Pixels, seed: int) -> dict[str, float]:
     """One pass over `images` [N, D], wherever they are."""
     return Validation(model, images, seed)()
 
@@ -71,6 +71,7 @@ class Validation:
 
     def _add_resident(self, size: int) -> None:
         rows = self._first + torch.arange(size, device=self._device)
+        assert isinstance(self._images, Tensor)
         self._add(self._images.index_select(0, rows), self._first)
 
     @torch.no_grad()

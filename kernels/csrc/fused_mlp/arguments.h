@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../noise.h"
+#include "../step_terms.h"
 #include "pass.h"
 
 #include <ATen/core/Tensor.h>
@@ -15,7 +16,6 @@ namespace vae_fast {
 using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr int64_t kAlignment = 16;  // floats
-constexpr int64_t kTerms = 5;
 constexpr int64_t kBinarization = 3;  // the stream, kernels/streams.py
 constexpr std::string_view kFloat32 = "float32";
 

@@ -16,6 +16,8 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <string>
+#include <vector>
 
 namespace vae_fast {
 namespace {
@@ -80,12 +82,20 @@ void mlp_copy_(at::TensorList parameters, const at::Tensor& copies) {
   copy_weights(network, pairs_of(op, copies, network));
 }
 
-// A step's entry in the ledger: loss, nll and kl summed over the images, their number, and whether it was skipped.
 void write_terms(double* terms, const Losses& losses, int64_t batch, bool taken) {
+  std::fill_n(terms, kTerms, 0.0);
+  if (!taken) {
+    terms[kSkipped] = 1;
+    return;
+  }
   const auto count = static_cast<double>(batch);
-  const double values[kTerms] = {losses.loss * count, losses.nll, losses.kl, count, 0};
-  for (int64_t i = 0; i < kTerms; ++i) terms[i] = taken ? values[i] : i == 4;
+  terms[kLoss] = losses.loss * count;
+  terms[kNll] = losses.nll;
+  terms[kKl] = losses.kl;
+  terms[kImages] = count;
 }
+
+std::vector<std::string> step_terms() { return {kTermNames.begin(), kTermNames.end()}; }
 
 // Where a layer's gradient goes, or what Adam works on.
 struct Target {
@@ -281,6 +291,9 @@ TORCH_LIBRARY_IMPL(vae_fast, CPU, m) {
   m.impl("mlp_copy_", mlp_copy_);
 }
 
-TORCH_LIBRARY_IMPL(vae_fast, CompositeExplicitAutograd, m) { m.impl("set_flush_denormal", set_flush_denormal); }
+TORCH_LIBRARY_IMPL(vae_fast, CompositeExplicitAutograd, m) {
+  m.impl("set_flush_denormal", set_flush_denormal);
+  m.impl("step_terms", step_terms);
+}
 
 }  // namespace vae_fast

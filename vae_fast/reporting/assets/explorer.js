@@ -38,6 +38,7 @@
     softplus: (x) => (x > 20 ? x : Math.log1p(Math.exp(x))),
     tanh: Math.tanh,
   }[model.activation];
+  const mean = { bernoulli: sigmoid }[model.likelihood];
 
   function decode(z) {
     let x = z;
@@ -46,7 +47,7 @@
       for (let row = 0; row < m; row++) {
         let sum = bias[row];
         for (let k = 0, at = row * n; k < n; k++) sum += weight[at + k] * x[k];
-        y[row] = last ? sigmoid(sum) : activate(sum);
+        y[row] = last ? mean(sum) : activate(sum);
       }
       x = y;
     });

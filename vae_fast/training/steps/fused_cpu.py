@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vae_fast.config import Config
 from vae_fast.kernels import FLOAT32, adam_, enter_, mlp_copies, mlp_copy_, mlp_gradients, mlp_steps_, mlp_workspace
+from vae_fast.kernels.reference import COLUMNS, SKIPPED
 from vae_fast.models.vae import VAE
 from vae_fast.runtime.distributed import ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
@@ -15,7 +16,7 @@ from vae_fast.runtime.plan import Plan, require_loop
 from vae_fast.runtime.threads import ThreadCount, chooses_threads
 from vae_fast.training.loss_scale import LossScale
 from vae_fast.training.optim import Adam
-from vae_fast.training.step_metrics import COLUMNS, StepMetrics
+from vae_fast.training.step_metrics import StepMetrics
 from vae_fast.training.steps.base import place
 
 
@@ -43,7 +44,8 @@ class FusedStep:
         require_loop(plan)
         self._copies = mlp_copies(self._parameters) if plan.bf16_loop else None
         self._terms = torch.zeros(COLUMNS, dtype=torch.float64)
-        self._one_skip = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64)
+        self._one_skip = torch.zeros_like(self._terms)
+        self._one_skip[SKIPPED] = 1
         share = group.shard(config.batch_size)
         batch = share.stop - share.start
         products = plan.bf16_loop or FLOAT32
