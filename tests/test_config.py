@@ -1,6 +1,7 @@
 """Settings: where values come from, what is refused, and that what is recorded reads back."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ def toml(folder: Path, **settings: object) -> str:
     path = folder / "settings.toml"
     path.write_text(tomli_w.dumps(settings))
     return str(path)
+
+
+def test_the_page_of_settings_is_what_the_code_says() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    page = runpy.run_path(str(docs / "configuration.py"))["page"]
+    assert (docs / "configuration.md").read_text(encoding="utf-8") == page(), "run: python docs/configuration.py"
 
 
 def test_defaults_are_the_recipe_of_pytorch_examples() -> None:

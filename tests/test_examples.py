@@ -1,0 +1,66 @@
+"""Each example runs as its first lines say, and prints what it is there to show."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run an example in an empty folder and return what it prints."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_every_example_has_a_test() -> None:
+    tested = re.findall(r"printed\(\"(\w+\.py)\"|EXAMPLES / \"(\w+\.sh)\"", Path(__file__).read_text(encoding="utf-8"))
+    assert {name for pair in tested for name in pair if name} == {path.name for path in EXAMPLES.iterdir()}
+
+
+def test_quickstart(printed) -> None:
+    text = printed("quickstart.py", "digits", "2")
+    assert 100 < float(re.search(r"^test loss ([\d.]+)", text, re.MULTILINE)[1]) < 300
+    assert float(re.search(r"reconstructions ([\d.]+)", text)[1]) < 0.25
+
+
+def test_own_vae(printed) -> None:
+    text = printed("own_vae.py", "6")
+    before, after = (float(loss) for loss in re.findall(r"loss ([\d.]+)", text))
+    assert before < 200
+    assert after == pytest.approx(before, rel=0.03)
+
+
+def test_own_images(printed, tmp_path: Path) -> None:
+    text = printed("own_images.py", "2")
+    assert "test part: [200, 3, 16, 16], kept as uint8" in text
+    (folder,) = re.findall(r"pictures in (\S+)", text)
+    assert (tmp_path / folder / "samples.png").is_file()
+
+
+def test_analyse_run(printed, trained_run: Path) -> None:
+    text = printed("analyse_run.py", str(trained_run))
+    elbo, estimate = (float(re.search(rf"{name} +(-[\d.]+)", text)[1]) for name in ("ELBO", r"log p\(x\)"))
+    assert elbo < estimate < 0
+    assert re.search(r"[1-4] of 4 active", text)
+    assert text.endswith("[8, 1, 28, 28]\n")
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["sh", EXAMPLES / "several_processes.sh", "digits", "1", "2"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "several" / "checkpoints" / "latest").exists()
