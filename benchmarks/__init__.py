@@ -1,1 +1,1 @@
-"""Measurements that anyone can run again."""
+"""Benchmarks that anyone can run again."""

@@ -1,4 +1,4 @@
-"""A step of Adam on all 652,824 parameters. Ours also finds the gradients' norm, skips, and counts what it learned."""
+"""A step of Adam on all 652,824 parameters; ours also computes the gradients' norm, skips, and records metrics."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ LABELS = {
     "eager-tuned": "torch.optim.Adam(fused=True)",
     "fused": "vae_fast, with norm, skipping and metrics",
 }
-MOVED = 7 * 4  # bytes a parameter: it and two moments read and written, its gradient read
+MOVED = 7 * 4  # bytes per parameter: it and two moments read and written, its gradient read
 
 
 class Optimizers:
-    """As many networks, each with its optimizer and random gradients, as fill the caches."""
+    """Enough networks to fill the caches, each with its optimizer and random gradients."""
 
     def __init__(self, name: str, device: str) -> None:
         self.models: list[nn.Module] = []
@@ -44,9 +44,9 @@ class Optimizers:
             optimizer.step()
 
     def check(self) -> None:
-        """Two steps of the first network against Adam's equations in float64 (Kingma & Ba 2015, algorithm 1)."""
+        """Check two steps of the first network with Adam's equations in float64 (Kingma & Ba 2015, algorithm 1)."""
         parameters = list(self.models[0].parameters())
-        # 1 - 0.999^t, which capturable=True takes in float32, is off by up to 3e-5, a step of 1e-3 by half as much
+        # capturable=True computes 1 - 0.999^t in float32, off by up to 3e-5; a step of 1e-3 is off by half as much
         atol = 1e-7 if parameters[0].is_cuda else 1e-8
         exact = [p.detach().double() for p in parameters]
         gradients = [p.grad.double() for p in parameters if p.grad is not None]
@@ -58,7 +58,7 @@ class Optimizers:
 
 
 def _adam(p: Tensor, g: Tensor) -> Tensor:
-    """An update under the gradient of all updates before: the moments are then g and g^2, once corrected."""
+    """Return an update for the same gradient as in all updates before: the corrected moments are then g and g^2."""
     return p - 1e-3 * g / (g.square().sqrt() + 1e-8)
 
 

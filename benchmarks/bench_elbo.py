@@ -1,7 +1,7 @@
-"""The loss of a batch from logits, images, mu and logvar: `vae_fast.elbo_loss`, and as careful people write it.
+"""The loss of a batch from logits, images, mu and logvar: `vae_fast.elbo_loss`, and careful PyTorch.
 
-And `objective`: all of a step but its networks, as the engine calls it on the encoder's whole output: z for the
-decoder, and the loss of the decoder's logits (`sample_posterior` and `nll`).
+The suite `objective` measures all of a step except its networks, as the engine calls it on the encoder's whole output:
+z for the decoder, and the loss of the decoder's logits (`sample_posterior` and `nll`).
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from vae_fast.kernels import nll, sample_posterior
 from vae_fast.runtime.compile import compiled
 from vae_fast.runtime.plan import DTYPES
 
-SMALLEST = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}  # a gradient's tolerance; the loss is float32 in all
+SMALLEST = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}  # tolerances of gradients; the loss is always float32
 
 
 def eager(logits: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensors:
@@ -55,7 +55,7 @@ def _ways(plain: Way, fused: Way) -> dict[str, Way]:
 
 
 def _operator(suite: str, case: Case, widths: list[int], ways: dict[str, Way]) -> Operator:
-    """On logits, x and the posterior in parts of such widths; with z as a second result where it is in one part."""
+    """Return an operator on logits, x and the posterior in parts of `widths`; from one part, z is a second result."""
     dtype, device, batch = DTYPES[case.precision], case.device, case.batch
 
     def inputs() -> Tensors:
@@ -67,7 +67,7 @@ def _operator(suite: str, case: Case, widths: list[int], ways: dict[str, Way]) -
         mu, logvar = torch.cat(leaves[1:], dim=1).chunk(2, dim=1)
         exact = [vf.elbo_loss(leaves[0], inputs[1], mu, logvar, impl="reference").loss]
         torch.testing.assert_close(results[0], exact[0].detach(), rtol=1e-5, atol=0)
-        if len(results) == 2:  # z, whose noise the way drew itself
+        if len(results) == 2:  # z; the way drew its own noise
             exact.append(mu + (results[1] - mu.detach()) / torch.exp(0.5 * logvar.detach()) * torch.exp(0.5 * logvar))
         smallest = SMALLEST[case.precision]
         for one, other in zip(found, torch.autograd.grad(exact, leaves, gradients), strict=True):
@@ -77,7 +77,7 @@ def _operator(suite: str, case: Case, widths: list[int], ways: dict[str, Way]) -
     posterior = batch * sum(widths) * element
     z = batch * Z * element if suite == "objective" else 0
     forward = batch * D * (element + 4) + posterior + z  # logits and x
-    backward = batch * D * (2 * element + 4) + 2 * posterior + z  # once more, and the gradients by logits and posterior
+    backward = batch * D * (2 * element + 4) + 2 * posterior + z  # again, and the gradients of logits and posterior
     return Operator(suite, inputs, ways, check, [batch, D], (forward, backward))
 
 

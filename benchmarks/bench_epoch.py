@@ -1,4 +1,4 @@
-"""An epoch from images to the last loss. The baseline's images come through a DataLoader, as people write it."""
+"""An epoch from images to the last loss; the baseline's images come from a DataLoader, as in ordinary scripts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +13,9 @@ from benchmarks.harness.rounds import Pace
 from benchmarks.harness.suites import Params, Suite
 from benchmarks.harness.training_runs import Work, measure
 
-EPOCH_IMAGES = 60_000  # what `ms` is of, however many of them a round trains on
+EPOCH_IMAGES = 60_000  # the images that `ms` is for, however many a round trains on
 ROUND_IMAGES = {"cpu": 12_800, "cuda": 60_000}
-# On a CPU another library's threads and PyTorch's disturb each other after a change: blocks of a second or more.
+# On a CPU another library's threads and PyTorch's disturb each other after a switch, so rounds take a second or more.
 LONG_ROUND_IMAGES = {"cpu": 76_800, "cuda": 60_000}
 FEWEST_STEPS, USUAL_BATCH = 5, 128
 TABLE = EPOCH | PEERS

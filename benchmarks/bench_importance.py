@@ -1,8 +1,8 @@
-"""The importance-weighted likelihood of images under a model trained a little: ours, and the way it is usually written.
+"""The importance-weighted likelihood of images under a briefly trained model: ours, and the usual implementation.
 
-The usual way takes one image at a time, repeats it, and encodes it again for every chunk of 100 samples (pythae's
-get_nll, and others): on a network as PyTorch writes it, and on this engine's, whose products may be faster. All draw
-other noise; their means over the images must agree within four standard errors.
+The usual one takes one image at a time, repeats it, and encodes it again for every chunk of 100 samples (pythae's
+get_nll, and others). It runs on a network of plain PyTorch, and on this engine's, whose products may be faster. Each
+contender draws its own noise; the means over the images must agree within four standard errors.
 """
 
 import math
@@ -27,7 +27,7 @@ SAMPLES, CHUNK = 1000, 100
 
 
 def trained(pixels: Tensor) -> vf.VAE:
-    """After 100 steps: a posterior that is the prior would have weights that are all alike."""
+    """Return a model after 100 steps: with a posterior equal to the prior, all weights would be alike."""
     model = initial_model().to(pixels.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for step, x in enumerate(pixels.split(100)[:100]):
@@ -39,7 +39,7 @@ def trained(pixels: Tensor) -> vf.VAE:
 
 
 def plain(model: vf.VAE) -> Network:
-    """The same network, as PyTorch writes it."""
+    """Return the same network in plain PyTorch."""
     network = Network().to(model.encoder.stats.weight.device)
     network.load_state_dict(dict(zip(network.state_dict(), model.state_dict().values(), strict=True)))
     return network

@@ -1,4 +1,4 @@
-"""z = mu + exp(logvar / 2) eps: `vae_fast.reparameterize`, and as people write it with torch.randn_like."""
+"""z = mu + exp(logvar / 2) eps: `vae_fast.reparameterize`, and the usual code with torch.randn_like."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def reparameterize(case: Case) -> Operator:
     def check(inputs: Tensors, results: Tensors, gradients: Tensors, found: Tensors) -> None:
         (mu, logvar), (z,), (grad_z,) = inputs, results, gradients
         noise = (z - mu) / torch.exp(0.5 * logvar)
-        five = 5 / noise.numel() ** 0.5  # standard errors of the mean; of the variance, sqrt(2) more
+        five = 5 / noise.numel() ** 0.5  # standard errors of the mean; the variance's are sqrt(2) times larger
         assert abs(noise.mean()) < five
         assert abs(noise.var() - 1) < five * 2**0.5 + 4 * EPS[case.precision]
         assert torch.equal(found[0], grad_z)

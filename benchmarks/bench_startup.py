@@ -1,9 +1,9 @@
-"""What a user waits for before training: processes from their start to their end, in turns with an eager one.
+"""What a user waits for before training: whole processes, timed in turns with an eager one.
 
-`import` is `import vae_fast`, against `import torch`. `first step` is a process that imports all it needs, compiles and
-records, and makes one step of the digits; `compiled before` where the compiled code is on disk already. The eager one
-makes its step as people write it. A first step whose loss is not the reference's fails. On a GPU the captured
-contender's time less that of the one without graphs is the capture's.
+`import` is `import vae_fast`, compared with `import torch`. `first step` is a process that imports all it needs,
+compiles and records, and takes one step on the digits; in `compiled before` the compiled code is on disk already. The
+eager process takes its step in ordinary PyTorch. A first step fails if its loss differs from the reference's. On a GPU
+the cost of the capture is the captured contender's time minus that of the one without graphs.
 """
 
 import os
@@ -23,7 +23,7 @@ from benchmarks.contenders.registry import STEP, is_missing, labels
 from benchmarks.harness.metadata import ROOT, Case, describe
 from benchmarks.harness.rounds import Pace, Turn, alternate
 from benchmarks.harness.suites import Params, Suite
-from benchmarks.harness.training_runs import TOLERANCE, hold_against, reference_loss
+from benchmarks.harness.training_runs import TOLERANCE, check_loss, reference_loss
 from benchmarks.reporting.results import BASELINE
 
 BATCHES, PRECISIONS = [128], ["fp32"]
@@ -45,12 +45,12 @@ def test_import(name: str, case: Case, pace: Pace, benchmark: Any) -> None:
 
 @pytest.fixture(scope="session")
 def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Empty at first; what the first process compiles is there for those after it."""
+    """Return a folder, empty at first, where later processes find what the first one compiled."""
     return tmp_path_factory.mktemp("compiled")
 
 
 def only_long(name: str) -> bool:
-    """The others' compilers take half a minute."""
+    """Return whether a contender needs --long: the others' compilers take half a minute."""
     return STEP[name].compiles and not STEP[name].ours
 
 
@@ -94,18 +94,18 @@ def test_first_step(
     times = alternate(benchmark, ours, baseline, None, _pace(pace, name, cold), warm_up=warm_up)
     expected = reference_loss(1, case.batch, vf.load_images("digits").pixels.flatten(1))
     for loss in losses:
-        hold_against(f"{contender.label} or the baseline: its first loss", float(loss), expected, TOLERANCE)
+        check_loss(f"{contender.label} or the baseline: its first loss", float(loss), expected, TOLERANCE)
     names: dict[str, Any] = {"contender": name, "label": contender.label, "ours": contender.ours}
     describe(benchmark, case, times, unit="run", suite="startup", what=what, **names)
 
 
 def _pace(pace: Pace, name: str, cold: bool = False) -> Pace:
-    """One round of fresh compilations, which take half a minute, and one of the baseline beside itself: no spread."""
+    """Return one round, without a spread, for fresh compilations of half a minute and for the baseline itself."""
     return replace(pace, rounds=1 if cold or name == BASELINE else ROUNDS, patience=0.0)
 
 
 def _run(*arguments: object) -> str:
-    """What a Python process prints. If this one is interrupted meanwhile, it and all that it has started are ended."""
+    """Return what a Python process prints; on an interrupt, kill it and everything that it has started."""
     command = [sys.executable, *map(str, arguments)]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams) as process:

@@ -1,8 +1,8 @@
 """Seconds of training to a test loss of 107.0 nats: the recipe of pytorch/examples on all of MNIST, grey pixels.
 
-Adam 1e-3, batches of 128, one sample an image; `vae_fast.training.validation` gives the test loss after each epoch.
-Evaluation is not part of the time, nor what comes before the first step: that is `compile_seconds`. The eager baseline
-trains beside each contender, epoch by epoch, on the same order of images.
+Adam 1e-3, batches of 128, one sample per image; `vae_fast.training.validation` gives the test loss after each epoch.
+The time excludes evaluation and everything before the first step, which is `compile_seconds`. The eager baseline trains
+along with each contender, epoch by epoch, on the same order of images.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ TARGET = 107.0
 MOST_EPOCHS = 12
 BATCHES = [BATCH := 128]
 NAMES = [name for name in EPOCH if name not in ("eager-resident", "ops")]
-_trained = [0.0]  # seconds: what the watch shows
+_trained = [0.0]  # seconds, as `watch` shows them
 
 
 def watch() -> float:
-    """pytest-benchmark's clock here: it stands still but for the contender's training."""
+    """Return the time of pytest-benchmark's clock here, which runs only while the contender trains."""
     return _trained[0]
 
 
@@ -53,15 +53,15 @@ class Training:
         return len(self.seconds) * self._sampler.steps_per_epoch * BATCH
 
     @property
-    def is_there(self) -> bool:
+    def has_arrived(self) -> bool:
         return self.test_loss <= TARGET
 
     def epoch(self) -> None:
-        if self.is_there:
+        if self.has_arrived:
             return
         order = self._sampler.order(len(self.seconds) + 1).cpu()
         self.seconds.append(seconds(lambda: self._train(order), self._case.device))
-        model = cast(vf.VAE, self.model)  # of which `validate` takes `stats` and `decoder`, as all networks here have
+        model = cast(vf.VAE, self.model)  # `validate` needs `stats` and `decoder`, which all networks here have
         self.test_loss = validate(model, self._images["test"], seed=0)["loss"]
 
 
@@ -112,13 +112,13 @@ def test_time_to_elbo(
             baseline.epoch()
             contender.epoch()
             _trained[0] = sum(contender.seconds)
-            if baseline.is_there and contender.is_there:
+            if baseline.has_arrived and contender.has_arrived:
                 return
 
     _trained[0] = 0.0
     benchmark.pedantic(race)
-    assert contender.is_there, f"{contender.test_loss:.2f} nats after {MOST_EPOCHS} epochs; {TARGET} is the target"
-    assert baseline.is_there, f"the baseline is at {baseline.test_loss:.2f} nats after {MOST_EPOCHS} epochs"
+    assert contender.has_arrived, f"{contender.test_loss:.2f} nats after {MOST_EPOCHS} epochs; {TARGET} is the target"
+    assert baseline.has_arrived, f"the baseline is at {baseline.test_loss:.2f} nats after {MOST_EPOCHS} epochs"
     describe(
         benchmark,
         case,

@@ -1,4 +1,4 @@
-"""A training step, images resident: gather, forward, loss, backward, optimizer."""
+"""A training step on resident images: gather, forward, loss, backward, optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from benchmarks.harness.rounds import Pace
 from benchmarks.harness.suites import Suite
 from benchmarks.harness.training_runs import Work, measure
 
-IMAGES = {"cpu": 6_400, "cuda": 64_000}  # that a round trains on
-FEWEST_STEPS = {"cpu": 5, "cuda": 100}  # what a round costs apart from its steps is then a small part
+IMAGES = {"cpu": 6_400, "cuda": 64_000}  # per round
+FEWEST_STEPS = {"cpu": 5, "cuda": 100}  # enough to make a round's other costs a small part
 
 
 @pytest.mark.suite(

@@ -1,8 +1,9 @@
-"""Images a second of a step as one operator on a CPU, by batch, in float32 and in bfloat16; and what `--amp` takes.
+"""Images a second of the step as one CPU operator, by batch, in float32 and bfloat16; and what `--amp` chooses.
 
 `python -m benchmarks.by_precision --help`. In every round both take turns, each over the same number of random images
-in an order of its own; medians of the rounds and of their ratios, with quartiles, of rounds whose cores were near each
-other (`timing`); 'cores apart' is the time from one to the other. With --out the chart images-by-batch, PNG and SVG.
+in its own order. The table has the medians of the rounds and of their ratios, with quartiles, over rounds whose cores
+were near each other (`cores`); 'cores apart' is the time from one to the other. With --out it also draws the chart
+images-by-batch, as PNG and SVG.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from vae_fast.runtime.environment import cpu_name
 from vae_fast.runtime.plan import make_plan
 
 BATCHES = [1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
-IMAGES, FEWEST_STEPS, MOST_STEPS = 16_384, 2, 400  # of a turn
+IMAGES, FEWEST_STEPS, MOST_STEPS = 16_384, 2, 400  # per turn
 
 
 class Row(NamedTuple):
@@ -50,11 +51,11 @@ class Row(NamedTuple):
     rates: tuple[float, float]  # images a second in float32 and in bfloat16
     ratio: Spread
     apart: float | None  # nanoseconds
-    taken: str  # the precision that `--amp` takes
+    taken: str  # the precision that `--amp` chooses
 
 
 def measure(batch: int, pixels: torch.Tensor, rounds: int, patience: float) -> tuple[Row, float]:
-    """Time one batch: a row, and what is left of the patience."""
+    """Time one batch size; return its row and what is left of the patience."""
     steps = min(MOST_STEPS, max(FEWEST_STEPS, IMAGES // batch))
     trainers = [build(initial_model(), pixels, batch, precision, steps, step="fused") for precision in ("fp32", "bf16")]
     times = Rounds()
@@ -92,7 +93,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Draw the chart into an existing folder; its paths."""
+    """Draw the chart into an existing folder; return its paths."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -129,15 +130,15 @@ def _chart(rows: Sequence[Row]) -> Axes:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.by_precision", description=__doc__)
-    parser.add_argument("--batch", type=positive_number, nargs="+", default=BATCHES, help="images of a step")
-    parser.add_argument("--rounds", type=positive_number, default=15, help="of which medians are taken; default: 15")
-    parser.add_argument("--patience", type=non_negative, default=0.0, help="seconds to wait for near cores, in all")
+    parser.add_argument("--batch", type=positive_number, nargs="+", default=BATCHES, help="images per step")
+    parser.add_argument("--rounds", type=positive_number, default=15, help="rounds to take medians of; default: 15")
+    parser.add_argument("--patience", type=non_negative, default=0.0, help="total seconds to wait for near cores")
     parser.add_argument("--out", type=Path, help="the chart's folder")
     settings = parser.parse_args(arguments)
     if not extension.load():
         raise RunError(extension.status())
     if settings.out:
-        settings.out.mkdir(parents=True, exist_ok=True)  # before the work
+        settings.out.mkdir(parents=True, exist_ok=True)  # before the work starts
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (2 * max(settings.batch), D), dtype=torch.uint8)
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bf16 by {bf16_loops()[0]}\n")

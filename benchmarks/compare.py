@@ -1,8 +1,8 @@
-"""Whether anything got slower between two runs of the benchmarks. `python -m benchmarks.compare OLD.json NEW.json`
+"""A check whether anything got slower between two benchmark runs. `python -m benchmarks.compare OLD.json NEW.json`
 
-What is compared is each contender's median ratio to the eager baseline of its own run, because machines differ. Exits
-with 1 if one dropped by more than --limit, or is not there any more and NEW does not say why. Of results whose cores
-were near in one run and distant in the other nothing is said.
+It compares each contender's median ratio to the eager baseline of its own run, because machines differ. It exits with 1
+if one dropped by more than --limit, or has disappeared and NEW does not say why. Results whose cores were near in one
+run and distant in the other are not compared.
 """
 
 import argparse
@@ -18,24 +18,24 @@ from benchmarks.reporting.tables import apart, markdown, name, percent, place, s
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import RunError
 
-FEWEST_ROUNDS = 3  # of whole processes, or where time did not suffice for those that were wanted
-PATIENCE = "30"  # seconds, of each that is measured again
+FEWEST_ROUNDS = 3  # for whole processes, and where there was not enough time for those wanted
+PATIENCE = "30"  # seconds, for each benchmark that is measured again
 Measured = tuple[Spread, Benchmark]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Raises RunError where something got slower or disappeared."""
+    """Compare the runs; raise RunError where something got slower or disappeared."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument(
         "old",
         type=Path,
         nargs="+",
         metavar="OLD",
-        help="of `--benchmark-json OLD`, before; of several the first counts",
+        help="the earlier results, of `--benchmark-json OLD`; a benchmark in several counts as in the first",
     )
-    parser.add_argument("new", type=Path, metavar="NEW", help="the same, after")
-    parser.add_argument("--limit", type=fraction, default=0.10, help="the drop that is let pass (default: 0.10)")
-    parser.add_argument("--again", action="store_true", help="measure what got slower once more before it counts")
+    parser.add_argument("new", type=Path, metavar="NEW", help="the later results")
+    parser.add_argument("--limit", type=fraction, default=0.10, help="the drop that is tolerated (default: 0.10)")
+    parser.add_argument("--again", action="store_true", help="measure what got slower again before it counts")
     chosen = parser.parse_args(arguments)
     olds, new = [read(path) for path in chosen.old], read(chosen.new)
     slower = compare(olds, new, chosen.limit)
@@ -54,9 +54,9 @@ def fraction(text: str) -> float:
 
 
 def compare(olds: Sequence[Run], new: Run, limit: float, *, all_of_it: bool = True) -> list[Benchmark]:
-    """Prints what changed by more than `limit`, what is new and what is gone; returns what got slower.
+    """Print what changed by more than `limit`, what is new and what is gone; return what got slower.
 
-    RunError where nothing can be compared, or where something is gone without a reason, if NEW is `all_of_it`.
+    Raise RunError where nothing can be compared or, if NEW is `all_of_it`, where something is gone without a reason.
     """
     _warn(olds[0], new)
     before = {key: measured for old in reversed(olds) for key, measured in _ratios(old).items()}
@@ -75,12 +75,12 @@ def compare(olds: Sequence[Run], new: Run, limit: float, *, all_of_it: bool = Tr
     if not pairs:
         raise RunError(f"{new.path}: nothing compared: its cores were nowhere as far apart as before (--patience)")
     if all_of_it:
-        _tell_what_changed_places(before, after, new)
+        _print_new_and_gone(before, after, new)
     return [now for _, (_, now) in slower]
 
 
-def _tell_what_changed_places(before: dict[Key, Measured], after: dict[Key, Measured], new: Run) -> None:
-    """What is new, and what is not there any more: RunError where the run does not say why."""
+def _print_new_and_gone(before: dict[Key, Measured], after: dict[Key, Measured], new: Run) -> None:
+    """Print what is new and what is gone; raise RunError where the run does not say why something is gone."""
     lost = [key for key in before if key not in after and not _reason(key, new)]
     for key in before.keys() - after.keys() - set(lost):
         print(f"not measured any more: {key}: {_reason(key, new)}")
@@ -93,7 +93,7 @@ def _tell_what_changed_places(before: dict[Key, Measured], after: dict[Key, Meas
 
 
 def measured_again(benchmarks: Sequence[Benchmark], file: Path) -> Run:
-    """Those alone, in a process of their own, that waits for near cores; their JSON is left beside `file`."""
+    """Measure these alone, in a separate process that waits for near cores; their JSON is kept next to `file`."""
     again = file.resolve().with_suffix(".again.json")
     tests = [benchmark.test for benchmark in benchmarks if benchmark.test]
     options = ["--benchmark-only", "--benchmark-quiet", "--long", "--patience", PATIENCE]
@@ -104,9 +104,9 @@ def measured_again(benchmarks: Sequence[Benchmark], file: Path) -> Run:
 
 
 def _ratios(run: Run) -> dict[Key, Measured]:
-    """The baseline's ratio to itself says nothing, nor does that of a round or two."""
-    told = (b for b in run.benchmarks if b.contender != BASELINE and not _has_few_rounds(b))
-    return {b.key: (b.ratio, b) for b in told if b.ratio}
+    """Return the ratios that mean something: not the baseline's to itself, nor those of a round or two."""
+    meaningful = (b for b in run.benchmarks if b.contender != BASELINE and not _has_few_rounds(b))
+    return {b.key: (b.ratio, b) for b in meaningful if b.ratio}
 
 
 def _has_few_rounds(benchmark: Benchmark) -> bool:
@@ -115,7 +115,7 @@ def _has_few_rounds(benchmark: Benchmark) -> bool:
 
 def _change(pair: tuple[Measured, Measured]) -> float:
     (old, _), (new, _) = pair
-    return round(new.median / old.median - 1, 9)  # a drop of just the limit is let pass, whatever its last bit
+    return round(new.median / old.median - 1, 9)  # a drop of exactly the limit passes, whatever its last bit
 
 
 def _reason(key: Key, run: Run) -> str | None:

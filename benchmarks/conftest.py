@@ -1,4 +1,4 @@
-"""What the suites share: options, the images, which cases there are on this machine, and what goes into the JSON."""
+"""What the suites share: options, images, the cases for this machine, and what goes into the JSON."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +19,7 @@ from vae_fast.data.builtin import find_known
 from vae_fast.runtime.plan import auto_precision
 
 BATCHES = {"cpu": [128, 1024], "cuda": [128, 1024, 4096, 8192]}
-# That are errors elsewhere: on a GPU contenders are as people have them, float32 without TF32 and Adam captured.
+# Warnings that are errors elsewhere: on a GPU, contenders run as users have them, float32 without TF32, Adam captured.
 ADVICE = ("TensorFloat32 tensor cores", "This instance was constructed with capturable=True")
 _NOT_MEASURED = pytest.StashKey[list[dict[str, Any]]]()
 _FLOORS = pytest.StashKey[dict[str, Any]]()
@@ -29,20 +29,20 @@ _PACING = pytest.StashKey[Pacing]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vae_fast")
-    group.addoption("--long", action="store_true", help="the peers and time_to_elbo too: a quarter of an hour more")
+    group.addoption("--long", action="store_true", help="the peers and time_to_elbo, too: a quarter of an hour more")
+    group.addoption("--batch", type=positive_number, nargs="+", help="batch sizes instead of the device's usual ones")
     group.addoption(
-        "--batch", type=positive_number, nargs="+", help="batch sizes in the place of the device's usual ones"
+        "--rounds", type=positive_number, default=9, help="rounds of a contender and its baseline; half for epochs"
     )
-    group.addoption("--rounds", type=positive_number, default=9, help="of a contender and its baseline; of epochs half")
     waits = "seconds a benchmark may wait for cores that share a cache (CPU)"
     group.addoption("--patience", type=non_negative, default=0.0, help=waits)
-    lasts = f"seconds that all benchmarks may take; 0: as long as they want (default: {budget.DEFAULT:.0f}, or 0 with "
+    lasts = f"seconds that all benchmarks may take; 0: no limit (default: {budget.DEFAULT:.0f}, or 0 with "
     group.addoption("--budget", type=non_negative, help=f"{lasts} --long or --patience)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("benchmark_json", None)
-    if file is not None and not file.resolve().parent.is_dir():  # else noticed after minutes, when it is written
+    if file is not None and not file.resolve().parent.is_dir():  # or noticed only after minutes, when it is written
         raise pytest.UsageError(f"--benchmark-json: the folder of {file} does not exist")
     for beginning in ADVICE:
         config.addinivalue_line("filterwarnings", f"ignore:{beginning}")
@@ -60,7 +60,7 @@ def the_device() -> str:
 
 
 def cases(config: pytest.Config, module: object = None) -> list[Case]:
-    """float32, and mixed precision where the device is fast at it; a module may name its own BATCHES and PRECISIONS."""
+    """Return float32, and mixed precision where it is fast; a module may name its own BATCHES and PRECISIONS."""
     device = the_device()
     batches = getattr(module, "BATCHES", None) or config.getoption("--batch") or BATCHES[device]
     usual = dict.fromkeys(("fp32", auto_precision(torch.device(device))[0]))
@@ -74,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    """Every test begins with the same random numbers, and leaves no compiled code behind."""
+    """Start every test with the same random numbers, and drop its compiled code."""
     torch.manual_seed(0)
     yield
     torch.compiler.reset()
@@ -93,7 +93,7 @@ def pace(pytestconfig: pytest.Config) -> Pace:
 
 @pytest.fixture(scope="session")
 def mnist() -> dict[str, Tensor] | None:
-    """Both splits, [N, 784] uint8 on the device, where this machine has them: a benchmark downloads nothing."""
+    """Return both splits, [N, 784] uint8 on the device, or None if they are not on disk: nothing is downloaded."""
     if find_known("mnist") is None:
         return None
     return {split: vf.load_images("mnist", split).pixels.flatten(1).to(the_device()) for split in ("train", "test")}
@@ -101,7 +101,7 @@ def mnist() -> dict[str, Tensor] | None:
 
 @pytest.fixture(scope="session")
 def pixels(pytestconfig: pytest.Config, mnist: dict[str, Tensor] | None, measured_floors: None) -> Tensor:
-    """[N, 784] uint8 on the device: MNIST, or the thousand embedded digits in its place."""
+    """Return [N, 784] uint8 on the device: MNIST, or else the thousand embedded digits."""
     pytestconfig.stash[_IMAGES] = "digits" if mnist is None else "mnist"
     return vf.load_images("digits").pixels.flatten(1).to(the_device()) if mnist is None else mnist["train"]
 
@@ -116,7 +116,7 @@ def measured_floors(pytestconfig: pytest.Config, pace: Pace) -> None:
 
 @pytest.fixture
 def skip(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """skip(reason, suite=..., contender=..., ...): the JSON names what was not measured, and why."""
+    """Return skip(reason, suite=..., contender=..., ...), which records in the JSON what was not measured, and why."""
 
     def skipped(reason: str, **what: Any) -> None:
         request.config.stash[_NOT_MEASURED].append({**what, "reason": reason})
@@ -127,7 +127,7 @@ def skip(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.fixture
 def require(skip: Callable[..., None]) -> Callable[..., None]:
-    """require(suite, name, label, case): skip a contender that cannot be had here."""
+    """Return require(suite, name, label, case), which skips a contender that is not available here."""
 
     def required(suite: str, name: str, label: str, case: Case) -> None:
         reason = registry.missing(name, case.device, case.precision)

@@ -1,11 +1,11 @@
-"""How far apart the cores are that compute. The host of a virtual machine may change it at any time.
+"""How far apart the computing cores are, which the host of a virtual machine may change at any time.
 
-Cores that share a cache answer each other in some 40 ns, others three to five times later; all that one thread writes
-and another reads, such as the weights of the last step, then comes as late. So a machine has two speeds or more, for
-half a minute or many, and only what was measured in the same state can be compared. Of more than two threads this does
-not know which matter.
+Cores that share a cache answer each other in some 40 ns, others take three to five times as long; whatever one thread
+writes and another reads, such as the weights of the last step, is delayed by as much. So a machine has two speeds or
+more, each for half a minute or many minutes, and only results measured in the same state can be compared. With more
+than two threads, this module does not know which distances matter.
 
-`python -m benchmarks.cores [SECONDS]` watches it.
+`python -m benchmarks.cores [SECONDS]` monitors the distance.
 """
 
 import argparse
@@ -23,20 +23,20 @@ from vae_fast.cli.numbers import non_negative
 from vae_fast.errors import RunError
 from vae_fast.kernels import extension
 
-CALLS, WAYS = 5, 200  # 80 us if they are near
+CALLS, WAYS = 5, 200  # 80 us if the cores are near
 _nearest = math.inf
 
 
 def apart() -> float | None:
-    """Nanoseconds from one thread to the other, the best of some calls.
+    """Return the nanoseconds from one thread to the other, the best of some calls.
 
-    None where it is not two that compute, and where another program kept one of them waiting in each call.
+    None unless exactly two threads compute, and where another program kept one of them waiting in each call.
     """
     global _nearest
     if not are_two():
         return None
-    told = [float(torch.ops.vae_fast.core_latency(WAYS)) for _ in range(CALLS)]
-    nanoseconds = min((t for t in told if not math.isnan(t)), default=None)  # NaN: without OpenMP, say
+    measured = [float(torch.ops.vae_fast.core_latency(WAYS)) for _ in range(CALLS)]
+    nanoseconds = min((t for t in measured if not math.isnan(t)), default=None)  # NaN without OpenMP, for example
     if nanoseconds is None:
         return None
     _nearest = min(_nearest, nanoseconds)
@@ -44,7 +44,7 @@ def apart() -> float | None:
 
 
 def are_two() -> bool:
-    """Whether two threads compute, on a CPU each."""
+    """Return whether two threads compute, each on its own CPU."""
     return usable_cpus() >= 2 and torch.get_num_threads() == 2 and extension.load()
 
 
@@ -53,12 +53,12 @@ def usable_cpus() -> int:
 
 
 def are_near(nanoseconds: float | None) -> bool:
-    """Whether they were as near as they have been in this process, or could not be told apart."""
+    """Return whether cores this far apart are about as near as any in this process, or the distance is unknown."""
     return nanoseconds is None or nanoseconds <= FARTHER * _nearest
 
 
 def wait(patience: float) -> float:
-    """Until they are near, but at most so many seconds, of which it returns the rest. Both are busy meanwhile."""
+    """Wait until the cores are near, for at most `patience` seconds; return the rest. Both are busy in the meantime."""
     end = time.monotonic() + patience
     while time.monotonic() < end and not are_near(apart()):
         pass
@@ -66,7 +66,7 @@ def wait(patience: float) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints it twice a second, with the cores busy in between. RunError where it cannot be told."""
+    """Print the distance twice a second, with the cores busy in between; raise RunError if it cannot be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=__doc__)
     parser.add_argument("seconds", type=non_negative, nargs="?", default=30.0, help="default: 30")
     end = time.monotonic() + parser.parse_args(arguments).seconds

@@ -1,11 +1,11 @@
-"""All there is to know of this project on one GPU, in some minutes and one folder. `python -m benchmarks.gpu --out DIR`
+"""All checks of this project on one GPU, in a few minutes and one folder. `python -m benchmarks.gpu --out DIR`
 
 Environment, tests, memory checker, benchmarks, tables, charts, and whether each target for GPUs was met; DIR.tar.gz
-holds it all. Without a GPU all is checked that can be, and every target is "not measured". Exits with 1 where a test,
-the memory checker or a benchmark failed or found no time, not where a target was missed.
+holds everything. Without a GPU, everything that can be checked is, and every target is "not measured". It exits with 1
+where a test, the memory checker or a benchmark failed or had no time left, not where a target was missed.
 
-vae_fast need not be installed, only what it needs: this file runs on the standard library, and all it starts finds
-vae_fast in a tree of links, and packages that are missing in wheels.
+vae_fast need not be installed, only what it needs: this file runs on the standard library, and all the processes that
+it starts find vae_fast in a tree of links, and missing packages in wheels.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from benchmarks.gpu_run.stages import GRACE, PASSED, Outcome, Stage, together
 from benchmarks.gpu_run.uninstalled import FOR_BUILDING, NEEDED, ROOT, linked_tree, missing, remedy, unpacked
 
 RESULTS = "results.json"
-OWN = ("tree", "site")  # in the folder, only needed to run
+OWN = ("tree", "site")  # in the folder, needed only to run
 MINUTES = 8.0
 REPORTING = 30.0  # seconds kept for tables, charts and verdicts
-FEW_THREADS = {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "4"}  # each, where several processes compute
-# By what they are worth: the engine, its rivals, the rest.
+FEW_THREADS = {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "4"}  # for each process, where several compute
+# The most valuable first: the engine, its rivals, the rest.
 CONTENDERS = ("graph-ops", "reduce-overhead", "graph", "compile-ops", "compile", "ops", "eager-tuned", "eager")
 LOSSES = tuple(f"{direction}-{name}" for name in ("fused", "compile") for direction in ("forward", "backward"))
 
@@ -39,8 +39,8 @@ LOSSES = tuple(f"{direction}-{name}" for name in ("fused", "compile") for direct
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="the folder (default: build/gpu)")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="that all may take (default: 8)")
-    parser.add_argument("--wheels", type=Path, help="a folder of wheels; what is missing here is taken from them")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="minutes for the whole run (default: 8)")
+    parser.add_argument("--wheels", type=Path, help="a folder of wheels to take missing packages from")
     parser.add_argument("--build", action="store_true", help="build the C++ operators in place, for this Python")
     chosen = parser.parse_args(arguments)
     began = time.monotonic()
@@ -72,19 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Run:
-    """Stages into a folder, within a budget, by a Python that finds vae_fast in a tree."""
+    """A run of stages that write into a folder, within a time budget, with a Python that finds vae_fast in a tree."""
 
     def __init__(self, folder: Path, tree: Path, paths: Iterable[Path], began: float, minutes: float) -> None:
         self.folder, self.tree, self.deadline = folder, tree, began + 60 * minutes
         self.outcomes: list[Outcome] = []
-        self._scale = minutes / MINUTES  # of what each stage may take
+        self._scale = minutes / MINUTES  # of the time that each stage may take
         found = [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.env = {**os.environ, "PYTHONPATH": os.pathsep.join(found), "PYTHONUNBUFFERED": "1"}
         if data := os.environ.get("VAE_FAST_DATA"):
             self.env["VAE_FAST_DATA"] = str(Path(data).resolve())  # stages run elsewhere
 
     def stages(self, stages: Sequence[Stage], cwd: Path | None = None, kept: float = REPORTING) -> None:
-        """All at the same time; `kept` seconds are left over for what comes after."""
+        """Run all stages at the same time, and keep `kept` seconds for what comes after."""
         env = self.env | (FEW_THREADS if len(stages) > 1 else {})
         stages = [replace(stage, most=stage.most * self._scale) for stage in stages]
         done = together(stages, self.deadline - kept - GRACE, self.folder, cwd or self.tree, env)
@@ -96,23 +96,23 @@ class Run:
         return Stage(name=name, command=[sys.executable, *arguments], most=most, **settings)
 
     def pytest(self, name: str, *arguments: str, most: float, **settings: Any) -> Stage:
-        """Warnings are shown and fail nothing: the versions are those of the machine."""
+        """Return a pytest stage in which warnings are shown but fail nothing: the versions are the machine's."""
         common = ("-m", "pytest", "-vv", "--tb=short", "-W", "default", "-p", "no:cacheprovider")
         return self.python(name, *common, *arguments, most=most, **settings)
 
-    def tests(self, name: str, *arguments: str, most: float, beside: bool = True) -> Stage:
-        """beside: in several processes, where the machine has cores for them: most of it is compiling."""
-        several = ("-n", "4") if beside and find_spec("xdist") and (os.cpu_count() or 1) >= 8 else ()
+    def tests(self, name: str, *arguments: str, most: float, parallel: bool = True) -> Stage:
+        """Return a stage of tests, in several processes if the machine has the cores: most of the work is compiling."""
+        several = ("-n", "4") if parallel and find_spec("xdist") and (os.cpu_count() or 1) >= 8 else ()
         junit = f"--junit-xml={self.folder / name}.xml"
         return self.pytest(name, *arguments, "-rs", junit, *several, most=most)
 
     def benchmarks(self, name: str, *arguments: str, rounds: int, most: float, **settings: Any) -> Stage:
         file = f"--benchmark-json={self.folder / f'results-{name}.json'}"
-        options = ("--benchmark-only", file, "--rounds", str(rounds), "--budget", "0")  # a stage has its own
+        options = ("--benchmark-only", file, "--rounds", str(rounds), "--budget", "0")  # a stage has its own limit
         return self.pytest(name, *arguments, *options, most=most, **settings)
 
     def look(self) -> dict[str, str] | None:
-        """What this machine is; None where vae_fast cannot be imported."""
+        """Return the facts about this machine; None where vae_fast cannot be imported."""
         stages = [
             self.python("probe", "-m", "benchmarks.gpu_run.probe", most=90, output="probe.json"),
             self.python("environment", "-m", "vae_fast.env", most=90, output="environment.txt"),
@@ -124,11 +124,11 @@ class Run:
         if self.outcomes[-len(stages)].status != PASSED:
             return None
         known: dict[str, str] = json.loads((self.folder / "probe.json").read_text().splitlines()[-1])
-        print(_said(known), flush=True)
+        print(_described(known), flush=True)
         return known
 
     def report(self, known: dict[str, str] | None) -> None:
-        """results.json, report.md, charts/, summary.md and summary.json, of what there is."""
+        """Write results.json, report.md, charts/, summary.md and summary.json from whatever was measured."""
         results, precision = self.folder / RESULTS, known["precision"] if known else "bf16"
         if content := merged(sorted(self.folder.glob("results-*.json"))):
             results.write_text(json.dumps(content, indent=1))
@@ -144,7 +144,7 @@ class Run:
         summary = {"machine": known, "stages": [vars(outcome) for outcome in self.outcomes], "targets": judged}
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
         rows = [f"| {o.name} | {o.status} | {o.seconds:.0f} | {o.log or '-'} |" for o in self.outcomes]
-        what = _said(known) if known else "vae_fast could not be imported: see probe.log"
+        what = _described(known) if known else "vae_fast could not be imported: see probe.log"
         targets = (self.folder / "targets.md").read_text() if judged else "The targets could not be judged."
         lines = ["# One run on a GPU", "", what, "", "## Targets", "", targets, "## Stages", ""]
         lines += ["| stage | how it ended | seconds | log |", "| --- | --- | ---: | --- |", *rows, ""]
@@ -153,7 +153,7 @@ class Run:
 
 
 def on_a_gpu(run: Run, precision: str) -> None:
-    """Tests and the memory checker beside each other; then benchmarks alone, by what they are worth."""
+    """Run the tests and the memory checker at the same time, then benchmarks one by one, the most valuable first."""
     slow = "not out_of_bounds and not nearly_as_fast"  # stages of their own
     others = (
         "tests/runtime/test_distributed.py::test_nccl_is_recorded_in_the_graph",
@@ -166,9 +166,9 @@ def on_a_gpu(run: Run, precision: str) -> None:
             sanitizer("memcheck", most=130),
         ]
     )
-    run.stages([run.tests("tests-bytes", "tests/kernels/test_gpu.py", "-k", "nearly_as_fast", most=40, beside=False)])
+    run.stages([run.tests("tests-bytes", "tests/kernels/test_gpu.py", "-k", "nearly_as_fast", most=40, parallel=False)])
     small, middle, large, largest = (f"cuda-{precision}-{batch}" for batch in (128, 1024, 4096, 8192))
-    step, few = "train_step", CONTENDERS[:3]  # each beside eager, in turns
+    step, few = "train_step", CONTENDERS[:3]  # each in turns with eager
     for stage in (
         run.benchmarks("step-128", *ids(step, small, CONTENDERS), "--batch", "128", rounds=7, most=80),
         run.benchmarks("step-4096", *ids(step, large, few), "--batch", "4096", rounds=7, most=40),
@@ -190,7 +190,7 @@ def on_a_gpu(run: Run, precision: str) -> None:
 
 
 def without_a_gpu(run: Run, precision: str) -> None:
-    """That tests and benchmarks can be imported, that kernels compile, and what makes results of a run."""
+    """Check that tests and benchmarks can be imported, that kernels compile, and that a run yields results."""
     print("this machine has no GPU that torch can use: what can be checked without one is", flush=True)
     gpu = (
         "tests/kernels/test_gpu.py",
@@ -213,14 +213,14 @@ def without_a_gpu(run: Run, precision: str) -> None:
 
 
 def ids(suite: str, case: str, contenders: Iterable[str]) -> list[str]:
-    """What pytest calls these benchmarks, in this order."""
+    """Return pytest's names for these benchmarks, in this order."""
     return [f"benchmarks/bench_{suite}.py::test_{suite}[{case}-{name}]" for name in contenders]
 
 
 def sanitizer(tool: str, most: float, needed: bool = True) -> Stage:
-    """Every kernel under compute-sanitizer, each tensor in an allocation of its own.
+    """Return a stage that runs every kernel under compute-sanitizer, with each tensor in its own allocation.
 
-    Because inside one of the caching allocator's any access is allowed.
+    Inside an allocation of the caching allocator, any access would be allowed.
     """
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     options = ["--error-exitcode", "9", "--target-processes", "application-only"]
@@ -234,15 +234,15 @@ def sanitizer(tool: str, most: float, needed: bool = True) -> Stage:
         sys.executable,
         "tests/kernels/every_kernel.py",
     ]
-    where = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1")
+    prefix = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1")
     refusals = ("Device not supported",) if program else ("No such file or directory",)
     return Stage(
-        name=tool, command=[*where, *command], most=most, needed=needed and program is not None, impossible=refusals
+        name=tool, command=[*prefix, *command], most=most, needed=needed and program is not None, impossible=refusals
     )
 
 
 def merged(files: Iterable[Path]) -> dict[str, Any] | None:
-    """One file of results out of several that can be read; of a benchmark in two of them the first. None of none."""
+    """Merge the readable result files; of a benchmark in two files the first counts. None if none is readable."""
     whole: dict[str, Any] = {}
     for file in files:
         try:
@@ -250,7 +250,7 @@ def merged(files: Iterable[Path]) -> dict[str, Any] | None:
         except ValueError:  # cut short while it was written
             continue
         seen = {one["fullname"] for one in whole.get("benchmarks", [])}
-        # one that failed or was cut short has times, but nothing that says what of
+        # one that failed or was cut short has times, but no description
         benchmarks = [one for one in part["benchmarks"] if one["extra_info"] and one["fullname"] not in seen]
         rates = "products_gflop_per_second"
         floors = {**part["floors"], **whole.get("floors", {})}
@@ -265,12 +265,12 @@ def merged(files: Iterable[Path]) -> dict[str, Any] | None:
     return whole or None
 
 
-def _said(known: dict[str, str]) -> str:
+def _described(known: dict[str, str]) -> str:
     return "; ".join(f"{name}: {fact}" for name, fact in known.items())
 
 
 def packed(folder: Path) -> Path:
-    """The folder as FOLDER.tar.gz, without what was only needed to run."""
+    """Pack the folder into FOLDER.tar.gz, without what was needed only to run."""
     archive = folder.with_name(f"{folder.name}.tar.gz")
     with tarfile.open(archive, "w:gz") as tar:
         for path in sorted(folder.iterdir()):
@@ -280,7 +280,7 @@ def packed(folder: Path) -> Path:
 
 
 def _emptied(folder: Path) -> None:
-    """ValueError where it holds something else than an earlier run."""
+    """Empty the folder or create it; raise ValueError where it holds something other than an earlier run."""
     if folder.exists() and any(folder.iterdir()) and not any((folder / made).is_dir() for made in OWN):
         raise ValueError(f"--out: expected a folder that is new, empty or of an earlier run, got {folder}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -293,5 +293,5 @@ def _refused(line: str) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # which takes running stages along
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends running stages, too
     sys.exit(main())

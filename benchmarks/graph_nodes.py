@@ -1,8 +1,8 @@
-"""How many nodes a captured training step has. On the null GPU: `make nullgpu ARGS="python -m benchmarks.graph_nodes"`
+"""The number of nodes of a captured step, on the null GPU: `make nullgpu ARGS="python -m benchmarks.graph_nodes"`
 
 A small node that waits for the one before it takes 1.3 to 2 us on an H100-class GPU, as others report: at small batches
-the nodes are a step's time. Each setting's step is captured once and its nodes counted, by who made them; so are the
-rivals'. The counts of this torch go to benchmarks/graph_nodes.md.
+the nodes determine a step's time. Each setting's step is captured once and its nodes are counted by origin; so are the
+rivals'. The counts for this torch go to benchmarks/graph_nodes.md.
 """
 
 import re
@@ -43,7 +43,7 @@ IMAGES = 60_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A step of this engine: settings of `vf.Config`, the most nodes it may have, and those it once had, by KINDS."""
+    """A step of this engine: settings of `vf.Config`, its limit of nodes, and the nodes that it once had, by KINDS."""
 
     most: int | None = None
     before: tuple[int, ...] = ()
@@ -55,8 +55,8 @@ def _compiled(precision: str, most: int | None, before: tuple[int, ...], **setti
     return Setting(most, before, {"compile": True, **amp_dtype, **settings})
 
 
-# Before: of commit 088c1a6, whose step was a compiled forward, its backward, PyTorch's fused Adam and a GradScaler, the
-# same with torch 2.11.0 and 2.14.1 (but for 106 in place of 109 with 2.14.1).
+# Before: at commit 088c1a6, whose step was a compiled forward, its backward, PyTorch's fused Adam and a GradScaler; the
+# same with torch 2.11.0 and 2.14.1 (except 106 instead of 109 with 2.14.1).
 SETTINGS = {
     "bf16": _compiled("bf16", 26, (11, 4, 24, 28)),
     "bf16, clip": _compiled("bf16", 26, (11, 4, 24, 33), clip=1.0),
@@ -89,7 +89,10 @@ RIVALS = {  # precision, whether images are gathered, whether gradients are clip
 
 
 def engine(settings: dict[str, Any], together: int = 1) -> Engine:
-    """784-400-20 on 60,000 images of zeros, before it is warmed up; `together` steps a graph, 0 for as many as pay."""
+    """Return an engine of 784-400-20 on 60,000 images of zeros, before its warm-up.
+
+    A graph has `together` steps, or with 0 as many as pay off.
+    """
     config = vf.Config(**{"hidden": (400,), "device": "cuda", "cuda_graphs": "on", **settings})
     sampler = BatchSampler(IMAGES, config.batch_size, config.seed)
     plan = replace(make_plan(config)[0], steps_per_graph=together)
@@ -101,7 +104,7 @@ def engine(settings: dict[str, Any], together: int = 1) -> Engine:
 
 
 def step_calls(settings: dict[str, Any]) -> list[Call]:
-    """What warming up calls, which ends in the capture of one step."""
+    """Return the calls of a warm-up, which ends in the capture of one step."""
     config = vf.Config(device="cuda", **settings)
     with process_settings(make_plan(config)[0], config):
         e = engine(settings)
@@ -118,7 +121,7 @@ def evaluation_calls(images: int) -> list[Call]:
 
 
 def rival_calls(precision: str, gather: bool, clip: bool) -> list[Call]:
-    """The plain model by torch.compile, autocast and fused Adam, captured by hand; no schedule, skip or metrics."""
+    """Capture the plain model by hand, with torch.compile, autocast and fused Adam; no schedule, skip or metrics."""
     torch._dynamo.reset()
     model = CarefulVAE().cuda()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
@@ -143,7 +146,7 @@ def rival_calls(precision: str, gather: bool, clip: bool) -> list[Call]:
 
 
 def kinds(nodes: Sequence[Call]) -> Counter[str]:
-    """The nodes by who made them."""
+    """Count the nodes by origin."""
     return Counter(map(_kind, nodes))
 
 
@@ -159,7 +162,7 @@ def _kind(node: Call) -> str:
 
 
 def counted(name: str) -> Counter[str]:
-    """The nodes of a setting, an evaluation's graphs together, or a rival's step."""
+    """Count the nodes of a setting's step, of an evaluation's graphs together, or of a rival's step."""
     if name in SETTINGS:
         captured = log.graphs(step_calls(SETTINGS[name].settings))[:1]
     elif name in EVALUATIONS:
@@ -201,7 +204,7 @@ and no times. A node is a kernel, a product or a copy; an evaluation's are of al
 
 
 def counts_of(version: str) -> dict[str, int]:
-    """What the table says of a version of torch, by the name of the step."""
+    """Return the table's counts for a version of torch, by the name of the step."""
     part = TABLE.read_text(encoding="utf-8").partition(f"## torch {version}")[2].partition("\n## ")[0]
     return {name: int(count) for name, count in re.findall(r"^\| ([^|]+?) \| (\d+) \|", part, re.M)}
 

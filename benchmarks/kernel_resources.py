@@ -1,6 +1,6 @@
-"""What the Triton kernels compile to, for GPUs that need not be there: `python -m benchmarks.kernel_resources`
+"""What the Triton kernels compile to, for GPUs that need not be present: `python -m benchmarks.kernel_resources`
 
-Every kernel in its variants is compiled for each target and looked at: registers, spills, local memory, and the widest
+Every kernel is compiled in its variants for each target and inspected: registers, spills, local memory, and the widest
 loads and stores of global memory. The table goes to benchmarks/kernel_resources.md.
 """
 
@@ -24,7 +24,7 @@ TARGETS = {
     **{f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (75, 80, 90, 100)},
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-DTYPES = ("fp32", "bf16", "fp16")  # of all floating data
+DTYPES = ("fp32", "bf16", "fp16")  # of all floating-point data
 TABLE = Path(__file__).with_suffix(".md")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SCALED = ("gaussian", "discretized_logistic")
@@ -33,9 +33,9 @@ NOISE = {"seed_ptr": "*i64", "step_ptr": "*i64", "row_offset_ptr": "*i64", "row_
 
 @dataclass(frozen=True)
 class Variant:
-    """A kernel with types for its arguments, a tuple of them for one that is a tuple.
+    """A kernel with the types of its arguments, a tuple of types for an argument that is a tuple.
 
-    What is not named is int32; integers and addresses are divisible by 16, as aligned data's are.
+    Arguments that are not named are int32; integers and addresses are divisible by 16, as for aligned data.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one compiled kernel; registers a thread, bytes of local memory a thread, bytes of the widest accesses."""
+    """The resources of a compiled kernel: registers and local bytes per thread, and bytes of the widest accesses."""
 
     registers: int
     local: int
@@ -134,7 +134,7 @@ def _nll_with_gradient(dtype: str) -> Variant:
 
 
 def _finish_step(dtype: str) -> Iterator[Variant]:
-    """Of eight parameters with a gradient in `dtype` each, everything on that may be."""
+    """Yield the kernels for eight parameters with a gradient in `dtype` each, with every option on."""
     types: dict[str, str | tuple[str, ...]] = {
         "gradients": (f"*{dtype}",) * 8,
         "sizes": ("i32",) * 8,
@@ -160,13 +160,13 @@ def _pointers(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:
 
 
 def _together(kernel: triton.JITFunction) -> dict[str, Any]:
-    """Columns that lie together, as Triton specialises a stride of 1."""
+    """Return the constants for contiguous columns, as Triton specialises a stride of 1."""
     return {name: 1 for name in kernel.arg_names if name.endswith("_column")}
 
 
 @cache
 def resources(variant_name: str, target_name: str) -> Resources:
-    """Compile one variant for one target, and look at the result."""
+    """Compile one variant for one target, and return the resources of the result."""
     variant = next(v for v in variants() if v.name == variant_name)
     target = TARGETS[target_name]
     compiled = triton.compile(variant.source(), target=target, options={"num_warps": 4})
@@ -204,7 +204,7 @@ def _of_amdgcn(text: str) -> Resources:
 
 
 def _widest(pattern: str, code: str) -> int:
-    """Bytes of the widest access whose instruction matches: `LDG.E.128`, `global_load_dwordx4`."""
+    """Return the bytes of the widest access whose instruction matches: `LDG.E.128`, `global_load_dwordx4`."""
     widths = {".128": 16, "x4": 16, "x3": 12, ".64": 8, "x2": 8, "8": 1, "byte": 1, "16": 2, "short": 2}
     found = [name.removesuffix(".SYS") for name in re.findall(pattern, code)]
     return max((next((w for end, w in widths.items() if name.endswith(end)), 4) for name in found), default=0)

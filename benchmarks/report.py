@@ -1,8 +1,8 @@
-"""The results of benchmarks as tables and charts. `python -m benchmarks.report FILE.json [MORE.json ...]`
+"""Benchmark results as tables and charts. `python -m benchmarks.report FILE.json [MORE.json ...]`
 
 FILE.json is what `pytest benchmarks --benchmark-only --benchmark-json FILE.json` wrote. The tables are Markdown, on
-stdout; the charts are PNG and SVG files in --out. With several files those benchmarks that ran in more than one are set
-side by side, and each spread (quartiles over the rounds) is held against the others'.
+stdout; the charts are PNG and SVG files in --out. With several files, benchmarks that ran in more than one are shown
+side by side, and each spread (quartiles over the rounds) is compared with the others'.
 """
 
 import argparse
@@ -22,8 +22,8 @@ the lower quartile of ours over the upper one of theirs, and the reverse."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("file", nargs="+", type=Path, metavar="FILE", help="of `--benchmark-json FILE`")
-    parser.add_argument("--out", type=Path, help="the charts' folder (default: charts, beside the first FILE)")
+    parser.add_argument("file", nargs="+", type=Path, metavar="FILE", help="results of `--benchmark-json FILE`")
+    parser.add_argument("--out", type=Path, help="the charts' folder (default: charts, next to the first FILE)")
     parser.add_argument("--charts", action=argparse.BooleanOptionalAction, default=True)
     chosen = parser.parse_args(arguments)
     runs = [read(path) for path in chosen.file]
@@ -55,7 +55,7 @@ def report(runs: Sequence[Run]) -> list[str]:
 
 
 def first_seen(runs: Sequence[Run]) -> list[tuple[Run, list[Benchmark]]]:
-    """Each run with those of its benchmarks that no earlier one has."""
+    """Return each run with those of its benchmarks that no earlier run has."""
     seen: set[Key] = set()
     fresh = []
     for run in runs:
@@ -65,7 +65,7 @@ def first_seen(runs: Sequence[Run]) -> list[tuple[Run, list[Benchmark]]]:
 
 
 def header(run: Run) -> list[str]:
-    """What the figures belong to: machine, versions, threads, revision, date and rounds."""
+    """Return the context of the figures: machine, versions, threads, revision, date and rounds."""
     known = run.machine
     machine = [str(known[part]) for part in ("machine", "cpu_capability", "gpu", "system") if known.get(part)]
     versions = {f"{package} {version}" for b in run.benchmarks for package, version in b.versions.items()}
@@ -75,8 +75,8 @@ def header(run: Run) -> list[str]:
         "machine": ", ".join(machine),
         "used by other processes at the start": "" if run.busy is None else f"{run.busy:.0%} of the CPUs",
         "versions": ", ".join(sorted(versions)),
-        "threads": _said([(b.label, b.threads) for b in run.benchmarks]) or str(known.get("threads", "")),
-        "denormals flushed": _said([(b.label, b.flush_denormals) for b in run.benchmarks]),
+        "threads": _most_and_others([(b.label, b.threads) for b in run.benchmarks]) or str(known.get("threads", "")),
+        "denormals flushed": _most_and_others([(b.label, b.flush_denormals) for b in run.benchmarks]),
         "revision": ", ".join(sorted({b.revision for b in run.benchmarks if b.revision})),
         "date": run.date,
         "rounds": "-".join(map(str, rounds[:1] + rounds[1:][-1:])) + _given_up(run.benchmarks),
@@ -93,7 +93,7 @@ def _given_up(benchmarks: Sequence[Benchmark]) -> str:
 
 
 def _floors(floors: dict[str, Any]) -> str:
-    """The machine's ceilings, as measured in the same run."""
+    """Return the machine's ceilings, as measured in the same run."""
     units = {"copy_gb_per_second": "GB/s copied", "empty_launch_us": "us a launch", "empty_graph_node_us": "us a node"}
     said = [f"{tables.number(floors[name])} {unit}" for name, unit in units.items() if floors.get(name)]
     rates = floors.get("products_gflop_per_second") or {}
@@ -101,8 +101,8 @@ def _floors(floors: dict[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _said(values: Iterable[tuple[str, object]]) -> str:
-    """What most have, and then who has something else: '2; 4 (JAX)'."""
+def _most_and_others(values: Iterable[tuple[str, object]]) -> str:
+    """Return the most common value, then the others with their labels: '2; 4 (JAX)'."""
     groups: dict[str, list[str]] = {}
     for label, value in values:
         text = "" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
@@ -113,7 +113,7 @@ def _said(values: Iterable[tuple[str, object]]) -> str:
 
 
 def not_measured(missing: Iterable[NotMeasured]) -> list[str]:
-    """By reason; then where; then who."""
+    """Group what was not measured by reason, then by suite and case, then by contender."""
     lines = []
     for reason, entries in tables.grouped(missing, lambda m: m.reason).items():
         places: dict[str, dict[str, None]] = {}  # dictionaries keep the order

@@ -1,9 +1,9 @@
-"""Training on a machine that others use too: the speed of two runs at once, and of one beside another program.
+"""Training on a shared machine: the speed of two runs at once, and of one run next to another program.
 
-`python -m benchmarks.side_by_side --help`. Processes train the usual network in float32, each on images of its own.
-Every round measures a run alone, two at once, and one beside a program that keeps a core busy, each with the number of
-threads that a run chooses by itself and with fixed numbers. A drift of the machine affects them all. Ratios are taken
-within a round; medians and quartiles.
+`python -m benchmarks.side_by_side --help`. Processes train the usual network in float32, each on its own images. Every
+round measures a run alone, two at once, and one next to a program that keeps a core busy, each with the number of
+threads that a run chooses by itself and with fixed numbers. Any drift of the machine affects them all. Ratios are taken
+within a round; the table has their medians and quartiles.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Run:
         self._answer()  # it has warmed up
 
     def begin(self, threads: int | None, until: float) -> None:
-        """Train with `threads` threads, or as many as the run chooses, until that time."""
+        """Train with `threads` threads, or as many as the run chooses, until the time `until`."""
         assert self._process.stdin is not None
         print(threads or 0, until, file=self._process.stdin, flush=True)
 
@@ -57,7 +57,7 @@ class Run:
 
 
 def work(batch: int) -> None:
-    """Train whenever a line of the input says with how many threads and until when."""
+    """Train once for each line of the input, which gives the number of threads and the end time."""
     pixels = torch.randint(0, 256, (IMAGES, D), dtype=torch.uint8)
     most = torch.get_num_threads()
     choosing = build(initial_model(), pixels, batch, "fp32", STEPS)
@@ -76,7 +76,7 @@ def work(batch: int) -> None:
 
 @contextlib.contextmanager
 def busy_core() -> Iterator[None]:
-    """Run another program meanwhile that computes and never waits."""
+    """Run another program in the meantime, which computes and never waits."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as program:
         try:
             yield
@@ -86,17 +86,17 @@ def busy_core() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Turn:
-    """What trains at once in one part of a round."""
+    """The runs that train at the same time in one part of a round."""
 
     name: str
     runs: Sequence[Run]
     threads: int | None = None  # None: a run chooses
-    aim: float | None = None  # of the first turn's rate
-    beside: bool = False  # another program, which keeps one core busy
+    aim: float | None = None  # as a multiple of the first turn's rate
+    with_busy_core: bool = False  # another program keeps one core busy
     rates: list[float] = field(default_factory=list)  # images/s of the runs together, by round
 
     def measure(self, seconds: float) -> None:
-        with busy_core() if self.beside else contextlib.nullcontext():
+        with busy_core() if self.with_busy_core else contextlib.nullcontext():
             until = time.time() + seconds
             for run in self.runs:
                 run.begin(self.threads, until)
@@ -104,16 +104,16 @@ class Turn:
 
 
 def turns(first: Run, second: Run) -> list[Turn]:
-    """Return what a round measures; the others are compared with the first."""
+    """Return the turns of a round; the others are compared with the first."""
     usual = torch.get_num_threads()
     return [
         Turn("one run", [first]),
         Turn("two runs", [first, second], aim=0.8),
         Turn("two runs, `--threads 1` each", [first, second], 1, aim=1.1),
         Turn(f"two runs, `--threads {usual}` each", [first, second], usual),
-        Turn("one run beside a busy core", [first], beside=True),
-        Turn("one run, `--threads 1`, beside a busy core", [first], 1, beside=True),
-        Turn(f"one run, `--threads {usual}`, beside a busy core", [first], usual, beside=True),
+        Turn("one run next to a busy core", [first], with_busy_core=True),
+        Turn("one run, `--threads 1`, next to a busy core", [first], 1, with_busy_core=True),
+        Turn(f"one run, `--threads {usual}`, next to a busy core", [first], usual, with_busy_core=True),
         Turn(f"one run, `--threads {usual}`", [first], usual),
     ]
 
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.side_by_side", description=__doc__)
     parser.add_argument("--batch", type=positive_number, default=128, help="default: %(default)s")
     parser.add_argument("--rounds", type=positive_number, default=9, help="default: %(default)s")
-    parser.add_argument("--seconds", type=non_negative, default=2.0, help="of each turn (default: %(default)s)")
+    parser.add_argument("--seconds", type=non_negative, default=2.0, help="seconds per turn (default: %(default)s)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.worker:

@@ -1,9 +1,9 @@
-"""What a captured step should take on an H200, estimated and not measured. `python -m benchmarks.step_estimate`
+"""An estimate, not a measurement, of a captured step's time on an H200. `python -m benchmarks.step_estimate`
 
-Each node takes the longest of three: what a small node takes that waits for the one before it, its bytes at the
-memory's speed, its arithmetic at that of the tensor cores. Of this engine's step every node is counted here; of the
-plain compiled model what it does beside the same products, with as many nodes as graph_nodes.md has at batch 128. A
-cache that holds what the next node reads would make it faster, products too small for the machine slower.
+Each node takes the longest of three times: that of a small node that waits for the one before it, its bytes at the
+memory's speed, and its arithmetic at the tensor cores' speed. For this engine's step every node is listed here; for the
+plain compiled model, what it does besides the same products, with as many nodes as graph_nodes.md has at batch 128. A
+cache that holds what the next node reads would make a step faster; products too small for the machine, slower.
 """
 
 from benchmarks.graph_nodes import counts_of
@@ -11,7 +11,7 @@ from benchmarks.reporting.tables import markdown
 
 NODE_US = (1.3, 2.0)  # a small dependent node of a graph on an H100-class GPU, as others report
 BYTES_PER_US = 4.8e6  # an H200's memory, by its data sheet
-FLOP_PER_US = 790e6  # dense bfloat16, as large products reach on one
+FLOP_PER_US = 790e6  # dense bfloat16, as large products reach on an H200
 PIXELS, HIDDEN, LATENT = 784, 400, 20
 LAYERS = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
 PARAMETERS = sum(n * m + m for n, m in LAYERS)
@@ -22,7 +22,7 @@ Node = tuple[str, float, float]  # what, bytes, floating-point operations
 
 
 def products(b: int) -> list[Node]:
-    """Eleven: forward, the weights' gradients, and the inputs' of all layers but the first; bfloat16."""
+    """Return the eleven in bfloat16: forward, the weights' gradients, and the inputs' of all layers but the first."""
     one = [(f"{n} x {m}", 2.0 * (b * n + n * m + b * m), 2.0 * b * n * m) for n, m in LAYERS]
     return one * 2 + one[1:]
 
@@ -47,7 +47,7 @@ def ours(b: int) -> list[Node]:
 
 
 def rival(b: int, nodes: int) -> list[Node]:
-    """The same products; weights cast there and gradients back, Adam; all else is small, or as ours."""
+    """Return the same products, the casts of weights and gradients, and Adam; the rest is small, or as ours."""
     casts = [
         ("weights cast", 6 * PARAMETERS, 0.0),
         ("gradients cast", 6 * PARAMETERS, 0.0),

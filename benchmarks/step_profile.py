@@ -1,11 +1,11 @@
 """Where a fused step spends its time on a CPU, and each part's floor. `python -m benchmarks.step_profile --help`
 
-The operator's threads note what their products, their keeping of operands and all of a step take, from when they begin
-to when they have no more to do; what is left is all else: gathering, activations, noise, loss, waiting for each other.
-A part's floor is what the machine can do of it in the same minutes: its products at the rate of large ones by the
-fastest library, and what Adam moves at the rate of a copy to and fro within as much memory as weights and moments take,
-by all threads. Gradients and Adam are one part, whose floor is the slower of the two. Medians over rounds, in which all
-of this takes turns.
+The operator's threads record the time of their products, of keeping operands, and of the whole step, from their start
+until they have no more work; the rest is "all else": gathering, activations, noise, loss, waiting for each other. A
+part's floor is the best that the machine can do in the same minutes: its products at the rate of large ones by the
+fastest library, and the bytes that Adam moves at the rate of copying back and forth within as much memory as weights
+and moments take, by all threads. Gradients and Adam are one part, whose floor is the slower of the two. The figures are
+medians over rounds in which all of this takes turns.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from vae_fast.training.step_metrics import StepMetrics
 
 PARTS = ("products forward", "products backward", "gradients and Adam", "operands kept")
 WHOLE = len(PARTS)
-IMAGES, MOST_STEPS = 2048, 64  # that a call sees, and that it makes
+IMAGES, MOST_STEPS = 2048, 64  # per call
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Profiled:
     """A network whose steps are timed.
 
     Attributes:
-        parts: of each round, seconds of a step, on average over the threads, of each part and of the whole.
+        parts: for each round, the seconds per step of each part and of the whole, averaged over the threads.
     """
 
     precision: str
@@ -86,19 +86,19 @@ class Profiled:
 
     @property
     def flops(self) -> list[float]:
-        """Of products forward and backward, and of the weights' gradients."""
+        """Return the operations of the forward products, the backward products and the weights' gradients."""
         one = 2.0 * self.batch * sum(w.numel() for w in self.weights)
         return [one, one - 2.0 * self.batch * self.weights[0].numel(), one]
 
     @property
     def moved(self) -> int:
-        """Bytes of Adam: weights and moments read and written; in bfloat16 two copies of each weight written."""
+        """Return Adam's bytes: weights and moments read and written; in bfloat16 two copies of each weight written."""
         parameters = sum(p.numel() for p in self.model.parameters())
         return 24 * parameters + (4 * sum(w.numel() for w in self.weights) if self.precision == "bf16" else 0)
 
 
 def copy_within(size: int) -> Callable[[], object]:
-    """One that reads and writes `size` bytes in all, to and fro in half as much memory."""
+    """Return a copy that reads and writes `size` bytes in all, back and forth within half as much memory."""
     one, other = (torch.zeros(size // 4, dtype=torch.uint8) for _ in "of")
 
     def run() -> None:
@@ -109,7 +109,7 @@ def copy_within(size: int) -> Callable[[], object]:
 
 
 def profile(one: Profiled, rounds: int) -> list[list[str]]:
-    """Rows of a table: where, part, ms, share of the step, floor in ms, the floor's share of the part."""
+    """Return the rows of a table: case, part, ms, share of the step, floor in ms, the floor's share of the part."""
     product, copy = floors.large_product(one.precision), copy_within(one.moved)
     rates: list[float] = []
     copied: list[float] = []
@@ -121,7 +121,7 @@ def profile(one: Profiled, rounds: int) -> list[list[str]]:
 
 
 def table(one: Profiled, rate: float, adam: float) -> list[list[str]]:
-    """The rows, by the rate of products in operations a second, and what Adam's bytes take to copy, in seconds."""
+    """Return the rows, given the operations a second of products and the seconds that copying Adam's bytes takes."""
     forward, backward, gradient = (flops / rate for flops in one.flops)
     all_products = forward + backward + gradient
     *parts, whole = (statistics.median(values) for values in zip(*one.parts, strict=True))
@@ -132,23 +132,23 @@ def table(one: Profiled, rate: float, adam: float) -> list[list[str]]:
         "gradients and Adam": max(gradient, adam),
         "a step": max(all_products, adam),
     }
-    where = f"{one.precision}, {one.batch}"
+    case = f"{one.precision}, {one.batch}"
     rows = []
     for name, time in took.items():
         least = (f"{floor[name] * 1e3:.3f}", f"{floor[name] / time:.0%}") if name in floor else ("", "")
-        rows.append([where, name, f"{time * 1e3:.3f}", f"{time / whole:.0%}", *least])
-    rows.append([where, "(products)", "", "", f"{all_products * 1e3:.3f}", f"{rate / 1e9:.0f} GFLOP/s"])
-    rows.append([where, "(Adam's bytes)", "", "", f"{adam * 1e3:.3f}", f"{one.moved / adam / 1e9:.1f} GB/s"])
+        rows.append([case, name, f"{time * 1e3:.3f}", f"{time / whole:.0%}", *least])
+    rows.append([case, "(products)", "", "", f"{all_products * 1e3:.3f}", f"{rate / 1e9:.0f} GFLOP/s"])
+    rows.append([case, "(Adam's bytes)", "", "", f"{adam * 1e3:.3f}", f"{one.moved / adam / 1e9:.1f} GB/s"])
     return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__)
-    parser.add_argument("--batch", type=positive_number, nargs="+", default=[4, 128, 1024], help="images of a step")
+    parser.add_argument("--batch", type=positive_number, nargs="+", default=[4, 128, 1024], help="images per step")
     parser.add_argument("--hidden", type=positive_number, nargs="*", default=[400], help="widths of the hidden layers")
     parser.add_argument("--latent", type=positive_number, default=20)
     parser.add_argument("--precision", choices=["fp32", "bf16"], nargs="+", default=["fp32"])
-    parser.add_argument("--rounds", type=positive_number, default=15, help="of which medians are taken; default: 15")
+    parser.add_argument("--rounds", type=positive_number, default=15, help="rounds to take medians of; default: 15")
     settings = parser.parse_args(arguments)
     if not extension.load():
         raise RunError(extension.status())

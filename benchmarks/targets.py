@@ -1,7 +1,7 @@
-"""What a GPU should reach, and whether it did. `python -m benchmarks.targets RESULTS.json --json FILE`
+"""The targets for a GPU, and whether a run met them. `python -m benchmarks.targets RESULTS.json --json FILE`
 
-Each target is met, missed or not measured, by the median; a figure that is a ratio has its spread, the quartiles over
-the rounds. They are meant for an H200-class GPU, mixed precision on all sides, MNIST and 784-400-20-400-784.
+Each target is met, missed or not measured, judged by the median; a ratio also has its spread, the quartiles over the
+rounds. The targets are for an H200-class GPU, mixed precision on all sides, MNIST and 784-400-20-400-784.
 """
 
 import argparse
@@ -19,18 +19,18 @@ MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
 DEVICE = "cuda"
 FUSED = "fused"
 Measured = tuple[Spread, str] | str
-"""A figure and whose it is, or why there is none."""
+"""A figure and the contender it belongs to, or why there is none."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure that is wanted.
+    """A figure to be reached.
 
     Args:
-        measure: finds it in a run, for the precision.
+        measure: finds the figure in a run, for a precision.
         unit: "times", "us" or "%".
-        bounds: by stage of the engine: with kernels for the parts of a step, and with kernels for a whole step. At
-            most these many "us", at least these many of anything else; None where there is none.
+        bounds: by stage of the engine: with kernels for the parts of a step, and with kernels for a whole step. They
+            are upper bounds for "us", lower bounds for other units; None where there is none.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target as judged; `figure` and its quartiles in the target's unit."""
+    """The verdict on a target; `figure` and its quartiles are in the target's unit."""
 
     target: str
     unit: str
@@ -59,7 +59,7 @@ KERNELS = ("separate kernels", "whole-step kernels")
 
 
 def against_eager(suite: str) -> Callable[[Run, str], Measured]:
-    """How many times as fast as that suite's eager baseline the engine's fastest is, batch 128."""
+    """Return a measure of how many times as fast the engine's fastest is as the suite's eager baseline, batch 128."""
 
     def measured(run: Run, precision: str) -> Measured:
         best = _best(run, suite, 128, precision)
@@ -69,7 +69,7 @@ def against_eager(suite: str) -> Callable[[Run, str], Measured]:
 
 
 def against(suite: str, rival: str) -> Callable[[Run, str], Measured]:
-    """The same against a rival in that suite: both ratios to eager, one over the other."""
+    """Return the same measure against a rival in that suite: the ratios to eager, one over the other."""
 
     def measured(run: Run, precision: str) -> Measured:
         best, other = _best(run, suite, 128, precision), _find(run, suite, None, rival, 128, precision)
@@ -81,7 +81,7 @@ def against(suite: str, rival: str) -> Callable[[Run, str], Measured]:
 
 
 def step_time(batch: int) -> Callable[[Run, str], Measured]:
-    """Microseconds a step of the engine's fastest."""
+    """Return a measure of the microseconds per step of the engine's fastest."""
 
     def measured(run: Run, precision: str) -> Measured:
         best = _best(run, "train_step", batch, precision)
@@ -91,7 +91,7 @@ def step_time(batch: int) -> Callable[[Run, str], Measured]:
 
 
 def share_of_a_copy(what: str) -> Callable[[Run, str], Measured]:
-    """Percent: the time of a copy of as many bytes over that of the fused loss, 8192 x 784."""
+    """Return a measure, in percent, of the time of a copy of as many bytes over that of the fused loss, 8192 x 784."""
 
     def measured(run: Run, precision: str) -> Measured:
         found = _find(run, "elbo", what, FUSED, 8192, precision)
@@ -122,7 +122,7 @@ TARGETS = (
 
 
 def judge(run: Run | None, precision: str, targets: Sequence[Target] = TARGETS) -> list[Verdict]:
-    """Every target under each of its bounds. run: None where there are no results."""
+    """Judge every target under each of its bounds; `run` is None where there are no results."""
     verdicts = []
     for target in targets:
         measured = "there are no results" if run is None else target.measure(run, precision)
@@ -142,14 +142,14 @@ def _verdict(target: Target, kernels: str, bound: float, measured: Measured) -> 
 
 
 def _best(run: Run, suite: str, batch: int, precision: str) -> Benchmark | str:
-    """The engine's fastest, or why it is not there."""
+    """Return the engine's fastest, or why it is missing."""
     place = (suite, None, batch, precision, DEVICE)
     ours = [b for b in run.benchmarks if b.ours and b.ratio and _place(b.key) == place]
     return max(ours, key=lambda b: _ratio(b).median) if ours else _why(run, Key(suite, None, "graph-ops", *place[2:]))
 
 
 def _find(run: Run, suite: str, what: str | None, contender: str, batch: int, precision: str) -> Benchmark | str:
-    """A benchmark, or why it is not there."""
+    """Return a benchmark, or why it is missing."""
     key = Key(suite, what, contender, batch, precision, DEVICE)
     found = run.by_key().get(key)
     return found if found is not None and found.ratio else _why(run, key)
@@ -170,7 +170,7 @@ def _ratio(benchmark: Benchmark) -> Spread:
 
 
 def table(verdicts: Sequence[Verdict]) -> list[str]:
-    """A row for each target, with its figure and the verdict under each bound."""
+    """Return a row for each target, with its figure and the verdict under each bound."""
     rows = []
     for name in dict.fromkeys(v.target for v in verdicts):
         mine = {v.kernels: v for v in verdicts if v.target == name}
@@ -195,9 +195,9 @@ def _figure(verdict: Verdict) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.targets", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="RESULTS", help="of `--benchmark-json`; it need not be there")
-    parser.add_argument("--precision", default="bf16", help="that is judged: bf16 (the default), fp16 or fp32")
-    parser.add_argument("--json", type=Path, help="the verdicts, as a file")
+    parser.add_argument("file", type=Path, metavar="RESULTS", help="of `--benchmark-json`; the file need not exist")
+    parser.add_argument("--precision", default="bf16", help="the precision to judge: bf16 (the default), fp16 or fp32")
+    parser.add_argument("--json", type=Path, help="a file for the verdicts")
     chosen = parser.parse_args(arguments)
     verdicts = judge(read(chosen.file) if chosen.file.exists() else None, chosen.precision)
     print("\n".join(table(verdicts)))

@@ -1,10 +1,10 @@
-"""What one step does, as a picture and a table, from traces that `--profile torch` left.
+"""What one step does, as a picture and a table, from traces that `--profile torch` wrote.
 
     python -m benchmarks.timeline "before=RUN/profile/trace.json.gz" "after=OTHER/..." --out step.png
 
-Each trace is a row: the fastest step of its window, which other work on the machine has disturbed least, with the
-ranges above and below them what the host was doing, by kind. The table counts that up, and has the median of all steps
-beside it. Of a trace from a GPU it shows the host only.
+Each trace is a row: the fastest step of its window, which other work on the machine disturbed least. The row shows the
+ranges and, below them, what the host was doing, by kind. The table adds up the latter and also has the median of all
+steps. For a trace from a GPU, only the host is shown.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import DataError
 from vae_fast.runtime.nvtx import COLOURS
 
-KINDS = {  # what it is, then by which names it is known, and its colour; the first that matches, from the outside in
+KINDS = {  # kind: pattern of its names, colour; the first match counts, from the outside in
     "matrix products": (r"vae_fast::(product|linear)|aten::(addmm|mm|linear)$|mkldnn::_linear", "#1f77b4"),
     "the step's one operator": (r"vae_fast::mlp_", "#17becf"),
     "Adam": (r"vae_fast::adam_|aten::_fused_adamw?_", "#2ca02c"),
@@ -32,14 +32,14 @@ KINDS = {  # what it is, then by which names it is known, and its colour; the fi
 }
 BETWEEN = "Python, autograd, dispatch"
 BETWEEN_COLOUR = "#c7c7c7"
-HOLDS_OTHERS = "Inductor's code"  # operators run inside it, and are shown as what they are
+HOLDS_OTHERS = "Inductor's code"  # operators inside it are shown as their own kind
 PARTS = ("forward", "backward", "gradients", "optimizer")
-SHORTEST = 0.08  # of the longest step: ranges below carry no name
+SHORTEST = 0.08  # of the longest step: shorter ranges get no name
 
 
 @dataclass
 class Call:
-    """What the host did from `start` to `end`, in ms, and what it did meanwhile."""
+    """A call on the host from `start` to `end`, in ms, with the calls inside it."""
 
     name: str
     start: float
@@ -48,7 +48,7 @@ class Call:
 
 
 def steps(path: Path) -> list[Call]:
-    """The steps of a trace, each with all calls inside; DataError for a file that has none."""
+    """Return the steps of a trace, each with all calls inside; raise DataError for a file that has none."""
     try:
         text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         events: list[dict[str, Any]] = json.loads(text)["traceEvents"]
@@ -83,7 +83,7 @@ def kind_of(name: str) -> str:
 
 
 def spans(call: Call) -> Iterator[tuple[str, float, float]]:
-    """What a call's time went to, one after the other: (kind, start, end)."""
+    """Yield what a call spent its time on, in order: (kind, start, end)."""
     kind, now = kind_of(call.name), call.start
     for inner in call.inside if kind in (BETWEEN, HOLDS_OTHERS) else []:
         if inner.start > now:
@@ -94,7 +94,7 @@ def spans(call: Call) -> Iterator[tuple[str, float, float]]:
 
 
 def totals(step: Call) -> dict[str, float]:
-    """ms by kind."""
+    """Return the ms of a step by kind."""
     counted: dict[str, float] = defaultdict(float)
     for kind, start, end in spans(step):
         counted[kind] += end - start
@@ -106,7 +106,7 @@ def fastest(found: list[Call]) -> Call:
 
 
 def table(traces: dict[str, list[Call]]) -> Iterator[str]:
-    """The fastest step of each trace, and the median of all."""
+    """Yield the lines of a table: the fastest step of each trace, and the median of all."""
     yield "| ms a step | " + " | ".join(traces) + " |"
     yield "| --- |" + " --- |" * len(traces)
     counted = [totals(fastest(found)) for found in traces.values()]
@@ -119,7 +119,7 @@ def table(traces: dict[str, list[Call]]) -> Iterator[str]:
 
 
 def draw(traces: dict[str, list[Call]], path: Path) -> None:
-    """The fastest step of each trace, to one scale."""
+    """Draw the fastest step of each trace, all to one scale."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 

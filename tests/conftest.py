@@ -1,4 +1,4 @@
-"""What several test files need: real data, and settings small enough for a run of a second or two."""
+"""Fixtures for several test files: real data, and settings small enough for a run of a second or two."""
 
 import os
 import signal
@@ -19,14 +19,14 @@ from vae_fast.training.cuda_graphs import Capture, Program
 # As the engine does for itself.
 os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", str(int(can_precompile_headers())))
 
-# PyTorch looks at this once, at the first product on a GPU, and refuses deterministic ones where it was not there.
+# PyTorch reads this once, at the first product on a GPU, and without it refuses deterministic products.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# A shell's job in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+# A shell's background job ignores Ctrl-C, and so would every process that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What a test starts may measure, and may use both cores: it is no process of pytest-xdist, which pytest-benchmark and
-# others take every process with these variables for.
+# A process that a test starts may measure and may use both cores; with these variables, pytest-benchmark and others
+# would mistake it for a worker of pytest-xdist.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
     del os.environ[name]
 
@@ -34,13 +34,13 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest test, so that others run beside it where there are several processes."""
+    """Begin with the longest test, so that with several processes others run alongside."""
     items.sort(key=lambda item: item.name != "test_interpreted")
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Callable[..., vf.Config]:
-    """Settings of a small run on the embedded digits, in tmp_path/run unless told otherwise."""
+    """Return a function that makes settings of a small run on the embedded digits, by default in tmp_path/run."""
 
     def config(**settings: Any) -> vf.Config:
         defaults = {"data": "digits", "hidden": (16,), "latent": 4, "epochs": 2, "out": str(tmp_path / "run")}
@@ -51,14 +51,14 @@ def small(tmp_path: Path) -> Callable[..., vf.Config]:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs on the embedded digits, for those who only look at it."""
+    """Return a run of two epochs on the embedded digits, for tests that do not change it."""
     out = tmp_path_factory.mktemp("trained") / "run"
     return vf.fit(vf.Config(data="digits", hidden=(64,), latent=4, epochs=2, lr=2e-3, out=str(out))).directory
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For whatever runs beside other processes or libraries: threads that wait for each other in turns are slow."""
+    """Use one thread, for tests alongside other processes or libraries: threads that take turns waiting are slow."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,7 +67,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def mnist_root() -> Path:
-    """The folder that holds all of MNIST."""
+    """Return the folder that holds all of MNIST, or skip the test."""
     for folder in (os.environ.get("VAE_FAST_DATA"), SHARED_DATA):
         if folder and (Path(folder) / "mnist").is_dir():
             return Path(folder)
@@ -76,19 +76,19 @@ def mnist_root() -> Path:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Every new tensor is full of NaN, or of the largest integer, until a kernel has written it."""
+    """Fill every new tensor with NaN, or with the largest integer, until a kernel writes it."""
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory
     yield
     torch.use_deterministic_algorithms(False)
 
 
 class Recorder(TorchDispatchMode):
-    """What a CUDA graph does with a program, on a CPU: the kernels of one run, replayed over the same memory.
+    """A CUDA graph emulated on a CPU: the operators of one run, replayed over the same memory.
 
-    Every operator that reaches PyTorch's dispatcher is written down with its arguments as they are: tensors by
-    reference, Python numbers as values of that moment. A replay calls them again in the same order and puts each result
-    where the first run had put it. So whatever a program works out in Python, or keeps anywhere else than in those
-    tensors, stands still, as it would in a graph.
+    Every operator that reaches PyTorch's dispatcher is recorded with its arguments: tensors by reference, Python
+    numbers by their current value. A replay calls the operators again in the same order and puts each result where the
+    first run had put it. Whatever a program computes in Python, or keeps outside those tensors, therefore stays frozen,
+    as it would in a graph.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Recorder(TorchDispatchMode):
 
 @pytest.fixture
 def record() -> Capture:
-    """As vae_fast.training.cuda_graphs.capture: the program runs, and what it did is returned."""
+    """Return a substitute for vae_fast.training.cuda_graphs.capture: it runs a program and returns a recording."""
 
     def recorded(program: Program) -> Recorder:
         recorder = Recorder()

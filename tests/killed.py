@@ -1,9 +1,9 @@
 """A training run that sends itself a real signal at a chosen moment: killed.py MOMENT COUNT SIGNAL RUN FLAGS...
 
-Moments: "step", before the launch with the step that follows COUNT; "twice", a second signal once the first was
-received there; "best", with the checkpoint of step COUNT saved and the link to the best one not yet made; "evaluate",
-of the epoch whose last step is COUNT; "save", the COUNT-th time that a save, from the second epoch's on, reaches
-os.fsync.
+Moments: "step", before the launch that contains the step after COUNT; "twice", the same with a second signal once the
+first has been received; "best", when the checkpoint of step COUNT is saved but `best` does not link to it yet;
+"evaluate", before the evaluation of the epoch whose last step is COUNT; "save", the COUNT-th time that a save after
+the first one reaches os.fsync.
 """
 
 import os
@@ -22,7 +22,7 @@ reached: list[int] = []
 
 
 def strike(owner: Any, name: str, now: Callable[..., bool]) -> None:
-    """Signal this process before each call of owner.name for whose arguments `now` holds."""
+    """Signal this process before each call of owner.name with arguments for which `now` holds."""
     real = getattr(owner, name)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:

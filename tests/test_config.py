@@ -1,4 +1,4 @@
-"""Settings: where values come from, what is refused, and that what is recorded reads back."""
+"""Settings: where values come from, which are refused, and that recorded settings read back."""
 
 import re
 import runpy
@@ -22,13 +22,13 @@ def toml(folder: Path, **settings: object) -> str:
     return str(path)
 
 
-def test_the_page_of_settings_is_what_the_code_says() -> None:
+def test_the_page_of_settings_is_up_to_date_with_the_code() -> None:
     docs = Path(__file__).parents[1] / "docs"
     page = runpy.run_path(str(docs / "configuration.py"))["page"]
     assert (docs / "configuration.md").read_text(encoding="utf-8") == page(), "run: python docs/configuration.py"
 
 
-def test_defaults_are_the_recipe_of_pytorch_examples() -> None:
+def test_the_defaults_are_the_recipe_of_pytorch_examples() -> None:
     c = vf.Config()
     assert (c.hidden, c.latent, c.activation, c.lr, c.batch_size, c.epochs) == ((400,), 20, "relu", 1e-3, 128, 10)
     assert (c.optimizer, c.lr_schedule, c.beta, c.seed, c.amp, c.compile) == ("adam", "constant", 1, 0, False, False)
@@ -54,12 +54,12 @@ def test_a_mistake_in_a_file_names_file_and_key(tmp_path: Path, content: str, me
         read_toml(path)
 
 
-def test_a_missing_file_is_this_machines_fault(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_run_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no.toml: cannot be read \(No such file or directory\)"):
         read_toml(tmp_path / "no.toml")
 
 
-def test_contradictions() -> None:
+def test_contradictory_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="weight_decay: expected 0 with optimizer 'adam'"):
         vf.Config(weight_decay=0.1)
     with pytest.raises(ConfigError, match="lr_warmup: expected at most the 10 epochs of the run, got 11"):
@@ -67,7 +67,7 @@ def test_contradictions() -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_presets_are_valid_and_named_as_their_file(name: str) -> None:
+def test_presets_are_valid_and_named_after_their_files(name: str) -> None:
     assert vf.Config.from_preset(name, epochs=3).epochs == 3
     assert preset_path(name).read_text().startswith("#")
 
@@ -80,14 +80,14 @@ def test_presets_are_valid_and_named_as_their_file(name: str) -> None:
     data=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20),
     amp=st.booleans(),
 )
-def test_what_is_recorded_reads_back(tmp_path_factory: pytest.TempPathFactory, **settings: object) -> None:
+def test_recorded_settings_read_back(tmp_path_factory: pytest.TempPathFactory, **settings: object) -> None:
     config = vf.Config(**settings, out="elsewhere", dry_run=True)
     file = toml(tmp_path_factory.mktemp("config"), **config.recorded(), plan={"device": "cpu"}, environment={"x": 1})
     assert vf.Config.from_toml(file).recorded() == config.recorded()
     assert Path(str(config.recorded()["data"])).is_absolute()  # a resume may start elsewhere
 
 
-def test_the_directory_to_resume(tmp_path: Path) -> None:
+def test_the_directory_to_resume_is_found_or_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("latent = 3\n")
     assert resumed_directory(str(tmp_path), None) == resumed_directory("auto", str(tmp_path)) == tmp_path
     assert resumed_directory("auto", str(tmp_path / "new")) is None
@@ -108,7 +108,7 @@ def test_paths_and_lists_are_accepted_from_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["python", "toml", "toml with a byte order mark"])
-def test_paths_are_expanded_once_whoever_gives_them(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_expanded_wherever_they_come_from(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     given = {"data": "~/x.npy", "data_root": "~/root", "out": "~/run", "resume": "~/before"}
     if way == "python":
@@ -127,13 +127,13 @@ def test_paths_are_expanded_once_whoever_gives_them(way: str, tmp_path: Path, mo
 
 @pytest.mark.parametrize("name", ["data", "data_root", "out", "resume"])
 @pytest.mark.parametrize("path", ["", "a\0b", "caf\udce9.npy"])
-def test_paths_that_nothing_could_hold_are_refused(name: str, path: str) -> None:
+def test_impossible_paths_are_refused(name: str, path: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: expected a path.*, got {re.escape(repr(path))}") as refused:
         vf.Config(**{name: path})
     str(refused.value).encode()  # can be printed
 
 
-def test_images_in_the_place_of_a_path_are_told_their_way() -> None:
+def test_images_given_instead_of_a_path_get_advice() -> None:
     for images in (np.zeros((60, 28, 28), np.uint8), torch.zeros(60, 28, 28, dtype=torch.uint8)):
         with pytest.raises(ConfigError, match=r"data: expected str, got .*\[60, 28, 28\] of .*uint8; .*numpy.save"):
             vf.Config(data=images)

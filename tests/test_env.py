@@ -13,7 +13,7 @@ from vae_fast.kernels import dispatch, extension
 from vae_fast.kernels import registration as kernel_operators
 
 
-def test_list_of_commands_needs_no_torch() -> None:
+def test_the_list_of_commands_needs_no_torch() -> None:
     code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('vae_fast', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for command in ("train", "env"):
@@ -21,13 +21,13 @@ def test_list_of_commands_needs_no_torch() -> None:
         assert len(line.split()) > 6, f"{command} has no description"
 
 
-def test_list_of_commands_refuses_arguments() -> None:
+def test_the_list_of_commands_refuses_arguments() -> None:
     done = subprocess.run([sys.executable, "-m", "vae_fast", "train"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: expected no arguments, got 'train': python -m vae_fast.train\n"
 
 
-def test_report_names_versions_devices_and_fast_paths(
+def test_the_report_names_versions_devices_and_fast_paths(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["env"])
@@ -38,8 +38,8 @@ def test_report_names_versions_devices_and_fast_paths(
     assert {"vae_fast", "triton", "numpy", "system", "torch.compile", "Triton", "AMP"} <= lines.keys()
 
 
-def test_names_the_implementation_that_each_device_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the operators themselves choose: what is said of a device is what a call on it does."""
+def test_the_report_names_the_implementation_that_each_device_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare with the choice of the operators themselves: a call on a device does what the report says of it."""
     mu = torch.zeros(2, 4)
     taken = {name: dispatch.chosen(name, "auto", mu, mu) for name in ("reparameterize", "sample_posterior", "nll")}
     assert {env.operators()["CPU"].split()[0].strip(":")} == set(taken.values())
@@ -61,7 +61,7 @@ def test_every_fast_path_has_a_reason() -> None:
     assert all(len(reason.split()) > 1 for reason in paths.values())
 
 
-def test_says_what_torch_compile_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_says_what_torch_compile_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(device: torch.device) -> None:
         raise RunError("no C++ compiler")
 
@@ -69,14 +69,14 @@ def test_says_what_torch_compile_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert env.fast_paths()["torch.compile"] == "off: no C++ compiler"
 
 
-def test_says_that_triton_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_says_that_triton_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(env, "PACKAGES", ("no-such-package",))
     assert env.versions()["no-such-package"] == "not installed"
     monkeypatch.setattr(env, "_package_version", lambda name: env.NOT_INSTALLED)
     assert env._triton(torch.device("cuda")) == "off: not installed"
 
 
-def test_describes_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_describes_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimpleNamespace(name="A GPU", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)

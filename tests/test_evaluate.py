@@ -19,7 +19,9 @@ from vae_fast.objectives import importance
 from vae_fast.runtime.signals import Interrupted
 
 
-def test_a_table_and_a_file(trained_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_evaluate_prints_a_table_and_writes_a_file(
+    trained_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "folder" / "result.json"
     assert command.main([str(trained_run), "--iw", "20", "--out", str(out), "--device", "cpu"]) == 0
     text = capsys.readouterr().out
@@ -32,10 +34,10 @@ def test_a_table_and_a_file(trained_run: Path, capsys: pytest.CaptureFixture[str
     assert found["importance_weighted"]["nll"] < found["loss"]
     assert len(found["kl_per_dimension"]) == 4
     assert sum(found["kl_per_dimension"]) == pytest.approx(found["kl"], rel=1e-5)
-    assert os.listdir(out.parent) == ["result.json"]  # the estimates under way are gone
+    assert os.listdir(out.parent) == ["result.json"]  # the partial estimates are removed
 
 
-def test_json_and_binarized_pixels(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_for_binarized_pixels(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(trained_run), "--json", "--binarize", "threshold", "--split", "train"]
     assert command.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
@@ -44,7 +46,9 @@ def test_json_and_binarized_pixels(trained_run: Path, capsys: pytest.CaptureFixt
     assert json.loads(kept.read_text()) == found
 
 
-def test_an_interrupted_evaluation_goes_on(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_evaluation_is_continued(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained, file = Trained.open(trained_run, "cpu"), tmp_path / "partial"
     given = trained.model, trained.images().pixels.flatten(1), 10, 0
     monkeypatch.setitem(importance.LAYER_BYTES, "cpu", 300 * 4 * 784)  # batches of 300
@@ -59,7 +63,7 @@ def test_an_interrupted_evaluation_goes_on(trained_run: Path, tmp_path: Path, mo
                 os.kill(os.getpid(), signal.SIGTERM)  # noticed after the next batch
 
     monkeypatch.setattr(command, "log_likelihoods", interrupted)
-    with pytest.raises(Interrupted, match="SIGTERM: saved; the same command goes on"):
+    with pytest.raises(Interrupted, match="SIGTERM: saved; run the same command to continue"):
         command.importance_weighted(*given, partial=file)
     resumed = command.importance_weighted(*given, partial=file)
     assert firsts == [0, 600]
@@ -68,7 +72,7 @@ def test_an_interrupted_evaluation_goes_on(trained_run: Path, tmp_path: Path, mo
         command.importance_weighted(*given)
 
 
-def test_a_killed_evaluation_goes_on(trained_run: Path, tmp_path: Path) -> None:
+def test_a_terminated_evaluation_saves_its_estimates(trained_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     line = [sys.executable, "-m", "vae_fast.evaluate", str(trained_run), "--out", str(out), "--device", "cpu", "--iw"]
     running = subprocess.Popen([*line, "50000"], stderr=subprocess.PIPE, text=True)
@@ -76,15 +80,15 @@ def test_a_killed_evaluation_goes_on(trained_run: Path, tmp_path: Path) -> None:
     while not out.parent.joinpath("result.json.partial").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=120)
+    _, stderr = running.communicate(timeout=120)
     assert running.returncode == 143
-    assert said.splitlines()[-1] == "SIGTERM: saved; the same command goes on"
+    assert stderr.splitlines()[-1] == "SIGTERM: saved; run the same command to continue"
     assert out.with_name("result.json.partial").exists()
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--split", "valid"], "split: digits has no valid images here"),
         (["--data", "digitz"], "did you mean 'digits'?"),
@@ -92,12 +96,12 @@ def test_a_killed_evaluation_goes_on(trained_run: Path, tmp_path: Path) -> None:
         (["--out", "."], "--out: expected a file, . is a directory"),
     ],
 )
-def test_mistakes_are_one_line(
-    trained_run: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_reported_in_one_line(
+    trained_run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main([str(trained_run), *arguments]) == 1
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""Each example runs as its first lines say, and prints what it is there to show."""
+"""Each example runs as its first lines say, and prints what it is meant to show."""
 
 import os
 import re
@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture
 def printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run an example in an empty folder and return what it prints."""
+    """Return a function that runs an example in an empty folder and returns what it prints."""
 
     def run(name: str, *arguments: str) -> str:
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Exports, each read back as its users will."""
+"""Exports, each read back the way its users will read it."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-def test_load_takes_an_export(exported: Path, trained_run: Path) -> None:
+def test_load_reads_an_export(exported: Path, trained_run: Path) -> None:
     state = vf.load(trained_run).state_dict()
     for path in (exported, exported / "model.safetensors"):
         for name, tensor in vf.load(path).state_dict().items():
@@ -34,7 +34,7 @@ def test_load_takes_an_export(exported: Path, trained_run: Path) -> None:
     assert json.loads((exported / "export.json").read_text())["hyperparameters"]["latent"] == 4
 
 
-def test_pt2_needs_nothing_of_ours(exported: Path, trained_run: Path, tmp_path: Path) -> None:
+def test_pt2_files_work_without_vae_fast(exported: Path, trained_run: Path, tmp_path: Path) -> None:
     model, x, z = vf.load(trained_run), torch.rand(5, 1, 28, 28), torch.randn(3, 4)
     torch.save((x, z), tmp_path / "in.pt")
     program = """
@@ -54,7 +54,7 @@ assert "vae_fast" not in sys.modules
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "encoder.pt2", "README.md", "export.json"])
-def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(
+def test_a_file_that_cannot_be_written_is_named_and_nothing_remains(
     file: str, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = atomic.write
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_onnx_runs_elsewhere(trained_run: Path, tmp_path: Path) -> None:
+def test_onnx_files_run_in_onnxruntime(trained_run: Path, tmp_path: Path) -> None:
     onnx, onnxruntime = (
         pytest.importorskip(name, reason="vae_fast[onnx] is not installed") for name in ("onnx", "onnxruntime")
     )
@@ -86,14 +86,14 @@ def test_onnx_runs_elsewhere(trained_run: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(logits), model.decode(z), rtol=1e-4, atol=1e-4)
 
 
-def test_the_card_says_what_it_is(exported: Path) -> None:
+def test_the_card_describes_the_model(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     for part in ("784-64-4-64-784", "digits, grey pixels", "Attribution-ShareAlike 3.0", "lr: 0.002", "test_loss:"):
         assert part in card
 
 
 @pytest.mark.parametrize(("factor", "off"), [(1.01, r"1\.0e-02"), (float("nan"), "nan")])
-def test_what_is_not_the_model_is_no_export(
+def test_an_export_that_computes_something_else_is_refused(
     factor: float, off: str, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
@@ -104,14 +104,14 @@ def test_what_is_not_the_model_is_no_export(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_is_not_written_over(exported: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_is_not_overwritten(exported: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (exported / "export.json").stat().st_mtime_ns
     assert command.main([str(trained_run), "--out", str(exported)]) == 1
     assert capsys.readouterr().err == f"error: --out: {exported} exists; remove it or name another\n"
     assert (exported / "export.json").stat().st_mtime_ns == before
 
 
-def test_onnx_that_is_missing_is_one_line(
+def test_missing_onnx_is_reported_in_one_line(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -1,4 +1,4 @@
-"""The campaign of faults works, a case of each kind, and notices what is wrong. All of it: make faults."""
+"""The fault campaign works for a case of each kind and notices errors; `make faults` runs all of it."""
 
 import json
 import shutil
@@ -39,12 +39,12 @@ def reference(campaign: Campaign, commands: Commands) -> Path:
 def test_a_run_is_killed_in_several_phases(campaign: Campaign, commands: Commands) -> None:
     whole = kills.whole_run(campaign, commands, "fp32")
     *killed, last = kills.killed(campaign, commands, 1, whole)
-    assert len({*kills.PHASES} & {one.ended for one in killed}) > 1  # a busy machine may slip into the next phase
+    assert len({*kills.PHASES} & {one.ended for one in killed}) > 1  # a kill may come late on a busy machine
     assert not [one for one in killed if one.wrong]
     assert (last.ended, last.wrong) == ("the same run", ())
 
 
-def test_a_call_fails(campaign: Campaign, commands: Commands, reference: Path) -> None:
+def test_a_run_survives_failing_calls(campaign: Campaign, commands: Commands, reference: Path) -> None:
     ends = set()
     for number, error in ((25, "ENOSPC"), (40, "EIO"), (60, library.KILL)):
         pair = calls.Pair("a run that begins", "changes", number, error, False)
@@ -54,13 +54,13 @@ def test_a_call_fails(campaign: Campaign, commands: Commands, reference: Path) -
     assert ends >= {"error: and a path; then the same run", "killed; then the same run"}
 
 
-def test_a_disk_is_full(campaign: Campaign, commands: Commands, reference: Path) -> None:
+def test_a_run_survives_a_full_disk(campaign: Campaign, commands: Commands, reference: Path) -> None:
     fill, room = (disk.few_files, 8) if campaign.can_mount else (disk.limited, 9000)
     (outcome,) = fill(campaign, commands, reference, room)
     assert (outcome.ended, outcome.wrong) == ("error: and a path; then the same run", ())
 
 
-def test_a_run_is_damaged(campaign: Campaign, commands: Commands) -> None:
+def test_a_damaged_run_is_recovered(campaign: Campaign, commands: Commands) -> None:
     whole = damage.whole_runs(campaign, commands)
     (bit,) = (
         one for one in damage.damages(campaign, whole.begun) if one.name == "state.json with a bit flipped in byte 7"
@@ -92,14 +92,14 @@ HARM: dict[str, Folder] = {
 }
 
 
-@pytest.mark.parametrize("said", HARM)
-def test_a_difference_is_noticed(said: str, reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", HARM)
+def test_a_difference_is_noticed(line: str, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(reference, run, symlinks=True)
     assert [*judge.differences(run, reference)] == []
-    HARM[said](run)
+    HARM[line](run)
     (found,) = judge.differences(run, reference)
-    assert found.startswith(said)
+    assert found.startswith(line)
 
 
 def test_a_wrong_end_is_noticed(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_wrong_end_is_noticed(tmp_path: Path) -> None:
     assert len([*judge.interrupted(Done(-9, "", line, {}))]) == len([*judge.interrupted(Done(0, "", "", {}))]) == 1
 
 
-def test_the_results_tell_what_is_wrong(tmp_path: Path) -> None:
+def test_the_results_show_what_is_wrong(tmp_path: Path) -> None:
     outcomes = [Outcome("kills", "run 0", "killed in", "save"), Outcome("kills", "run 1", "killed in", "save", ("oh",))]
     found = results.summary(Campaign(tmp_path, 3, None, 1, {}, can_mount=False), outcomes, 1.0)
     assert found["counts"] == [{"kind": "kills", "group": "killed in", "ended": "save", "cases": 2}]

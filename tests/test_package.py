@@ -1,4 +1,4 @@
-"""The package as a whole: what importing it does, which way its modules depend, what an install contains."""
+"""The package as a whole: the effects of importing it, the direction of its imports, the content of an install."""
 
 import ast
 import os
@@ -29,14 +29,14 @@ MODULES = {
     if path.parent.name != "assets"
 }
 
-# From the ground up. A module imports from its own floor and from those below; what is not named is a command.
-FLOORS = ("_version", "kernels", "errors", "paths", "config", "runtime", "data", "models", "objectives", "artifacts")
-FLOORS += ("training", "analysis", "reporting", "cli")
+# From the bottom layer up. A module imports from its own layer and from those below; all others are commands.
+LAYERS = ("_version", "kernels", "errors", "paths", "config", "runtime", "data", "models", "objectives", "artifacts")
+LAYERS += ("training", "analysis", "reporting", "cli")
 
 
-def floor(module: str) -> int:
-    room = module.split(".")[1]
-    return FLOORS.index(room) if room in FLOORS else len(FLOORS)
+def layer(module: str) -> int:
+    name = module.split(".")[1]
+    return LAYERS.index(name) if name in LAYERS else len(LAYERS)
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd)
 
 
-def test_import_takes_no_action_and_needs_no_triton() -> None:
+def test_importing_has_no_side_effects_and_needs_no_triton() -> None:
     code = """
 import sys
 sys.modules["triton"] = None
@@ -60,14 +60,14 @@ assert not torch.cuda.is_initialized()
     assert done.returncode == 0, done.stderr
 
 
-def test_folder_refuses_to_be_a_package_of_its_own() -> None:
+def test_the_kernels_folder_refuses_to_be_imported_as_a_package() -> None:
     done = run(sys.executable, "-c", "import kernels")
     assert done.returncode == 1
     assert "this folder is the package vae_fast.kernels" in done.stderr.splitlines()[-1]
 
 
 def imports(module: str) -> Iterator[str]:
-    """The modules of vae_fast that a module imports, anywhere in its source."""
+    """Yield the modules of vae_fast that a module imports, anywhere in its source."""
     package = module.rpartition(".")[0]
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -78,7 +78,7 @@ def imports(module: str) -> Iterator[str]:
         else:
             continue
         found = (next((name for name in names if name in MODULES), None) for names in candidates)
-        yield from (name for name in found if name and name != "vae_fast.__init__")  # it defers all it names
+        yield from (name for name in found if name and name != "vae_fast.__init__")  # it imports everything lazily
 
 
 def test_imports_point_downwards_only() -> None:
@@ -87,41 +87,41 @@ def test_imports_point_downwards_only() -> None:
         f"{module} imports {imported}"
         for module in graph
         for imported in graph[module]
-        if floor(imported) > floor(module)
+        if layer(imported) > layer(module)
     ]
     assert not upwards
     assert len(graph["vae_fast.train"]) > 3, "the check has lost sight of the imports"
     TopologicalSorter(graph).prepare()  # raises on a cycle
 
 
-def test_rooms_are_no_halls() -> None:
-    rooms = Counter(path.parent for path in MODULES.values() if path.stem != "__init__")
-    del rooms[ROOT / "vae_fast"]
-    assert max(rooms.values()) <= 15
+def test_no_folder_has_too_many_modules() -> None:
+    folders = Counter(path.parent for path in MODULES.values() if path.stem != "__init__")
+    del folders[ROOT / "vae_fast"]
+    assert max(folders.values()) <= 15
 
 
 def test_the_architecture_names_every_file() -> None:
-    """And no other: docs/architecture.md has a section for each folder, and a line for each file."""
+    """Check that docs/architecture.md has a section for each folder and a line for each file, and no others."""
     named = set()
     for section in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n### ")[1:]:
         folder = Path(section.partition("`")[2].partition("`")[0])
         named |= {folder / name for name in re.findall(r"^- `([^`]+)`: ", section, re.MULTILINE)}
-    rooms = ("vae_fast", "kernels", "benchmarks")
-    files = {path for path in tracked_files() if path.parts[0] in rooms and path.suffix in (".py", ".cpp", ".h")}
+    folders = ("vae_fast", "kernels", "benchmarks")
+    files = {path for path in tracked_files() if path.parts[0] in folders and path.suffix in (".py", ".cpp", ".h")}
     files = {path for path in files if path.stem not in ("__init__", "__main__")}
-    opened = {path for path in files if path.suffix != ".py" and path.with_suffix(".h") in files}  # one line for both
-    assert named >= files - {path for path in opened if path.suffix == ".cpp"}
+    pairs = {path for path in files if path.suffix != ".py" and path.with_suffix(".h") in files}  # one line for both
+    assert named >= files - {path for path in pairs if path.suffix == ".cpp"}
     assert named <= {*files, Path("vae_fast/__main__.py"), Path("benchmarks/nullgpu/__main__.py")}
 
 
-def test_no_file_holds_two_concepts() -> None:
+def test_no_file_is_too_long() -> None:
     sources = [path for path in tracked_files() if path.suffix in (".py", ".cpp", ".h")]
     lengths = {str(path): (ROOT / path).read_text(encoding="utf-8").count("\n") for path in sources}
     assert not {path: length for path, length in lengths.items() if length > 350}
 
 
 def tracked_files() -> list[Path]:
-    """What a clone would have, and what is new and not ignored, relative to ROOT."""
+    """Return the files that a clone would have, and new ones that are not ignored, relative to ROOT."""
     done = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
     if done.returncode:
         pytest.skip("not a git checkout")
@@ -130,7 +130,7 @@ def tracked_files() -> list[Path]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A clone, as far as building goes."""
+    """Return a copy of all tracked files, which is enough for building."""
     for path in tracked_files():
         (tmp_path / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / "tree" / path)
@@ -149,8 +149,8 @@ def build_wheel(tree: Path, env: dict[str, str] | None = None) -> zipfile.ZipFil
     return zipfile.ZipFile(wheel)
 
 
-def test_wheel_contains_vae_fast_and_nothing_else(tree: Path) -> None:
-    """And the C++ library, here of one source, because all of them take a minute."""
+def test_the_wheel_contains_vae_fast_and_nothing_else(tree: Path) -> None:
+    """Build the C++ library from one source only, because all of them take a minute."""
     cmake = (tree / "CMakeLists.txt").read_text(encoding="utf-8")
     cmake = re.sub(r"(add_library\(vae_fast_C MODULE)[^)]*", r"\1 kernels/csrc/build_info.cpp", cmake)
     cmake = re.sub(r"^ *vae_fast_add_source\(.*\n", "", cmake, flags=re.MULTILINE)
@@ -176,14 +176,14 @@ def test_the_library_does_not_name_the_folder_of_its_sources() -> None:
     assert str(ROOT).encode() not in built.read_bytes()
 
 
-def test_wheel_without_a_compiler_says_what_is_missing(tree: Path) -> None:
+def test_a_wheel_built_without_a_compiler_says_what_is_missing(tree: Path) -> None:
     (tree / "kernels" / "_C.so").write_text("of an earlier build")
     with build_wheel(tree, without_compiler()) as wheel:
         assert "vae_fast/kernels/_C.so" not in wheel.namelist()
         assert wheel.read("vae_fast/kernels/_C_missing.txt").startswith(b"no C++ compiler found; install g++")
 
 
-def test_failed_build_leaves_no_stale_library(tree: Path) -> None:
+def test_a_failed_build_leaves_no_stale_library(tree: Path) -> None:
     library, reason = tree / "kernels" / "_C.so", tree / "kernels" / "_C_missing.txt"
     library.write_text("of an earlier build")
     done = run(sys.executable, "setup.py", "build_ext", "--inplace", env=os.environ | {"CXX": "false"}, cwd=tree)

@@ -1,4 +1,4 @@
-"""The Python of README and docs/api.md runs as it is written, on the embedded digits; links point to what is there."""
+"""The Python code in README and docs/api.md runs as written, on the embedded digits; links point to what exists."""
 
 import re
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ SNIPPETS = [
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_files_and_modules_that_are_named_exist(document: Path) -> None:
+def test_named_files_and_modules_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
     assert [link for link in links if not (document.parent / link).exists()] == []
@@ -33,7 +33,7 @@ def test_files_and_modules_that_are_named_exist(document: Path) -> None:
     assert [suite for suite in suites if not (ROOT / suite).exists()] == []
 
 
-def test_training_and_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_training_and_loading_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = [snippet for snippet in SNIPPETS if "vf.fit" in snippet]
     names: dict[str, Any] = {}
@@ -41,15 +41,15 @@ def test_training_and_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names["images"].shape == (8, 1, 28, 28)
 
 
-def test_a_trained_model_from_python(trained_run: Path) -> None:
+def test_the_example_with_a_trained_model_runs(trained_run: Path) -> None:
     (code,) = [snippet for snippet in SNIPPETS if "Trained.open" in snippet]
     names: dict[str, Any] = {}
     exec(code.replace("runs/20261122T150000Z-mnist", str(trained_run)), names)
     assert names["numbers"]["importance_weighted"]["nll"] < names["numbers"]["loss"]
 
 
-def test_the_two_functions_in_a_vae_of_ones_own() -> None:
-    """A plain loop, its sampling and loss lines as in the README: it learns."""
+def test_the_two_functions_train_a_custom_vae() -> None:
+    """Check that a plain loop learns with the sampling and loss lines of the README."""
     (code,) = [snippet for snippet in SNIPPETS if "vf.reparameterize" in snippet]
     torch.manual_seed(0)
     network = torch.nn.Linear(784, 8)
@@ -74,8 +74,8 @@ def test_the_two_functions_in_a_vae_of_ones_own() -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_the_two_functions_for_an_encoder_of_one_output() -> None:
-    """The same loss as the other two's."""
+def test_the_two_functions_for_an_encoder_with_one_output() -> None:
+    """Compare the loss with that of the other two functions."""
     (code,) = [snippet for snippet in SNIPPETS if "sample_posterior" in snippet]
     torch.manual_seed(0)
     stats, x, decoder = torch.randn(5, 8), torch.rand(5, 6), torch.nn.Linear(4, 6)
@@ -87,7 +87,7 @@ def test_the_two_functions_for_an_encoder_of_one_output() -> None:
 
 
 class UsersVAE(torch.nn.Module):
-    """A VAE as one finds it, with the sampling line and the loss line to be replaced."""
+    """A typical VAE, whose sampling line and loss line are to be replaced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class UsersVAE(torch.nn.Module):
 
 
 def last_loss(seed: int, fused: bool) -> float:
-    """The mean training loss of the last of 12 epochs on the embedded digits."""
+    """Return the mean training loss of the last of 12 epochs on the embedded digits."""
     torch.manual_seed(seed)
     model, step, total = UsersVAE(), 0, 0.0
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -122,8 +122,8 @@ def last_loss(seed: int, fused: bool) -> float:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_vae_of_ones_own_learns_as_before() -> None:
-    """The two lines replaced, the loss differs by no more than the seeds make it differ."""
+def test_a_custom_vae_learns_as_before() -> None:
+    """Replace the two lines: the loss differs by no more than it does between seeds."""
     plain, ours = ([last_loss(seed, fused) for seed in range(5)] for fused in (False, True))
     noise = mean((variance(plain), variance(ours))) ** 0.5
     assert noise < 4

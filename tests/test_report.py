@@ -1,4 +1,4 @@
-"""The page about a trained model, in a real browser."""
+"""The report page on a trained model, in a real browser."""
 
 import html.parser
 import re
@@ -22,7 +22,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 class Reader(html.parser.HTMLParser):
-    """Tags that are open, those that must name themselves, and what the page would fetch."""
+    """A parser that collects open tags, images without a text alternative, and what the page would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Reader(html.parser.HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass  # SVG's
+        pass  # SVG elements
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -52,14 +52,14 @@ def page(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_record_whose_line_was_damaged_is_no_obstacle(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_record_does_not_prevent_the_report(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = Trained.open(trained_run, "cpu")
     monkeypatch.setattr(Trained, "records", lambda _: [{"epoch": 1}, {"epoch": 2, "test_loss": 9.0}])
     assert "Training" in "".join(report._losses(trained))
     assert "After epoch 2" in model_card.model_card(trained, [])
 
 
-def test_a_page_that_is_whole_and_fetches_nothing(page: Path, trained_run: Path) -> None:
+def test_the_page_is_complete_and_fetches_nothing(page: Path, trained_run: Path) -> None:
     text = page.read_text(encoding="utf-8")
     reader = Reader()
     reader.feed(text)
@@ -71,7 +71,7 @@ def test_a_page_that_is_whole_and_fetches_nothing(page: Path, trained_run: Path)
     assert "overfitting" in text or "falling" in text
 
 
-def test_every_curve_has_its_style(tmp_path: Path, small: Callable[..., vf.Config]) -> None:
+def test_every_curve_has_a_style(tmp_path: Path, small: Callable[..., vf.Config]) -> None:
     trained = Trained.open(vf.fit(small(valid=100, epochs=1)).directory, "cpu")
     text = report.report(trained, trained.images())
     style = text[text.index("<style>") : text.index("</style>")]
@@ -83,13 +83,13 @@ def test_every_curve_has_its_style(tmp_path: Path, small: Callable[..., vf.Confi
 
 
 @pytest.mark.parametrize("losses", [(105.0, 105.2, 105.1), (300.0, 90.0, 80.0), (1e-4, 2e-4, 3e-4)])
-def test_lines_of_a_chart_have_labels_of_their_own(losses: tuple[float, ...]) -> None:
+def test_grid_lines_of_a_chart_have_distinct_labels(losses: tuple[float, ...]) -> None:
     drawn = webpage.curves({"train": list(enumerate(losses, start=1))}, "losses")
     labels = re.findall(r'text-anchor="end">([\d.]+)</text>', drawn)
     assert len(labels) == len(set(labels)) == 5
 
 
-def test_a_decoder_that_half_precision_would_spoil_is_kept_in_single(tmp_path: Path) -> None:
+def test_a_decoder_that_half_precision_would_spoil_is_stored_in_single_precision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = vf.VAE(hidden=(32,), latent=3).eval()
     pages = []
@@ -110,7 +110,7 @@ def test_text_is_escaped(trained_run: Path, tmp_path: Path) -> None:
     assert "&lt;b&gt;&amp;" in text
 
 
-def test_a_model_of_one_dimension_without_a_run(tmp_path: Path) -> None:
+def test_a_report_on_a_model_with_one_dimension_and_no_run(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = vf.VAE(hidden=(), latent=1)
     images = vf.load_images("digits")
@@ -150,7 +150,7 @@ def picture(browser: Any) -> torch.Tensor:
 
 
 def errors(browser: Any) -> list[str]:
-    """Of the console; that this test reads the canvas often is only a warning."""
+    """Return the errors in the console; a warning that this test reads the canvas often is ignored."""
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
@@ -158,7 +158,7 @@ def expected(model: vf.VAE, z: torch.Tensor) -> torch.Tensor:
     return generate.decode(model, z[None])[0, 0]
 
 
-def test_the_sliders_decode_as_pytorch_does(browser: Any, page: Path, trained_run: Path) -> None:
+def test_the_sliders_decode_like_pytorch(browser: Any, page: Path, trained_run: Path) -> None:
     model = vf.load(trained_run)
     browser.get(page.as_uri())
     z = torch.zeros(4)
@@ -203,8 +203,8 @@ def test_the_page_fits_its_window(browser: Any, page: Path, width: int) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out(browser: Any, page: Path, scheme: str) -> None:
-    """The least contrast of text that WCAG 2.1 asks for, level AA: 4.5."""
+def test_text_has_enough_contrast(browser: Any, page: Path, scheme: str) -> None:
+    """Check for the least contrast of text that WCAG 2.1 requires at level AA: 4.5."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(page.as_uri())
@@ -219,13 +219,13 @@ def test_text_stands_out(browser: Any, page: Path, scheme: str) -> None:
 
 
 def luminance(colour: str) -> float:
-    """Of "rgb(r, g, b)", as WCAG defines it."""
+    """Return the luminance of "rgb(r, g, b)" as WCAG defines it."""
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_posterior_means_that_do_not_vary(trained_run: Path) -> None:
+def test_the_map_of_posterior_means_that_do_not_vary(trained_run: Path) -> None:
     trained = Trained.open(str(trained_run), "cpu")
     with torch.no_grad():
         for parameter in trained.model.encoder.parameters():

@@ -31,7 +31,7 @@ def run(command: Any, trained_run: Path, out: Path, *arguments: str) -> tuple[np
         (traverse, ["--around", "9"], (4, 11, 1, 28, 28)),
     ],
 )
-def test_a_grid_and_an_array(
+def test_a_command_writes_a_grid_and_an_array(
     command: Any, arguments: list[str], shape: tuple[int, ...], trained_run: Path, tmp_path: Path
 ) -> None:
     array, width = run(command, trained_run, tmp_path / "one", *arguments)
@@ -43,7 +43,7 @@ def test_a_grid_and_an_array(
     assert width > 28
 
 
-def test_where_things_go_by_default(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_go_to_the_run_by_default(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sample.main([str(trained_run), "--seed", "4"]) == 0
     folder = trained_run / "pictures" / "step-00000014"
     assert str(folder / "samples-seed4-96.png") in capsys.readouterr().out
@@ -59,18 +59,18 @@ def test_where_things_go_by_default(trained_run: Path, capsys: pytest.CaptureFix
         (traverse, ([], ["--dimensions", "2", "1"], ["--steps", "3"], ["--around", "2"], ["--around", "3"])),
     ],
 )
-def test_another_choice_is_another_file(
+def test_other_choices_go_to_other_files(
     command: Any, ways: tuple[list[str], ...], trained_run: Path, tmp_path: Path
 ) -> None:
     run_directory = shutil.copytree(trained_run, tmp_path / "run", symlinks=True)
     shutil.rmtree(run_directory / "pictures")
     for number, way in enumerate(ways, start=1):
-        for _ in range(2):  # the same choice is the same file
+        for _ in range(2):  # the same choice gives the same file
             assert command.main([str(run_directory), *way]) == 0
             assert len(list((run_directory / "pictures").rglob("*.npy"))) == number
 
 
-def test_a_name_with_a_point_is_kept(trained_run: Path, tmp_path: Path) -> None:
+def test_a_name_with_a_dot_is_kept(trained_run: Path, tmp_path: Path) -> None:
     for name in ("grid.v2", "grid.png"):
         assert sample.main([str(trained_run), "--count", "2", "--out", str(tmp_path / name)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"grid.v2.png", "grid.v2.npy", "grid.png", "grid.npy"}
@@ -94,7 +94,7 @@ def test_an_interpolation_joins_reconstructions(trained_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "code", "said"),
+    ("command", "arguments", "code", "message"),
     [
         (reconstruct, ["--indices", "1000"], 1, "index: expected less than the 1,000 test images, got 1000"),
         (interpolate, ["--indices", "1", "2", "3"], 2, "--indices: expected pairs, from and to, got 3 of them"),
@@ -103,8 +103,8 @@ def test_an_interpolation_joins_reconstructions(trained_run: Path) -> None:
         (sample, ["--out", "/proc/x"], 1, "--out: nothing can be written in /proc (No such file or directory)"),
     ],
 )
-def test_mistakes_are_one_line(
-    command: Any, arguments: list[str], code: int, said: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_reported_in_one_line(
+    command: Any, arguments: list[str], code: int, message: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main([str(trained_run), *arguments]) == code
-    assert capsys.readouterr().err == f"error: {said}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"

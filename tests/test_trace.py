@@ -1,4 +1,4 @@
-"""`python -m vae_fast.trace`: one image's way, with the numbers that the model gives."""
+"""`python -m vae_fast.trace`: the path of one image, with the numbers that the model computes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from vae_fast import trace as command
 from vae_fast.reporting.terminal import CHART_ROWS
 
 
-def test_the_stages_are_the_models(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stages_are_those_of_the_model(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(trained_run), "--index", "5", "--json", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     stages = {stage["name"]: torch.tensor(stage["values"]) for stage in found["stages"]}
@@ -35,7 +35,7 @@ def test_the_stages_are_the_models(trained_run: Path, capsys: pytest.CaptureFixt
     assert sorted(flops.values()) == sorted(2 * n * m for n, m in ((784, 64), (64, 8), (4, 64), (64, 784)))
 
 
-def test_it_is_told_and_drawn(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_trace_is_printed_and_drawn(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(trained_run), "--device", "cpu"]) == 0
     text = capsys.readouterr().out
     lines = text.splitlines()
@@ -57,6 +57,6 @@ def test_it_is_told_and_drawn(trained_run: Path, capsys: pytest.CaptureFixture[s
     assert sum("|" in line for line in lines[chart + 1 : chart + 1 + CHART_ROWS]) == CHART_ROWS
 
 
-def test_150_is_0_588(trained_run: Path) -> None:
+def test_pixel_150_is_normalised_to_0_588(trained_run: Path) -> None:
     raw = torch.tensor([[0.0, 151.0, 150.0]])
     assert command._normalised(raw, raw / 255, "uint8").strip() == "pixel [0, 2]: 150 / 255 = 0.588"

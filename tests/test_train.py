@@ -1,4 +1,4 @@
-"""The run: what it leaves, and how it fails."""
+"""Training runs: the files that they leave, and how they fail."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ RECORD_KEYS = [
 ]
 
 
-def test_a_failing_compiler_is_one_line_and_leaves_nothing(
+def test_a_failing_compiler_is_reported_in_one_line_and_leaves_nothing(
     small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     compiler = tmp_path / "compiler"
@@ -52,7 +52,7 @@ def test_a_failing_compiler_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "r").exists()
 
 
-def test_what_a_run_leaves(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_its_files_and_records(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     run = vf.fit(small(valid=100, epochs=2, batch_size=128))
     files = {str(p.relative_to(run.directory)) for p in run.directory.rglob("*") if p.is_file()}
     assert {f"pictures/{name}.png" for name in ("reconstructions", "samples", "loss")} <= files
@@ -68,11 +68,11 @@ def test_what_a_run_leaves(small: Small, capsys: pytest.CaptureFixture[str]) -> 
     again = vf.load(run.directory)
     assert all(torch.equal(p, q) for p, q in zip(again.parameters(), run.model.parameters(), strict=True))
     out = capsys.readouterr().out
-    for said in (
+    for expected in (
         "device: cpu", "precision: fp32 (no --amp)", "900 training, 100 validation, 1,000 test images; grey pixels",
         "7 steps of 128 an epoch; 4 images of each epoch are left out", "epoch 2/2", "nll - H(x)",
     ):  # fmt: skip
-        assert said in out
+        assert expected in out
     config = vf.Config.from_toml(run.directory / "config.toml")
     assert config.recorded() == small(valid=100, epochs=2, batch_size=128).recorded()
 
@@ -94,8 +94,8 @@ def test_a_set_without_a_test_part_reports_null(small: Small, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("kept", "binarize"), [("uint8", "none"), ("uint8", "dynamic"), ("k/255", "none")])
-def test_images_from_anywhere_make_the_same_run(small: Small, tmp_path: Path, kept: str, binarize: str) -> None:
-    """On the device, from memory and from a file: the same losses, weights and fingerprint; a resume keeps the feed."""
+def test_every_feed_of_the_images_gives_the_same_run(small: Small, tmp_path: Path, kept: str, binarize: str) -> None:
+    """Compare losses, weights and fingerprint with images on the device, in memory and in a file, and resume each."""
     pixels = vf.load_images("digits").pixels[:, 0]
     np.save(tmp_path / "x.npy", (pixels if kept == "uint8" else pixels / 255).numpy())
     runs = {}
@@ -159,7 +159,7 @@ def test_divergence_ends_the_run_and_keeps_the_good_checkpoint(small: Small, mon
         (["--resume", "auto"], 2, "error: --resume auto: needs --out"),
     ],
 )
-def test_a_users_mistake_is_one_line_without_a_traceback(
+def test_a_users_mistake_is_reported_in_one_line_without_a_traceback(
     arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -187,10 +187,10 @@ def test_the_command_line_as_a_process(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is read from /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["imports", "start"])
-def test_a_signal_before_training_is_one_line_and_leaves_nothing(
+def test_a_signal_before_training_is_reported_in_one_line_and_leaves_nothing(
     moment: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    """Amid the imports, once libtorch is loaded; and when images are read and the step is compiled."""
+    """Send it during the imports, once libtorch is loaded, or when images are read and the step is being compiled."""
     if moment == "start" and cpp_compiler() is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     flags = ["--data", "digits", "--step", "autograd", "--compile", "--hidden", "17", "--out", str(tmp_path / "run")]
@@ -207,13 +207,13 @@ def test_a_signal_before_training_is_one_line_and_leaves_nothing(
         time.sleep(0.5)
     process.send_signal(number)
     _, error = process.communicate()
-    before = ["training"] if moment == "start" else ["anything began", "training"]  # the latter if we were late
+    before = ["training"] if moment == "start" else ["anything began", "training"]  # the latter if the signal came late
     assert process.returncode == code
     assert error in [f"{number.name}: stopped before {what}\n" for what in before]
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_called_from_python_leaves_signals_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_called_from_python_restores_the_signal_handlers(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert main(["--threads", "0"]) == 2
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -222,7 +222,7 @@ def test_the_command_called_from_python_leaves_signals_as_they_were(capsys: pyte
     assert capsys.readouterr().err == 2 * "error: threads: expected 1 to 4096, got 0\n"
 
 
-def test_a_package_that_imports_ours_keeps_its_signals(tmp_path: Path) -> None:
+def test_a_package_that_imports_vae_fast_keeps_its_signal_handlers(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "__init__.py").write_text("import vae_fast")
     (tmp_path / "theirs" / "main.py").write_text("import signal; print(signal.getsignal(signal.SIGINT).__name__)")
@@ -232,8 +232,8 @@ def test_a_package_that_imports_ours_keeps_its_signals(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("default_int_handler\n", "")
 
 
-def test_a_second_signal_takes_its_usual_course(small: Small, tmp_path: Path) -> None:
-    """A SIGINT while the first one's save is still to come: the process does not wait for it."""
+def test_a_second_signal_ends_the_process_at_once(small: Small, tmp_path: Path) -> None:
+    """Send a second SIGINT before the save that follows the first: the process does not wait for it."""
     done = killed(small(), "twice", 0, "SIGINT")
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
     assert "nothing more is saved" in done.stderr
@@ -241,6 +241,6 @@ def test_a_second_signal_takes_its_usual_course(small: Small, tmp_path: Path) ->
 
 
 def test_real_mnist_is_learned(small: Small, mnist_root: Path) -> None:
-    """One epoch of the recipe of pytorch/examples, on the first steps' scale: 128 test nats, seeds within 1."""
+    """Train one epoch with the recipe of pytorch/examples: 128 nats on test images, within 1 across seeds."""
     run = vf.fit(small(data="mnist", data_root=str(mnist_root), hidden=(400,), latent=20, epochs=1))
     assert run.metrics[0]["test_loss"] < 130

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: how a run is started and killed as a process, and what it left."""
+"""Helpers for the tests of whole runs: starting and killing a run as a process, and reading what it left."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def killed(config: vf.Config, moment: str, count: int, number: str) -> subprocess.CompletedProcess[str]:
-    """The run of `config` as a process of its own, signalled at the given moment."""
+    """Run `config` in a separate process that is signalled at the given moment."""
     flags = ["--data", config.data, "--hidden", *map(str, config.hidden), "--latent", str(config.latent)]
     flags += ["--epochs", str(config.epochs), "--batch-size", str(config.batch_size), "--out", str(config.out)]
     flags += ["--step", config.step, "--amp-dtype", config.amp_dtype, *(["--compile"] if config.compile else [])]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_fast._version import __version__ as __version__
 
-# While python -m vae_fast.COMMAND is being found, whose imports take seconds; not for another module that imports this.
+# Only while python -m vae_fast.COMMAND is being located, whose imports take seconds; not for other importers.
 if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.orig_argv):
     from vae_fast.runtime.signals import end_quietly_before
 

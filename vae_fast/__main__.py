@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _summary(command: str) -> str:
-    """The first line of the module's docstring, read from its source: importing it would import torch."""
+    """Return the first line of the module's docstring, read from its source: importing it would import torch."""
     source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 

@@ -1,7 +1,7 @@
-"""What a run is: one frozen, flat dataclass whose fields are the long flags and the TOML keys.
+"""The settings of a run: one frozen, flat dataclass whose fields are the long flags and the TOML keys.
 
-Where a value comes from, later winning: the defaults below < a preset < a `--config` file < flags. The defaults are
-the recipe of pytorch/examples.
+Sources of a value, each overriding those before it: the defaults below, a preset, a `--config` file, flags. The
+defaults are the recipe of pytorch/examples.
 """
 
 import math
@@ -19,12 +19,12 @@ from vae_fast.errors import ConfigError, RunError
 from vae_fast.paths import expanded
 
 PRESETS = Path(__file__).parent / "presets"
-# What a run adds to its config.toml; read past when that file is a config.
+# Tables that a run adds to its config.toml; ignored when that file is read as a config.
 RECORDED_TABLES = ("plan", "images", "environment")
-CATALOGUE = ("digits", "mnist", "fashion-mnist")  # the data sets that have a name
+CATALOGUE = ("digits", "mnist", "fashion-mnist")  # data sets that can be given by name
 MOST_THREADS = 4096
-PATHS = ("data", "data_root", "out", "resume")  # unless they hold a name: of a data set, or "auto"
-# About one invocation, not about what the run is.
+PATHS = ("data", "data_root", "out", "resume")  # settings that hold a path, unless they name a data set or are "auto"
+# Settings of one invocation, which do not define the run.
 NOT_RECORDED = ("resume", "out", "dry_run", "profile", "profile_steps")
 
 
@@ -36,89 +36,89 @@ class Config:
     """
 
     data: str = "digits"
-    """digits (embedded), mnist, fashion-mnist, or a path: an IDX file or folder of them, .npy or .npz"""
+    """digits (embedded), mnist, fashion-mnist, or a path: an IDX file, a folder of IDX files, a .npy or a .npz file"""
     data_root: str | None = None
-    """folder where mnist and fashion-mnist are looked for first"""
+    """folder that is searched first for mnist and fashion-mnist"""
     valid: int = 0
     """hold out the last N training images to choose the best checkpoint on"""
     test_fraction: float = 0.1
-    """of a single array without a test part: the share held out at its end; 0 for none"""
+    """share held out at the end of a single array that has no test part; 0 for none"""
     binarize: Literal["none", "static", "threshold", "dynamic"] = "none"
-    """pixels as they are (grey), one fixed Bernoulli sample, x >= 1/2, or a fresh sample every step"""
+    """none: unchanged pixels; static: one fixed Bernoulli sample; threshold: x >= 1/2; dynamic: a new one every step"""
 
     hidden: tuple[int, ...] = (400,)
     """widths of the encoder's hidden layers; the decoder mirrors them"""
     latent: int = 20
-    """latent dimensions"""
+    """number of latent dimensions"""
     activation: Literal["relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh"] = "relu"
-    """between the layers"""
+    """activation between the layers"""
 
     epochs: int = 10
-    """in total, those before a resume included"""
+    """total number of epochs, including those before a resume"""
     batch_size: int = 128
-    """images a step"""
+    """images per step"""
     optimizer: Literal["adam", "adamw"] = "adam"
-    """both in their fused form"""
+    """optimizer; both run in their fused form"""
     lr: float = 1e-3
-    """learning rate, or the highest one under a schedule"""
+    """learning rate, or its peak under a schedule"""
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: down to 0 at the last epoch's end"""
+    """cosine: decays to 0 at the end of the last epoch"""
     lr_warmup: float = 0.0
     """epochs over which the learning rate rises linearly from 0"""
     weight_decay: float = 0.0
-    """decoupled, for adamw"""
+    """decoupled weight decay, for adamw"""
     clip: float | None = None
-    """largest global gradient norm"""
+    """maximum global gradient norm"""
     beta: float = 1.0
-    """weight of the KL term, or the highest one under a schedule"""
+    """weight of the KL term, or its peak under a schedule"""
     beta_schedule: Literal["constant", "linear", "cyclical"] = "constant"
-    """linear: from 0 over --beta-warmup epochs; cyclical: --beta-cycles times from 0, flat for the second half"""
+    """linear: rises from 0 over --beta-warmup epochs; cyclical: --beta-cycles times from 0, flat in each second half"""
     beta_warmup: float = 1.0
-    """epochs of the linear schedule"""
+    """length of the linear schedule in epochs"""
     beta_cycles: int = 4
-    """cycles of the cyclical schedule (Fu et al. 2019)"""
+    """number of cycles of the cyclical schedule (Fu et al. 2019)"""
     free_bits: float = 0.0
-    """nats per latent dimension, averaged over the batch, below which its KL is not pressed (Kingma et al. 2016)"""
+    """nats per latent dimension, averaged over the batch, below which its KL is not penalised (Kingma et al. 2016)"""
 
     amp: bool = False
-    """mixed precision; the dtype is --amp-dtype"""
+    """mixed precision, with the dtype of --amp-dtype"""
     amp_dtype: Literal["auto", "bf16", "fp16"] = "auto"
-    """auto: bf16 where it pays (on a CPU by the batch), else fp16 on a GPU, else fp32; a named dtype implies --amp"""
+    """auto: bf16 where it pays (on a CPU, by batch size), else fp16 on a GPU, else fp32; a named dtype implies --amp"""
     compile: bool = False
-    """a compiled step, the fastest there is: on a CPU the fused one where it can be had, else torch.compile's"""
+    """use a compiled step, the fastest: on a CPU the fused one where it is available, else one by torch.compile"""
     step: Literal["auto", "autograd", "fused"] = "auto"
-    """fused: forward, backward and Adam as one C++ operator (CPU, fp32 or bf16); auto takes it where it can be had"""
+    """fused: forward, backward and Adam as one C++ operator (CPU, fp32 or bf16); auto uses it if available"""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """capture steps in CUDA graphs"""
     feed: Literal["auto", "device", "host", "stream"] = "auto"
-    """training images: all on the device, in the host's memory, or read from their file as they are needed"""
+    """where training images are kept: all on the device, in host memory, or in their file, read as they are needed"""
     threads: int | None = None
-    """that compute on a CPU (default: PyTorch's number, one a core; the fused step takes fewer while cores are busy)"""
+    """CPU threads (default: PyTorch's number, one per core; the fused step uses fewer while cores are busy)"""
     flush_denormals: bool = False
-    """have the CPU take numbers below 1.2e-38 for zero: faster where there are many"""
+    """have the CPU treat numbers below 1.2e-38 as zero: faster where there are many"""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N"""
     deterministic: bool = False
-    """only deterministic algorithms, also on a GPU"""
+    """use only deterministic algorithms, also on a GPU"""
     seed: int = 0
-    """of the initialisation, the noise and the shuffle"""
+    """seed of the initialisation, the noise and the shuffle"""
 
     out: str | None = None
     """the run directory (default: runs/<UTC time>-<data>)"""
     resume: str | None = None
-    """a run directory to continue, or auto: continue the one in --out if it has a valid checkpoint, else start it"""
+    """a run directory to continue, or auto: continue the run in --out if it has a valid checkpoint, else start it"""
     keep: int = 3
-    """checkpoints kept besides the best one"""
+    """number of checkpoints kept in addition to the best one"""
     log: Literal["none", "tensorboard"] = "none"
-    """where else than to metrics.jsonl and pictures/ the records and pictures go: to RUN/tensorboard/"""
+    """tensorboard: write records and pictures to RUN/tensorboard/ as well as to metrics.jsonl and pictures/"""
     nvtx: bool = False
     """mark data, steps and their parts, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
     profile: Literal["off", "nsys", "torch", "memory"] = "off"
-    """profile some steps: begin and end a capture of Nsight's, or write RUN/profile/ by torch.profiler, or of memory"""
+    """profile some steps: bracket an Nsight capture, or write a torch.profiler or memory profile to RUN/profile/"""
     profile_steps: str | None = None
-    """A:B, from A steps done until B (default: 20 launches after the first 20; of memory, the first 20)"""
+    """A:B, after A completed steps until B (default: 20 launches after the first 20; for memory, the first 20)"""
     dry_run: bool = False
-    """check settings, data, memory and the output folder, run one step, write nothing"""
+    """check settings, data, memory and the output folder, run one step, and write nothing"""
 
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
@@ -129,23 +129,23 @@ class Config:
 
     @classmethod
     def from_toml(cls, path: str | Path, **overrides: Any) -> "Config":
-        """The settings of a TOML file, a run's config.toml for one, with any of them overridden."""
+        """Return the settings of a TOML file, such as a run's config.toml, with any of them overridden."""
         return cls(**{**read_toml(path), **overrides})
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "Config":
-        """The settings of a preset, with any of them overridden."""
+        """Return the settings of a preset, with any of them overridden."""
         return cls.from_toml(preset_path(name), **overrides)
 
     def recorded(self) -> dict[str, Any]:
-        """What config.toml holds: every setting that is part of what the run is, paths absolute; None is left out."""
+        """Return what config.toml holds: every setting that defines the run and is not None, with absolute paths."""
         settings = {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
         paths = {"data_root"} if self.data in CATALOGUE else {"data_root", "data"}
         return {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
 
 
 def resumed_directory(resume: str, out: str | None) -> Path | None:
-    """The run directory that `--resume` continues; None when `auto` finds no run there yet."""
+    """Return the run directory that `--resume` continues; None if `auto` finds no run there yet."""
     if resume != "auto":
         path = Path(expanded("--resume", resume))
         if not (path / "config.toml").is_file():
@@ -169,10 +169,10 @@ def preset_path(name: str) -> Path:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The settings in a TOML file, checked for unknown keys."""
+    """Return the settings in a TOML file, and raise ConfigError for unknown keys or invalid values."""
     path = expanded("config", path)
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -191,7 +191,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def profile_window(steps: str) -> tuple[int, int]:
-    """(A, B) of --profile-steps A:B; ConfigError unless 0 <= A < B."""
+    """Return (A, B) of --profile-steps A:B; raise ConfigError unless 0 <= A < B."""
     match = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", steps)
     first, last = (int(match[1]), int(match[2])) if match else (0, 0)
     if first >= last:
@@ -212,7 +212,7 @@ def _suggestion(key: str) -> str:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value if it has the field's type, after the harmless conversions of a path, a list and an int."""
+    """Return the value if it has the field's type, after harmless conversions of a path, a list or an int."""
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
     if isinstance(value, os.PathLike):
@@ -233,12 +233,12 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy's or PyTorch's as Python's."""
+    """Return a NumPy or PyTorch number as a Python number, and any other value unchanged."""
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def shown_value(value: Any) -> str:
-    """What somebody gave in the place of a setting, in few words; of images how they are to be given."""
+    """Return a short description of a value given for a setting; for images, with advice on how to pass them."""
     if (shape := getattr(value, "shape", None)) is not None:
         advice = "images come from a file: numpy.save('images.npy', images), then Config(data='images.npy')"
         return f"{type(value).__name__} {list(shape)} of {value.dtype}; {advice}"
@@ -246,7 +246,7 @@ def shown_value(value: Any) -> str:
 
 
 def _expanded(name: str, value: Any) -> Any:
-    """With ~ expanded, of a setting that is a path."""
+    """Return the value, with ~ expanded if the setting is a path."""
     is_path = name in PATHS and value is not None and value not in CATALOGUE and (name, value) != ("resume", "auto")
     return expanded(name, value) if is_path else value
 

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, devices, what is built, and why each fast path is on or off."""
+"""Print what a bug report needs: versions, devices, what is built, and why each fast path is on or off."""
 
 import argparse
 import os
@@ -66,7 +66,7 @@ def devices() -> dict[str, str]:
 
 
 def fast_paths() -> dict[str, str]:
-    """What a run with --amp and every other choice left to the machine gets, and why; for batches of the usual size."""
+    """Return what a run with --amp and otherwise default settings gets, and why, for batches of the usual size."""
     config = Config(amp=True)
     plan, reasons = make_plan(config)
     plain, why_plain = make_plan(Config())
@@ -83,7 +83,7 @@ def fast_paths() -> dict[str, str]:
 
 
 def operators() -> dict[str, str]:
-    """What each device takes for the fused operators, and why."""
+    """Return which implementation of the fused operators each device uses, and why."""
     kinds = {"CPU": "cpu", **{f"GPU {index}": f"cuda:{index}" for index in range(torch.cuda.device_count())}}
     return {name: dispatch.preferred(torch.device(device)) for name, device in kinds.items()}
 

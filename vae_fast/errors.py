@@ -1,12 +1,12 @@
-"""What a user can cause. A command prints one of these as a single line, without a traceback, and exits with 1, or
-with 2 for a ConfigError.
+"""Errors that a user can cause.
 
-Each also is the built-in error that a caller from Python expects.
+A command prints one of these as a single line, without a traceback, and exits with 1, or with 2 for a ConfigError. Each
+is also the built-in error that a caller from Python expects.
 """
 
 
 class UserError(Exception):
-    """A mistake that the message alone explains: it names the argument or file, what was expected and what came."""
+    """A mistake that the message alone explains: it names the argument or file, and what was expected and given."""
 
 
 class DataError(UserError, ValueError):
@@ -14,11 +14,11 @@ class DataError(UserError, ValueError):
 
 
 class RunError(UserError, RuntimeError):
-    """This machine, run directory or run cannot do what was asked."""
+    """A request that this machine, run directory or run cannot fulfil."""
 
 
 class ContactLost(RunError):
-    """Another process of this run is gone. Whoever notices says so, for there is nobody to agree with."""
+    """The loss of another process of this run. Each process that notices reports it, as they can no longer agree."""
 
 
 class ConfigError(UserError, ValueError):
@@ -26,5 +26,5 @@ class ConfigError(UserError, ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says, without the pages that may follow."""
+    """Return the first line of a foreign error's message, without the pages that may follow."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """Evaluate a trained model: ELBO, KL of each latent dimension, importance-weighted likelihood.
 
-The ELBO has one sample of z an image, that of the test loss of training; -log p(x) has K, with --iw K. All in nats per
-image.
+The ELBO uses one sample of z per image, the one that the test loss of training uses; -log p(x) uses K, with --iw K. All
+values are in nats per image.
 """
 
 import argparse
@@ -39,20 +39,20 @@ def evaluate(
     partial: Path | None = None,
     printer: Printer | None = None,
 ) -> dict[str, Any]:
-    """What there is to say in numbers about a model on some images, in nats per image.
+    """Measure a model on some images, and return the results in nats per image.
 
     Args:
         trained, selection: the model and the images, from `Trained.open` and `Trained.images`.
-        iw: K, the samples of the importance-weighted estimate; 0 for none.
-        seed: of the noise; the run's gives the test loss that its training reported.
-        threshold: a dimension is active if the variance of the posterior's mean is above it.
-        partial: a file that keeps the estimates so far: the next call goes on with them. It stays, for the caller to
-            remove once the result is kept.
+        iw: K, the number of samples of the importance-weighted estimate; 0 for none.
+        seed: the seed of the noise; the run's seed gives the test loss that its training reported.
+        threshold: a dimension is active if the variance of its posterior mean is above this.
+        partial: a file that keeps the estimates so far, from which the next call continues. The caller removes it once
+            the result is saved.
         printer: shows progress.
 
     Returns:
-        What JSON can hold: model, images, images_sha256 (of their pixels as the model sees them), binarize, loss, nll,
-        kl, nll_minus_entropy (null unless the pixels are as they are),
+        Values that JSON can hold: model, images, images_sha256 (of their pixels as the model sees them), binarize,
+        loss, nll, kl, nll_minus_entropy (null if the pixels are binarized),
         kl_per_dimension, mean_variance, active_units and, with iw, importance_weighted.
     """
     if iw < 0:
@@ -83,9 +83,9 @@ def evaluate(
 def importance_weighted(
     model: VAE, pixels: Pixels, samples: int, seed: int, partial: Path | None = None, printer: Printer | None = None
 ) -> dict[str, Any]:
-    """The mean of -log p(x) over images [N, D] and its standard error; seconds are of all calls that it took.
+    """Return the mean of -log p(x) over images [N, D] and its standard error; `seconds` covers all calls that it took.
 
-    After a signal Interrupted; what has been estimated is in `partial`, if there is one.
+    Raise Interrupted after a signal; `partial`, if given, then holds the estimates so far.
     """
     estimates = Estimates(partial, model, pixels, samples, seed)
     first = len(estimates)
@@ -96,7 +96,7 @@ def importance_weighted(
             show(len(estimates), -float(estimates.values.mean()))
             if received:
                 estimates.save()
-                raise Interrupted(received[0], "the same command goes on" if estimates.are_kept else None)
+                raise Interrupted(received[0], "run the same command to continue" if estimates.are_kept else None)
     estimates.save()
     values, seconds = estimates.values, estimates.seconds
     return {
@@ -109,7 +109,7 @@ def importance_weighted(
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:
-    """The result for people to read."""
+    """Yield the lines that show the result to people."""
     yield f"model         {result['model']}"
     yield f"images        {result['images']}"
     yield f"loss          {result['loss']:.2f} nats per image (nll {result['nll']:.2f} + kl {result['kl']:.2f})"
@@ -150,7 +150,7 @@ def _run(chosen: argparse.Namespace) -> None:
         printer=Printer(stderr=True),
     )
     print(strict_json.dumps(result, indent=1) if chosen.json else "\n".join(table(result)), flush=True)
-    if out is not None:  # after it is printed: a full disk takes no result away
+    if out is not None:  # after printing, so that a full disk loses no result
         atomic.replace(out, strict_json.dumps(result, indent=1).encode())
         _partial(out).unlink(missing_ok=True)
 
@@ -164,10 +164,10 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", __doc__, "--iw 5000", out="a file for the result as JSON (default: in RUN/evaluations/)"
     )
     parser.add_argument(
-        "--iw", type=numbers.whole_number, default=0, metavar="K", help="importance samples an image for -log p(x)"
+        "--iw", type=numbers.whole_number, default=0, metavar="K", help="importance samples per image for -log p(x)"
     )
     parser.add_argument(
-        "--seed", type=numbers.whole_number, help="of the noise (default: the run's, which gives its test loss)"
+        "--seed", type=numbers.whole_number, help="seed of the noise (default: the run's, which gives its test loss)"
     )
     parser.add_argument(
         "--active-threshold",

@@ -1,7 +1,7 @@
 """Export a trained model: safetensors and JSON, torch.export's .pt2, ONNX, a model card. Each is read back and checked.
 
-The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and gives mu and logvar, [B, Z] each; the decoder takes z,
-[B, Z], and gives logits [B, C, H, W], whose sigmoid is the image.
+The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and returns mu and logvar, [B, Z] each; the decoder takes
+z, [B, Z], and returns logits [B, C, H, W], whose sigmoid is the image.
 """
 
 import argparse
@@ -34,12 +34,12 @@ FILES = {
     "pt2": "`encoder.pt2`, `decoder.pt2`: `torch.export.load(file).module()`, for any batch",
     "onnx": f"`encoder.onnx`, `decoder.onnx`: opset {OPSET}, for any batch",
 }
-CHECKED = 8  # images a comparison has; another number than the example's, for the batch must be free
-TOLERANCE = {"safetensors": 0.0, "pt2": 1e-5, "onnx": 1e-4}  # of the largest value: products in another order
+CHECKED = 8  # images in a comparison; not the example's number, because the batch size must be dynamic
+TOLERANCE = {"safetensors": 0.0, "pt2": 1e-5, "onnx": 1e-4}  # of the largest value: sums in another order
 
 
 class PlainEncoder(nn.Module):
-    """The encoder in PyTorch's own modules alone, so that what is exported needs nothing of ours."""
+    """The encoder built from PyTorch's own modules alone, so that an export needs nothing from this package."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class PlainEncoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """The decoder, likewise."""
+    """The decoder built from PyTorch's own modules alone, for the same reason."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -65,17 +65,17 @@ class PlainDecoder(nn.Module):
 
 @pytorch_state.as_it_starts()
 def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safetensors", "pt2")) -> dict[str, float]:
-    """Write the exports and a model card into a new directory, which is whole or not there.
+    """Write the exports and a model card into a new directory, which appears complete or not at all.
 
     Args:
         trained: the model.
         directory: must not exist.
-        formats: of `FORMATS`; safetensors is always there, so that `vae_fast.load` takes every export.
+        formats: any of `FORMATS`; safetensors is always written, so that `vae_fast.load` accepts every export.
 
     Returns:
-        By format the largest difference to the model, of the largest value, after reading it back.
+        By format, the largest difference from the model after reading it back, relative to the largest value.
 
-    Raises RunError for a directory that exists, a package that is missing, or an export that is not the model.
+    Raises RunError for a directory that exists, a package that is missing, or an export that differs from the model.
     """
     if os.path.lexists(directory):
         raise RunError(f"--out: {directory} exists; remove it or name another")
@@ -96,7 +96,10 @@ Halves = tuple[Callable[[Tensor], Sequence[Tensor]], Callable[[Tensor], Sequence
 
 
 def _checked(name: str, model: VAE, directory: Path) -> float:
-    """Write one format, read it back, and hold both halves against the model's on batches of other sizes."""
+    """Write one format, read it back, and compare both halves with the model's on batches of other sizes.
+
+    Return the largest difference, relative to the largest value.
+    """
     encode, decode = WRITERS[name](model, directory)
     worst = 0.0
     generator = torch.Generator().manual_seed(0)
@@ -110,7 +113,7 @@ def _checked(name: str, model: VAE, directory: Path) -> float:
             ]
         for ours, theirs in pairs:
             off = float((theirs - ours).abs().max() / ours.abs().max())
-            if not off <= TOLERANCE[name]:  # NaN is not
+            if not off <= TOLERANCE[name]:  # true for NaN too
                 raise RunError(
                     f"{name}: read back, it is off by {off:.1e} of the largest value; {TOLERANCE[name]:.0e} is allowed"
                 )
@@ -130,7 +133,7 @@ def _pt2(model: VAE, directory: Path) -> Halves:
     for name, half, example in _halves(model):
         program = torch.export.export(half, (example,), dynamic_shapes=({0: torch.export.Dim("B")},))
         file, content = directory / f"{name}.pt2", io.BytesIO()
-        torch.export.save(program, content)  # not to the file: where the disk is full, PyTorch ends the process
+        torch.export.save(program, content)  # not to the file: if the disk is full, PyTorch ends the process
         atomic.write(file, content.getvalue())
         loaded.append(torch.export.load(file).module())
     encoder, decoder = loaded
@@ -138,7 +141,7 @@ def _pt2(model: VAE, directory: Path) -> Halves:
 
 
 def _onnx(model: VAE, directory: Path) -> Halves:
-    for package in ("onnxscript", "onnxruntime"):  # torch.onnx would say it in pages
+    for package in ("onnxscript", "onnxruntime"):  # torch.onnx would report this in pages of text
         if find_spec(package) is None:
             raise RunError(f"--formats onnx: {package} is not installed: pip install 'vae_fast[onnx]'")
     import onnxruntime
@@ -170,7 +173,7 @@ def _onnx(model: VAE, directory: Path) -> Halves:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch.onnx says of its own code, and of packages that it could make use of."""
+    """Silence what torch.onnx reports about its own code and about packages that it could use."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -188,7 +191,7 @@ WRITERS: dict[str, Callable[[VAE, Path], Halves]] = {"safetensors": _safetensors
 
 
 def _halves(model: VAE) -> list[tuple[str, nn.Module, Tensor]]:
-    """Name, module and example of its input."""
+    """Return the name, the module and an example input of each half."""
     return [
         ("encoder", PlainEncoder(model).eval(), torch.rand(2, *model.input_shape)),
         ("decoder", PlainDecoder(model).eval(), torch.randn(2, model.latent)),

@@ -1,4 +1,4 @@
-"""Walk from image to image through the latent space of a trained model. A PNG grid, and the images as .npy."""
+"""Walk from image to image through the latent space of a trained model; write a PNG grid and the images as .npy."""
 
 import argparse
 import sys
@@ -13,14 +13,14 @@ from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import ConfigError
 from vae_fast.runtime import pytorch_state
 
-PAIRS = 6  # of the first images, if none are named
+PAIRS = 6  # pairs of the first images, if no indices are given
 
 
 @pytorch_state.as_it_starts()
 def interpolate(trained: Trained, begin: Tensor, end: Tensor, steps: int, path: str = "spherical") -> Tensor:
-    """[N, steps, *input_shape] in [0, 1] from images `begin` [N, ...] to `end` [N, ...], both ends included.
+    """Return [N, steps, *input_shape] in [0, 1] from images `begin` [N, ...] to `end` [N, ...], both ends included.
 
-    path: "linear" or "spherical" (`latent_paths`), between the means of their posteriors.
+    path: "linear" or "spherical" (see `latent_paths`), between the means of their posteriors.
     """
     if path not in latent_paths.PATHS:
         raise ValueError(f"path: expected one of {', '.join(latent_paths.PATHS)}, got {path!r}")
@@ -45,16 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = run_arguments.opened(chosen)
     indices = chosen.indices or list(range(min(2 * PAIRS, len(selection.pixels) // 2 * 2)))
-    if len(indices) % 2 or not indices:  # none: of a single image
+    if len(indices) % 2 or not indices:  # empty if there is a single image
         raise ConfigError(f"--indices: expected pairs, from and to, got {len(indices)} of them")
     begins, ends = indices[::2], indices[1::2]
     images = interpolate(trained, selection.pick(begins), selection.pick(ends), chosen.steps, chosen.path)
-    captions = [[f"{_said(selection, a)} to {_said(selection, b)}"] for a, b in zip(begins, ends, strict=True)]
+    captions = [[f"{_caption(selection, a)} to {_caption(selection, b)}"] for a, b in zip(begins, ends, strict=True)]
     name = f"interpolations-{chosen.path}{chosen.steps}-{selection.slug}-{output.listed(indices)}"
     output.save_pictures(trained, chosen.out, name, list(images), images, captions)
 
 
-def _said(selection: Selection, index: int) -> str:
+def _caption(selection: Selection, index: int) -> str:
     label = selection.label(index)
     return f"image {index}" + (f" ({label})" if label else "")
 

@@ -1,4 +1,4 @@
-"""Paths as people give them."""
+"""Paths as users write them."""
 
 import os
 
@@ -6,9 +6,9 @@ from vae_fast.errors import ConfigError
 
 
 def expanded(name: str, path: str | os.PathLike[str]) -> str:
-    """The path with ~ expanded. ConfigError, which names the setting, for one that cannot be recorded or opened.
+    """Return the path with ~ expanded; raise ConfigError, naming the setting, if it cannot be recorded or opened.
 
-    A name that is not UTF-8 could stand neither in config.toml nor on a page.
+    A path that is not UTF-8 could be written neither to config.toml nor to a page.
     """
     text = os.path.expanduser(os.fspath(path))
     if not text:

@@ -1,4 +1,4 @@
-"""Reconstruct images with a trained model: below each the decoded mean of its posterior. A PNG grid, and .npy."""
+"""Reconstruct images with a trained model by decoding their posterior means; write a PNG grid of both, and .npy."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from vae_fast.runtime import pytorch_state
 
 @pytorch_state.as_it_starts()
 def reconstruct(trained: Trained, images: Tensor) -> Tensor:
-    """[N, *input_shape] in [0, 1], of images [N, ...], uint8 or float."""
+    """Return [N, *input_shape] in [0, 1], the reconstructions of images [N, ...], uint8 or float."""
     return generate.reconstruct(trained.model, images)
 
 

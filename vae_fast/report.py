@@ -31,15 +31,15 @@ from vae_fast.models.vae import VAE
 from vae_fast.reporting import pictures, webpage
 from vae_fast.runtime import pytorch_state
 
-SLIDERS, REACH = 12, 3  # how many, and how far they go
+SLIDERS, REACH = 12, 3  # number of sliders, and how far each goes from 0
 MAPPED = 2000  # images on the map
 STARTS = 6  # images from which the explorer can start
-EXACT = 1 / 255  # how far half precision may be off in a pixel; else the page holds single precision
+EXACT = 1 / 255  # largest error of a pixel in half precision; above it the page holds single precision
 
 
 @pytorch_state.as_it_starts()
 def report(trained: Trained, selection: Selection) -> str:
-    """The page, as a string of HTML."""
+    """Return the page as a string of HTML."""
     model = trained.model
     found = latents.survey(model, selection.pixels.flatten(1))
     shown = selection.pick(range(min(48, len(selection.pixels))))
@@ -89,9 +89,10 @@ def _losses(trained: Trained) -> Iterator[str]:
     pixels = pixel_kind(trained.config.binarize, trained.image_shape)
     curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
     keys = [f"{part}_{key}" for part in series for key in ("loss", "nll", "kl")]
-    told = observed(records)
+    observations = observed(records)
     rows = [
-        [str(r["epoch"]), *(nats(r.get(key)) for key in keys), nats(r.get("seconds")), r["observation"]] for r in told
+        [str(r["epoch"]), *(nats(r.get(key)) for key in keys), nats(r.get("seconds")), r["observation"]]
+        for r in observations
     ]
     head = ["epoch", *(key.replace("_", " ") for key in keys), "seconds", "observation"]
     seconds = sum(r.get("seconds") or 0 for r in records)
@@ -100,7 +101,7 @@ def _losses(trained: Trained) -> Iterator[str]:
         "Training",
         curve,
         webpage.note(
-            f"{told[-1]['observation']}; {len(records)} epochs, {seconds:.2f} s of training steps, "
+            f"{observations[-1]['observation']}; {len(records)} epochs, {seconds:.2f} s of training steps, "
             f"{speed:,.0f} images/s (median epoch)"
         ),
         webpage.folded("every epoch", webpage.table("losses by epoch", head, rows, numbers=True)),
@@ -118,7 +119,7 @@ def _settings(trained: Trained) -> Iterator[str]:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name in ("data", "data_root"):  # where things lie on this machine is nobody's business
+    if name in ("data", "data_root"):  # where files are on this machine is private
         return PurePath(value).name
     return value if isinstance(value, str) else strict_json.dumps(value)
 
@@ -130,8 +131,8 @@ def _reconstructions(trained: Trained, images: Tensor) -> str:
 
 
 def _drawn_as(trained: Trained) -> str:
-    said = pictures.drawn_as(trained.image_shape[0])
-    return webpage.note(f"All pictures on this page are {said}.") if said else ""
+    remark = pictures.drawn_as(trained.image_shape[0])
+    return webpage.note(f"All pictures on this page are {remark}.") if remark else ""
 
 
 def _samples(trained: Trained) -> str:
@@ -156,7 +157,7 @@ def _grid(rows: Sequence[Tensor], description: str) -> str:
 
 
 def _map(trained: Trained, selection: Selection) -> Iterator[str]:
-    """The posterior's means in the plane of their two largest principal components."""
+    """Yield a drawing of the posterior means in the plane of their two largest principal components."""
     count = min(MAPPED, len(selection.pixels))
     points = generate.means(trained.model, selection.pixels[:count].to("cpu")).double()
     points = points - points.mean(0)
@@ -167,7 +168,7 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     labels = None if selection.labels is None else selection.labels[:count].tolist()
     coloured = ", each drawn as its label" if labels else ""
     text = f"Posterior means of {count:,} images along their first two principal components{held}{coloured}"
-    flat = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))  # of a single latent dimension
+    flat = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))  # if there is a single latent dimension
     yield webpage.scatter([(x, y) for x, y in flat.tolist()], labels, text)
 
 
@@ -190,7 +191,7 @@ def _explorer(found: latents.Latents, starts: int) -> str:
 
 
 def _embedded(model: VAE, means: Tensor, shape: Sequence[int]) -> dict[str, Any]:
-    """The decoder and some latents for the page's script; widths, then weights [out, in] and biases layer by layer."""
+    """Return the decoder and some latents for the page's script; weights are [out, in], then biases, layer by layer."""
     layers = model.decoder.layers()
     flat = torch.cat([p.detach().flatten().float().cpu() for layer in layers for p in (layer.weight, layer.bias)])
     half = flat.half()
@@ -207,9 +208,9 @@ def _embedded(model: VAE, means: Tensor, shape: Sequence[int]) -> dict[str, Any]
 
 
 def _half_is_enough(model: VAE, means: Tensor) -> bool:
-    """Whether no pixel of some images moves by more than EXACT when the decoder's weights are rounded to half.
+    """Return whether no pixel changes by more than EXACT when the decoder's weights are rounded to half precision.
 
-    At the starts, at draws of the prior, and at both ends of every slider.
+    The images compared are decoded from the starts, from draws of the prior, and from both ends of every slider.
     """
     rounded = VAE(**model.hyperparameters)
     rounded.load_state_dict({name: t.cpu().half().float() for name, t in model.state_dict().items()})

@@ -1,4 +1,4 @@
-"""Draw images from a trained model: z ~ N(0, I), decoded. A PNG grid, and the images as .npy."""
+"""Draw images from a trained model by decoding z ~ N(0, I); write a PNG grid and the images as .npy."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from vae_fast.runtime import pytorch_state
 
 @pytorch_state.as_it_starts()
 def sample(trained: Trained, count: int, seed: int = 0) -> Tensor:
-    """[count, *input_shape] in [0, 1], a function of the model and the seed; image i is the same for any count."""
+    """Return [count, *input_shape] in [0, 1], given by the model and the seed; image i is the same for any count."""
     return generate.sample(trained.model, count, seed)
 
 

@@ -25,21 +25,21 @@ from vae_fast.objectives.priors import standard_normal
 from vae_fast.reporting import terminal
 from vae_fast.runtime import pytorch_state
 
-CALLS = 50  # of each layer, for its time
-SHOWN = 8  # values of a vector
+CALLS = 50  # timed calls of each layer
+SHOWN = 8  # values of a vector that are printed
 
 
 @pytorch_state.as_it_starts()
 @torch.inference_mode()
 def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0) -> dict[str, Any]:
-    """All that the command shows, as JSON can hold it.
+    """Return everything that the command shows, as values that JSON can hold.
 
     Returns:
         model; image: index, label, data, pixels; loss: nll, kl and loss of this image, in nats; stages: raw,
         normalised, mu, logvar, eps, z, decoded, each with name, shape, dtype and values ([H, W] or [C, H, W] for
         images, [Z] for latents); training: the run's records, each with its `observation`; layers: name, kind, in, out,
-        parameters, flops (of one image; a product with an n x m matrix and its bias is 2 n m) and microseconds (median,
-        of one image).
+        parameters, flops (for one image; a product with an n x m matrix and its bias is 2 n m) and microseconds
+        (median, for one image).
     """
     raw = selection.pick([index])  # [1, C, H, W]
     x = floats(raw)
@@ -78,19 +78,19 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
 
 
 def _plane(image: Tensor) -> Tensor:
-    """[1, C, H, W] -> [H, W] of a single channel, else [C, H, W]."""
+    """Return an image [1, C, H, W] as [H, W] if it has a single channel, else as [C, H, W]."""
     return image[0, 0] if image.shape[1] == 1 else image[0]
 
 
 def layers(trained: Trained, image: Tensor) -> Iterator[dict[str, Any]]:
-    """Each layer on one image [1, ...], in the order in which it is called."""
+    """Yield the measurements of each layer on one image [1, ...], in the order in which the layers are called."""
     called: list[tuple[str, nn.Module, Tensor]] = []
 
     def note(name: str, module: nn.Module) -> Any:
         return module.register_forward_pre_hook(lambda _, inputs: called.append((name, module, inputs[0])))
 
     leaves = [(name, m) for name, m in trained.model.named_modules() if not list(m.children())]
-    handles = [note(name, m) for name, m in leaves if not isinstance(m, nn.Sequential)]  # an empty one is no layer
+    handles = [note(name, m) for name, m in leaves if not isinstance(m, nn.Sequential)]  # skip an empty one
     try:
         trained.model(image.flatten(1).to(trained.device), 0, 0)
     finally:
@@ -120,8 +120,8 @@ def _median_time(module: nn.Module, x: Tensor) -> float:
     return statistics.median(once() for _ in range(CALLS))
 
 
-def told(found: dict[str, Any]) -> Iterator[str]:
-    """The trace for people to read."""
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that show the trace to people."""
     stages = {stage["name"]: stage for stage in found["stages"]}
     values = {name: torch.tensor(stage["values"], dtype=torch.float32) for name, stage in stages.items()}
     image = found["image"]
@@ -141,14 +141,14 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     span = f"from {decoded.min():.3f} to {decoded.max():.3f}"
     yield f"\n5  decoder: means of the pixels, {span}  {_shape(stages['decoded'])}  the input | decoded"
     left, right = (terminal.image(_grey(values[name]), double=False) for name in ("normalised", "decoded"))
-    yield from terminal.beside(left, right)
+    yield from terminal.side_by_side(left, right)
     yield _loss(found["loss"])
     yield from _training(found["training"])
     yield from _layers(found["layers"])
 
 
 def _grey(image: Tensor) -> Tensor:
-    """[H, W] of [H, W] or [C, H, W], for a drawing."""
+    """Return an image [H, W] or [C, H, W] as [H, W], for a drawing."""
     return image if image.dim() == 2 else image.mean(0)
 
 
@@ -166,7 +166,7 @@ def _loss(loss: dict[str, float]) -> str:
 def _normalised(raw: Tensor, x: Tensor, dtype: str) -> str:
     if dtype != "uint8":
         return "   as they are: float pixels"
-    position = int((raw - 150).abs().argmin())  # the pixel nearest to the example that everybody knows
+    position = int((raw - 150).abs().argmin())  # the pixel closest to 150, the well-known example
     place = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(position), raw.shape))
     return f"   pixel [{place}]: {raw.flatten()[position]:.0f} / 255 = {x.flatten()[position]:.3f}"
 
@@ -208,7 +208,7 @@ def _vector(values: Tensor) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = run_arguments.parser("trace", __doc__, "--index 7")
-    parser.add_argument("--index", type=numbers.whole_number, default=0, help="of the image (default: 0)")
+    parser.add_argument("--index", type=numbers.whole_number, default=0, help="index of the image (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON, with all values, instead")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = run_arguments.opened(chosen)
     found = trace(trained, selection, chosen.index, trained.seed)
-    print(strict_json.dumps(found, indent=1) if chosen.json else "\n".join(told(found)))
+    print(strict_json.dumps(found, indent=1) if chosen.json else "\n".join(lines(found)))
 
 
 if __name__ == "__main__":

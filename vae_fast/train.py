@@ -1,7 +1,7 @@
 """Train a VAE: data, epochs, evaluation, checkpoints, signals. `python -m vae_fast.train --help`
 
-One batch's way: `splits` reads the images, `sampler` says which a step sees, `engine` gathers, trains and counts;
-`trainer` strings the epochs together and writes what the run leaves behind.
+The path of a batch: `splits` reads the images, `sampler` chooses those of a step, `engine` gathers, trains and counts;
+`trainer` runs the epochs and writes the files of the run.
 """
 
 import sys
@@ -34,7 +34,7 @@ from vae_fast.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Run:
-    """What `fit` returns: the run directory, the trained model, and the records of metrics.jsonl, one per epoch."""
+    """The result of `fit`: the run directory, the trained model, and the records of metrics.jsonl, one per epoch."""
 
     directory: Path
     model: VAE = field(repr=False)
@@ -43,10 +43,10 @@ class Run:
 
 @pytorch_state.as_it_starts()
 def fit(config: Config) -> Run:
-    """Train as `config` says, printing progress; in the processes that torchrun started, if it did, all at once.
+    """Train with the settings of `config` and print progress; under torchrun, its processes train together.
 
     Raises:
-        ConfigError, DataError, RunError: what the user can mend; the message says how.
+        ConfigError, DataError, RunError: for what the user can fix; the message says how.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     if not isinstance(config, Config):
@@ -83,7 +83,7 @@ def _trained(config: Config, directory: RunDirectory, printer: Printer, group: P
 
 
 def _finish(trainer: Trainer) -> None:
-    """Draw the run's pictures, and print what it reached and where everything is."""
+    """Draw the run's pictures, and print its results and where everything is."""
     config, splits, directory = trainer.config, trainer.splits, trainer.directory
     images = splits.train if splits.test is None else splits.test
     treatment = transforms.pixel_kind(config.binarize, splits.image_shape)
@@ -95,7 +95,7 @@ def _finish(trainer: Trainer) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; its exit code is as in `exit_codes`."""
+    """Run the command line and return its exit code, as listed in `exit_codes`."""
     given = sys.argv[1:] if arguments is None else arguments
     return exit_code(lambda: fit(join().on_rank0(parse, given)), quiet_before="training")
 

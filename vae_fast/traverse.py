@@ -1,4 +1,4 @@
-"""Sweep latent dimensions of a trained model through the prior's quantiles. A PNG grid, and the images as .npy."""
+"""Sweep latent dimensions of a trained model through the prior's quantiles; write a PNG grid and the images as .npy."""
 
 import argparse
 import sys
@@ -14,14 +14,14 @@ from vae_fast.cli.exit_codes import exit_code
 from vae_fast.errors import ConfigError
 from vae_fast.runtime import pytorch_state
 
-ROWS = 10  # dimensions, if none are named: those that carry most
+ROWS = 10  # dimensions, if none are given: those with the largest KL
 
 
 @pytorch_state.as_it_starts()
 def traverse(trained: Trained, dimensions: Sequence[int], steps: int, around: Tensor | None = None) -> Tensor:
-    """[len(dimensions), steps, *input_shape] in [0, 1]: each dimension at the quantiles of N(0, 1), the others held.
+    """Return [len(dimensions), steps, *input_shape] in [0, 1]: each dimension at N(0, 1) quantiles, the others fixed.
 
-    around: latents [Z] at which the others stay; the prior's mean if None.
+    around: latents [Z] at which the others are fixed; the prior's mean if None.
     """
     centre = torch.zeros(trained.model.latent) if around is None else around
     return generate.decode(trained.model, latent_paths.sweeps(centre, dimensions, latent_paths.quantiles(steps)))
@@ -34,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=numbers.whole_number,
         nargs="+",
         metavar="J",
-        help=f"default: the {ROWS} that carry most",
+        help=f"default: the {ROWS} with the largest KL",
     )
     parser.add_argument("--steps", type=numbers.at_least_two, default=11, help="default: %(default)s")
     parser.add_argument(
         "--around",
         type=numbers.whole_number,
         metavar="I",
-        help="an image, at whose posterior's mean the others stay",
+        help="index of an image, at whose posterior mean the others are fixed",
     )
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 

@@ -1,1 +1,1 @@
-"""Who takes part: every way to train the same network."""
+"""The contenders: every way to train the same network."""

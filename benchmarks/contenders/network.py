@@ -1,4 +1,4 @@
-"""The network that all train, as PyTorch writes it, and the weights from which all start.
+"""The network that all contenders train, in plain PyTorch, and the weights that all start from.
 
 784-400-20-400-784 with ReLU, and the weights of `vae_fast.VAE()` made after torch.manual_seed(0).
 """
@@ -12,11 +12,11 @@ import vae_fast as vf
 
 D, H, Z = 784, 400, 20  # pixels, hidden units, latent dimensions
 Trainer = Callable[[Tensor], float]
-"""Trains on the images that its steps take, int64 [S, B] on the CPU, in this order: their mean loss, nats an image"""
+"""trains on the images of its steps, int64 [S, B] on the CPU, in order; returns their mean loss, nats per image"""
 
 
 def initial_model() -> vf.VAE:
-    """The network as this engine has it."""
+    """Return this engine's network with the initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return vf.VAE()
@@ -34,11 +34,11 @@ class Network(nn.Module):
         self.load_state_dict(dict(zip(self.state_dict(), initial_model().state_dict().values(), strict=True)))
 
     def stats(self, x: Tensor) -> Tensor:
-        """With `decoder` what `vae_fast.training.validation` asks of a model; x uint8."""
+        """Return [B, 2 Z] for uint8 x; with `decoder`, it is all that `vae_fast.training.validation` needs."""
         stats: Tensor = self.encoder(x / 255)
         return stats
 
 
 def floats(pixels: Tensor) -> Tensor:
-    """uint8 [N, D] on any device -> float32 in [0, 1] in the host's memory, where the loaders of libraries want it."""
+    """Return uint8 [N, D] of any device as float32 in [0, 1] in the host's memory, where libraries' loaders need it."""
     return pixels.cpu().float() / 255

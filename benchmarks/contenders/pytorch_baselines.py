@@ -1,6 +1,7 @@
-"""The VAE as people write it in PyTorch, from the common script to what a careful user makes of it.
+"""The VAE in ordinary PyTorch, from the common script to what a careful user makes of it.
 
-Each `build` takes a network and gives its trainer, which returns once all is done. The noise is of torch's generator.
+Each `build` takes a network and returns its trainer, which returns once all the work is done. The noise comes from
+torch's generator.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 class CommonVAE(nn.Module):
     """The network of pytorch/examples' vae/main.py: two heads for the posterior, pixels rather than logits."""
 
-    likelihood = vf.VAE.likelihood  # with `stats` and `decoder` what validation asks for
+    likelihood = vf.VAE.likelihood  # with `stats` and `decoder`, all that validation needs
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,13 +52,13 @@ class CommonVAE(nn.Module):
         return logits
 
     def stats(self, x: Tensor) -> Tensor:
-        """With `decoder` what `vae_fast.training.validation` asks of a model; x uint8."""
+        """Return [B, 2 Z] for uint8 x; with `decoder`, it is all that `vae_fast.training.validation` needs."""
         h = F.relu(self.fc1(x / 255))
         return torch.cat((self.fc21(h), self.fc22(h)), dim=1)
 
 
 class CarefulVAE(Network):
-    """With good habits: logits, and one product for both halves of the posterior."""
+    """The network with good habits: logits, and one product for both halves of the posterior."""
 
     def loss(self, x: Tensor, precision: str) -> Tensor:
         with autocast(x.device, precision):
@@ -69,7 +70,7 @@ class CarefulVAE(Network):
 
 
 class CommonImages(Dataset[tuple[Tensor, int]]):
-    """The work that torchvision's MNIST with the transform ToTensor does for every image."""
+    """A dataset that does the same work for every image as torchvision's MNIST with the transform ToTensor."""
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels.view(-1, 28, 28).cpu()
@@ -84,7 +85,7 @@ class CommonImages(Dataset[tuple[Tensor, int]]):
 
 
 def build_common(model: CommonVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """Images on the device; sigmoid and binary cross entropy, the default Adam, `.item()` every step."""
+    """Return the common trainer: images on the device, sigmoid and cross entropy, default Adam, `.item()` each step."""
 
     def batches(order: Tensor) -> Iterable[Tensor]:
         for rows in order.to(pixels.device):
@@ -94,7 +95,7 @@ def build_common(model: CommonVAE, pixels: Tensor, batch: int, precision: str, s
 
 
 def build_loaded(model: CommonVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """The same, fed by a DataLoader as pytorch/examples' script is; for a GPU by a worker, whose start counts."""
+    """Return the same with a DataLoader, as in pytorch/examples; for a GPU with one worker, whose start counts."""
     images = CommonImages(pixels)
     settings: dict[str, Any] = {"num_workers": 1, "pin_memory": True} if pixels.is_cuda else {}
 
@@ -115,7 +116,7 @@ def _common(model: CommonVAE, pixels: Tensor, precision: str, batches: Callable[
             optimizer.zero_grad()
             with autocast(x.device, precision):
                 y, mu, logvar = model(x)
-            y, mu, logvar = y.float(), mu.float(), logvar.float()  # which binary cross entropy wants under autocast
+            y, mu, logvar = y.float(), mu.float(), logvar.float()  # binary cross entropy needs it under autocast
             nll = F.binary_cross_entropy(y, x, reduction="sum")
             loss = (nll - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())) / len(x)
             scaler.scale(loss).backward()
@@ -128,19 +129,19 @@ def _common(model: CommonVAE, pixels: Tensor, precision: str, batches: Callable[
 
 
 def build_careful(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """Eager, with good habits: logits, PyTorch's fused Adam, no `.item()`."""
+    """Return an eager trainer with good habits: logits, PyTorch's fused Adam, no `.item()`."""
     return _careful(model, pixels, batch, precision, lambda loss_of: loss_of)
 
 
 def build_compiled(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """torch.compile of gather, forward and loss."""
+    """Return a trainer with torch.compile of gather, forward and loss."""
     return _careful(model, pixels, batch, precision, compiled)
 
 
 def build_reduce_overhead(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """torch.compile(mode="reduce-overhead"), which records CUDA graphs by itself."""
+    """Return a trainer with torch.compile(mode="reduce-overhead"), which records CUDA graphs by itself."""
     keep_compiled_code()
-    torch._dynamo.mark_static_address(pixels)  # else its graphs copy all images to a place of their own at each step
+    torch._dynamo.mark_static_address(pixels)  # otherwise its graphs copy all images to their own memory at each step
     compiler = partial(torch.compile, mode="reduce-overhead", fullgraph=True)
     return _careful(model, pixels, batch, precision, compiler)
 
@@ -177,7 +178,7 @@ def _careful(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, comp
 
 @contextmanager
 def _no_trace(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Steps that compile and record, outside of every clock: weights and Adam's state are then as before."""
+    """Undo the steps inside, which compile and record off the clock: restore the weights, zero Adam's state."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with cuda_graphs.preserved(parameters):
         yield
@@ -187,7 +188,7 @@ def _no_trace(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def build_captured(model: CarefulVAE, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """The compiled step with its backward and optimizer, recorded by hand as one CUDA graph."""
+    """Return a trainer whose compiled step, with backward and optimizer, is recorded by hand as one CUDA graph."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
     scaler = _scaler(pixels.device, precision)
     forward = compiled(lambda rows: model.loss(pixels.index_select(0, rows).float() / 255, precision))
@@ -203,7 +204,7 @@ def build_captured(model: CarefulVAE, pixels: Tensor, batch: int, precision: str
         total.add_(loss.detach())
 
     with _no_trace(optimizer):
-        step()  # makes Adam's state
+        step()  # creates Adam's state
         graph = cuda_graphs.capture(step)
 
     def train(order: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Who takes part: every way to train the same network, by name, and why one cannot be had on this machine."""
+"""The contenders by name, and why one is not available on this machine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ class Contender:
 
     label: str
     build: Callable[..., Trainer]
-    """of (network on the device, pixels there, batch, precision, steps a call) its trainer"""
+    """makes its trainer from (network on the device, pixels there, batch, precision, steps per call)"""
     network: Callable[[], nn.Module] | None
-    """None for a peer, which brings its own and is not given one"""
+    """None for a peer, which has its own"""
     ours: bool = False
     compiles: bool = False
     only_on: str | None = None
-    """the kind of device, where it is not for all"""
+    """the only kind of device that it runs on; None for all"""
     records: bool = False
     """whether it replays CUDA graphs, whose memory is not allocated when they run"""
     package: str | None = None
-    """a peer's distribution, whose version is to be stated"""
+    """a peer's distribution, whose version is recorded"""
     own_threads: bool = False
-    """whether it computes on a CPU with other threads than PyTorch's, which have to come to rest first"""
+    """whether it computes on a CPU with threads other than PyTorch's, which have to become idle first"""
 
 
 _COMMON = partial(Contender, network=CommonVAE)
@@ -79,7 +79,7 @@ PEERS: dict[str, Contender] = {
 
 
 def missing(name: str, device: str, precision: str) -> str | None:
-    """Why this contender cannot be had here, or None."""
+    """Return why this contender is not available here, or None."""
     if name in PEERS:
         return peers.reason(name, device, precision)
     contender = EPOCH[name]
@@ -96,7 +96,7 @@ def missing(name: str, device: str, precision: str) -> str | None:
 
 
 def is_missing(params: Mapping[str, Any]) -> bool:
-    """Whether a benchmark's contender cannot be had; of a peer, which is slow to import, that is not known yet."""
+    """Return whether a benchmark's contender is unavailable; for a peer, slow to import, this is not known yet."""
     name, case = params["name"], params["case"]
     return name not in PEERS and missing(name, case.device, case.precision) is not None
 

@@ -1,4 +1,4 @@
-"""This engine's ways through a step, as trainers (see `ordinary`)."""
+"""This engine's ways to take a step, as trainers (see `pytorch_baselines`)."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def config_of(device: str, batch: int, precision: str, **settings: Any) -> vf.Co
 
 
 def build(model: vf.VAE, pixels: Tensor, batch: int, precision: str, steps: int, **settings: Any) -> Trainer:
-    """As it comes on this device but for `settings` of `vf.Config`; compiles and records here."""
+    """Return the engine's trainer, compiled and recorded, with its defaults except `settings` of `vf.Config`."""
     config = config_of(str(pixels.device), batch, precision, **settings)
     engine = Engine(model, pixels, config, make_plan(config)[0], steps)
     engine.warm_up()

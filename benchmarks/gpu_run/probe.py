@@ -1,4 +1,4 @@
-"""What a run on a GPU has to know of its machine before it begins, as JSON: a process of its own, which may fail."""
+"""What a GPU run must know about its machine before it starts, as JSON from a separate process, which may fail."""
 
 import json
 
@@ -10,7 +10,7 @@ from vae_fast.runtime.plan import auto_precision
 
 
 def probe() -> dict[str, str]:
-    """Return the device, what it takes, and which images are there."""
+    """Return the device, its precision and operators, and which images are available."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "device": device.type,

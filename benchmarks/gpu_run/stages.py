@@ -1,7 +1,7 @@
-"""Commands that run within a budget of time: one that fails or hangs is recorded, and the next one runs.
+"""Commands that run within a time budget: one that fails or hangs is recorded, and the next one runs.
 
-Each has a log and a process group of its own. At the end of its time it is asked to stop as by Ctrl-C, so that it can
-write what it has; some seconds later the whole group is killed. Needs the standard library alone.
+Each has its own log and process group. At the end of its time it is asked to stop as by Ctrl-C, so that it can write
+what it has; some seconds later the whole group is killed. This module needs only the standard library.
 """
 
 import os
@@ -25,10 +25,10 @@ class Stage:
     """A command, and how long it may take.
 
     Args:
-        most: seconds it is given; least: with less than that left it is not begun.
-        needed: whether the whole is incomplete where time did not suffice for it.
-        impossible: texts in the log of a command that failed because this machine does not let it run.
-        output: the file for its stdout, where that is not to stand in the log.
+        most: the seconds that it gets; least: with fewer than these left it is not started.
+        needed: whether the run is incomplete if there was not enough time for it.
+        impossible: texts that appear in the log if the command failed because this machine does not let it run.
+        output: the file for its stdout, if that does not go to the log.
     """
 
     name: str
@@ -68,7 +68,7 @@ class _Running:
     asked: bool = False
 
     def is_over(self) -> bool:
-        """Whether it has ended; asks it to, and then makes it."""
+        """Return whether it has ended; once its time is up, ask it to end, and later kill it."""
         now = time.monotonic()
         if self.process.poll() is None:
             if now > self.end + GRACE:
@@ -80,7 +80,7 @@ class _Running:
         return self.process.returncode is not None
 
     def kill(self) -> None:
-        """It and whatever it has started."""
+        """Kill it and everything that it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -88,7 +88,7 @@ class _Running:
 def together(
     stages: Iterable[Stage], deadline: float, folder: Path, cwd: Path, env: Mapping[str, str]
 ) -> list[Outcome]:
-    """Run stages at the same time, their logs into `folder`; all are over GRACE after `deadline` (time.monotonic's)."""
+    """Run stages at the same time, with logs in `folder`; all end within GRACE after `deadline` (time.monotonic's)."""
     outcomes: dict[str, Outcome] = {}
     with _killed_at_the_end() as running:
         for stage in stages:
@@ -103,7 +103,7 @@ def together(
                 running.append(_Running(stage, process, now, now + allowed))
         while running:
             for one in [one for one in running if one.is_over()]:
-                one.kill()  # what it has left behind
+                one.kill()  # whatever it left behind
                 running.remove(one)
                 outcomes[one.stage.name] = _outcome(one, folder / one.stage.log)
             time.sleep(POLL)
@@ -121,7 +121,7 @@ def _killed_at_the_end() -> Iterator[list[_Running]]:
 
 
 def _started(stage: Stage, folder: Path, cwd: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes] | None":
-    """None, with a line in the log, where there is no such program."""
+    """Start a stage; return None, with a line in the log, if its program does not exist."""
     with (folder / stage.log).open("wb") as log, (folder / (stage.output or stage.log)).open("ab") as output:
         log.write(f"$ {shlex.join(stage.command)}\n".encode())
         log.flush()
@@ -135,7 +135,7 @@ def _started(stage: Stage, folder: Path, cwd: Path, env: Mapping[str, str]) -> "
 
 
 def _heed_interrupts() -> None:
-    """What a shell runs in the background is deaf to SIGINT, and so would all be that it starts."""
+    """Handle SIGINT again: what a shell runs in the background ignores it, and its children would, too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,6 +1,6 @@
-"""How vae_fast runs where it is not installed: in a tree of links, with packages that are missing out of wheels.
+"""Running vae_fast where it is not installed: in a tree of links, with missing packages from wheels.
 
-Needs the standard library alone.
+This module needs only the standard library.
 """
 
 import platform
@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_OF_ITS_OWN_NAME = (
+_SAME_NAMES = (
     *("torch", "triton", "numpy", "safetensors", "tyro", "docstring_parser", "typeguard", "rich", "mdurl", "pygments"),
     *("platformdirs", "matplotlib", "pytest", "hypothesis"),
 )
-NEEDED = {  # what is imported, and the distribution that brings it
-    **dict(zip(_OF_ITS_OWN_NAME, _OF_ITS_OWN_NAME, strict=True)),
+NEEDED = {  # module: the distribution that provides it
+    **dict(zip(_SAME_NAMES, _SAME_NAMES, strict=True)),
     "tomli_w": "tomli-w",
     "PIL": "pillow",
     "markdown_it": "markdown-it-py",
@@ -31,7 +31,7 @@ FOR_BUILDING = {"setuptools": "setuptools"} | ({} if shutil.which("cmake") else 
 
 
 def linked_tree(tree: Path) -> Path:
-    """vae_fast with its kernels, tests and benchmarks, as an install and a clone would show them."""
+    """Link vae_fast with its kernels, tests and benchmarks into a tree that looks like an install and a clone."""
     (tree / "vae_fast").mkdir(parents=True)
     for path in [*(ROOT / "vae_fast").iterdir(), ROOT / "kernels"]:
         (tree / "vae_fast" / path.name).symlink_to(path)
@@ -41,7 +41,7 @@ def linked_tree(tree: Path) -> Path:
 
 
 def unpacked(wheels: Path | None, site: Path) -> list[Path]:
-    """What is missing here out of a folder of wheels; found by this process too."""
+    """Install what is missing here from a folder of wheels, for this process too; return the paths to add."""
     if wheels is None:
         return []
     if not wheels.is_dir():

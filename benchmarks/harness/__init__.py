@@ -1,1 +1,1 @@
-"""How something is measured: rounds, floors, what a number belongs to, the budget of time."""
+"""The harness for measuring: rounds, floors, metadata and the time budget."""

@@ -1,9 +1,9 @@
-"""How long the benchmarks may take, and how what is left is divided among those that are still to come.
+"""The time budget of the benchmarks, and how the time left is divided among those that have not run yet.
 
-The time left is shared out in proportion to what each benchmark usually takes, so what one does not use goes to those
-after it. Rounds are given up, not waited for: the first takes place whenever it can end in time, the next two may take
-from those after it, the others may not. What cannot be divided, such as compiling, counts as well: no benchmark takes
-more than a third of what is left. It is not begun if it is expected to, and ended if it does.
+The time left is shared in proportion to what each benchmark usually takes, so time that one does not use goes to those
+after it. Rounds are dropped rather than waited for: the first takes place whenever it can end in time, the next two may
+borrow from later benchmarks, the others may not. Work that cannot be divided, such as compiling, counts as well: no
+benchmark takes more than a third of the time left. It is not started if it is expected to, and stopped if it does.
 """
 
 import math
@@ -15,25 +15,26 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 DEFAULT = 450.0  # seconds
-FEWEST = 3  # rounds that may borrow, as a median and its quartiles need them
-BORROWED = 2.0  # times its share may have passed before these
-MOST = 1 / 3  # of what is left, for one of many
-SOON, AGAIN = 0.2, 5.0  # seconds until what is importing is looked at again, and what goes on is told once more
+FEWEST = 3  # rounds that may borrow, because a median and its quartiles need them
+BORROWED = 2.0  # these rounds must end within this multiple of the benchmark's share
+MOST = 1 / 3  # of the time left, for one of many benchmarks
+SOON, AGAIN = 0.2, 5.0  # seconds to the next alarm, during an import and after Spent
 IMPORTING = "<frozen importlib._bootstrap>"
-LESS = 0.9  # is expected of the next one each time that one is not begun: the machine may not stay as busy as it was
+# Each time that a benchmark is not started, its kind's expected time shrinks: the machine may not stay as busy.
+LESS = 0.9
 REASON = "the budget of time was spent"
 
 
 class Spent(BaseException):
-    """There is no time for a benchmark, or not even for its first round.
+    """A signal that there is no time for a benchmark, or not even for its first round.
 
-    No Exception, because those are caught in many places where this can be raised.
+    It is not an Exception, because those are caught in many places where this can be raised.
     """
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Benchmarks that take about as long before their first round."""
+    """A group of benchmarks that take about the same time before their first round."""
 
     name: str
     compiles: bool = False
@@ -41,14 +42,14 @@ class Kind:
 
 @dataclass
 class Budget:
-    """The seconds that all benchmarks may take; None: as long as they want."""
+    """The seconds that all benchmarks together may take; None for no limit."""
 
     seconds: float | None = None
     clock: Callable[[], float] = time.monotonic
-    _usual: dict[str, float] = field(default_factory=dict)  # of each benchmark that has not ended
-    _needed: dict[Kind, float] = field(default_factory=dict)  # to the end of the first round, by what is usual
+    _usual: dict[str, float] = field(default_factory=dict)  # time of each benchmark that has not ended
+    _needed: dict[Kind, float] = field(default_factory=dict)  # to the end of the first round, relative to the usual
     _kind: Kind | None = None
-    _weight: float = 1.0  # of the one that is running
+    _weight: float = 1.0  # usual time of the running benchmark
 
     def __post_init__(self) -> None:
         self._first = self._began = self._last = self.clock()
@@ -61,28 +62,28 @@ class Budget:
 
     @property
     def share_left(self) -> float:
-        """Of the benchmark that is running."""
+        """Return the seconds left of the running benchmark's share."""
         return min(self.left, self._began + self._share - self.clock())
 
     @property
     def most_left(self) -> float:
-        """How long the benchmark that is running may do so at the most."""
+        """Return how many more seconds the running benchmark may take at most."""
         return self._began + self._most - self.clock()
 
     @property
     def expected(self) -> float:
-        """Seconds until all have ended, at the pace of those that have."""
+        """Return the seconds until all have ended, at the pace of those that have."""
         if not self._done:
             return self.left
         pace = (self.clock() - self._first) / self._done
         return max(0.0, min(self.left, pace * sum(self._usual.values())))
 
     def plan(self, usual: Mapping[str, float]) -> None:
-        """Take the benchmarks that are to come, with what each takes usually; in which unit does not matter."""
+        """Register the benchmarks that will run, with the time that each usually takes, in any unit."""
         self._usual = dict(usual)
 
     def begin(self, name: str, kind: Kind) -> None:
-        """Give a benchmark its share. Spent if it is expected to need more than it may take at the most."""
+        """Give a benchmark its share; raise Spent if it is expected to need more than it may take at most."""
         weight, needed = self._usual.get(name, 1.0), self._needed_by(kind)
         share = self.left * weight / max(sum(self._usual.values()), weight)
         most = min(self.left, max(self.left * MOST, share * BORROWED))
@@ -93,9 +94,9 @@ class Budget:
         self._began = self._last = self.clock()
 
     def allows(self, taken: int) -> bool:
-        """Whether there is time for a round more after `taken`; negative: after the rounds that only warm up.
+        """Return whether there is time for another round after `taken`, which is negative during the warm-up.
 
-        To be asked before every round: the last one says what the next will take.
+        Call it before every round: the duration of the last one predicts that of the next.
         """
         now = self.clock()
         lasted, self._last = now - self._last, now
@@ -107,23 +108,23 @@ class Budget:
         return lasted <= min(self.most_left, self._began + borrowed * self._share - now)
 
     def end(self, name: str) -> None:
-        """Return what a benchmark has not used, whether it has begun or not."""
+        """Give back the time that a benchmark has not used, whether or not it was started."""
         self._note()
         self._done += self._usual.pop(name, 0.0)
 
     def _note(self) -> None:
-        """What this kind needed, if that is not known yet."""
+        """Record the time that this kind needed, once for each benchmark."""
         if self._kind is not None:
             self._needed[self._kind] = (self.clock() - self._began) / self._weight
         self._kind = None
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Raise Spent in what runs within, in Python's main thread, when it has taken the most that it may."""
+        """Raise Spent in the body, in Python's main thread, once it has taken the most that it may."""
         if math.isinf(self.most_left) or not hasattr(signal, "SIGALRM"):
             yield
             return
-        before = signal.signal(signal.SIGALRM, _spend)
+        before = signal.signal(signal.SIGALRM, _raise_spent)
         signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.most_left))
         try:
             yield
@@ -132,23 +133,23 @@ class Budget:
             signal.signal(signal.SIGALRM, before)
 
     def _needed_by(self, kind: Kind) -> float:
-        """What the last one of its kind needed; of a kind not seen yet, the most of those that compile as it does.
+        """Return what the last benchmark of this kind needed, relative to its usual time.
 
-        By what is usual for each.
+        For a kind not seen yet, return the most that any other kind needed with the same `compiles`.
         """
         others = (seconds for other, seconds in self._needed.items() if other.compiles == kind.compiles)
         return self._needed.get(kind, max(others, default=0.0))
 
 
 def seconds_of(chosen: float | None, more: bool) -> float | None:
-    """What a Budget is given for --budget; who asks for `more` than usual is not held to what the usual takes."""
+    """Return a Budget's seconds for --budget; by default a run of `more` than the usual benchmarks has no limit."""
     if chosen is None:
         return None if more else DEFAULT
     return chosen or None
 
 
-def _spend(number: int, frame: FrameType | None) -> None:
-    """Not amid an import: half a module would stay behind, and fail whoever imports it next."""
+def _raise_spent(number: int, frame: FrameType | None) -> None:
+    """Raise Spent, but not during an import: half a module would remain and break the next import of it."""
     while frame is not None and frame.f_code.co_filename != IMPORTING:
         frame = frame.f_back
     signal.setitimer(signal.ITIMER_REAL, AGAIN if frame is None else SOON)

@@ -1,4 +1,4 @@
-"""Whether the machine is busy with something else: what is measured then is slower, and the floors as well."""
+"""How busy other processes keep the machine, which slows the measurements and the floors."""
 
 import os
 import time
@@ -6,13 +6,13 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")
 SECONDS = 0.5
-MUCH = 0.1  # of the CPUs, from which on it is said
+MUCH = 0.1  # share of the CPUs from which a warning is given
 IDLE = slice(3, 5)  # idle, and idle while waiting for a disk
-COUNTED = 8  # columns, up to what the host of a virtual machine has taken; those after it are counted in the first two
+COUNTED = 8  # columns, up to the time that a virtual machine's host took; later ones are part of the first two
 
 
 def busy_share(seconds: float = SECONDS) -> float | None:
-    """The share of this process's CPUs that others use, 0 to 1, over so many seconds; None where it is not known."""
+    """Return the share of this process's CPUs that others use, 0 to 1, over `seconds`; None where it is unknown."""
     before = _times()
     time.sleep(seconds)
     after = _times()
@@ -23,14 +23,14 @@ def busy_share(seconds: float = SECONDS) -> float | None:
 
 
 def warning(share: float | None) -> str | None:
-    """What to say of it, in one line; None where there is little of it or nothing known."""
+    """Return a warning in one line; None where the share is small or unknown."""
     if share is None or share < MUCH:
         return None
     return f"other processes use {share:.0%} of the CPUs: what is measured now is slower, and varies more"
 
 
 def _times() -> tuple[float, float, float] | None:
-    """Seconds that have passed on the CPUs of this process, those of them idle, and those that it used itself."""
+    """Return the seconds passed on this process's CPUs, the idle ones among them, and those that it used itself."""
     try:
         lines = [line.split() for line in STAT.read_text().splitlines()]
         usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}

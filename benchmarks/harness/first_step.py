@@ -1,7 +1,7 @@
-"""A process that imports what it needs and makes one training step: `python -m benchmarks.harness.first_step NAME CASE`
+"""A process that imports what it needs and takes one training step: `python -m benchmarks.harness.first_step NAME CASE`
 
-For the suite `startup`, which times whole processes. NAME is one of `contenders.STEP`, CASE a device, a precision and a
-batch size.
+It serves the suite `startup`, which times whole processes. NAME is one of `contenders.registry.STEP`; CASE is a device,
+a precision and a batch size.
 """
 
 import sys

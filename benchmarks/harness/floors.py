@@ -1,6 +1,7 @@
-"""What others are measured against: a step's matrix products alone, a copy of as many bytes, a launch, a graph's node.
+"""The floors that others are compared with: a step's products alone, a copy of as many bytes, a launch, a graph node.
 
-They are the fastest ways that libraries offer, so what computes otherwise, or finds its data in a cache, can beat them.
+They are the fastest that libraries offer, so code that computes differently, or finds its data in a cache, can beat
+them.
 """
 
 import time
@@ -18,30 +19,33 @@ from vae_fast.runtime.plan import DTYPES
 from vae_fast.training import cuda_graphs
 
 LAYERS = ((D, H), (H, 2 * Z), (Z, H), (H, D))
-COPIED = 2**28  # bytes, more than any cache
+COPIED = 2**28  # bytes, more than any cache holds
 NODES = 1000
 LARGE = 1024
-GPU_PASS = 2**31  # bytes: half a millisecond
+GPU_PASS = 2**31  # bytes; a pass over them takes half a millisecond
 
 
 def step_flops(batch: int) -> int:
-    """Of a step's eleven matrix products: forward, the weights' gradients, and the inputs' of all but the first."""
+    """Return the operations of a step's eleven matrix products.
+
+    They are the forward products, the weights' gradients, and the inputs' gradients of all layers but the first.
+    """
     return sum(2 * batch * n * m * (2 if n == D else 3) for n, m in LAYERS)
 
 
 def step_bytes(batch: int, device: str, precision: str) -> int:
-    """What a step cannot do without: parameters and moments read and written in float32, and its uint8 images.
+    """Return the bytes that a step must move: float32 parameters and moments, read and written, and its uint8 images.
 
-    In bfloat16 on a CPU also two copies of each weight, as the products forward and backward read them.
+    In bfloat16 on a CPU it also moves two copies of each weight, which the forward and backward products read.
     """
     copies = 4 if (device, precision) == ("cpu", "bf16") else 0
     return sum((24 + copies) * n * m + 24 * m for n, m in LAYERS) + batch * D
 
 
 def of_steps(steps: int, batch: int, device: str, precision: str) -> tuple[str, Call]:
-    """The floor under some steps, by name: their products, or in bfloat16 on a CPU their bytes, if those take longer.
+    """Return the name and the floor of some steps: their products or, in bfloat16 on a CPU, their bytes if slower.
 
-    There products are taken at the rate of large ones, because libraries are far from it at the shapes of a step.
+    There the products count at the rate of large ones, because libraries are far from that rate at a step's shapes.
     """
     if (device, precision) != ("cpu", "bf16"):
         name, products = products_of_a_step(batch, device, precision)
@@ -54,7 +58,7 @@ def of_steps(steps: int, batch: int, device: str, precision: str) -> tuple[str, 
 
 
 def large_product(precision: str) -> Call:
-    """A product of 1024 x 1024 matrices on a CPU by the fastest library at hand."""
+    """Return a product of 1024 x 1024 matrices on a CPU by the fastest library available."""
     a, b = (torch.randn(LARGE, LARGE, dtype=DTYPES[precision]) for _ in "ab")
     if precision == "fp32" and matmul.USE_ONEDNN:
         return lambda: torch.ops.vae_fast.product(a, b, None)
@@ -62,7 +66,7 @@ def large_product(precision: str) -> Call:
 
 
 def large_products(flops: int) -> Call:
-    """As many operations by bfloat16 products of 1024 x 1024 matrices, the last of fewer rows."""
+    """Return bfloat16 products of 1024 x 1024 matrices with `flops` operations in all; the last one has fewer rows."""
     whole, rest = divmod(flops, 2 * LARGE**3)
     a, b = (torch.randn(LARGE, LARGE, dtype=torch.bfloat16) for _ in "ab")
     rows = [*([LARGE] * whole), round(rest / (2 * LARGE**2))]
@@ -71,7 +75,7 @@ def large_products(flops: int) -> Call:
 
 
 def products_of_a_step(batch: int, device: str, precision: str) -> tuple[str, Call]:
-    """Their name, and the eleven products alone on tensors that are there, by the fastest library at hand."""
+    """Return the name and the call of a step's eleven products, on existing tensors, by the fastest library."""
     dtype = DTYPES[precision]
     pairs = []
     for n, m in LAYERS:
@@ -93,7 +97,7 @@ def products_of_a_step(batch: int, device: str, precision: str) -> tuple[str, Ca
 
 
 def copy_of(size: int, device: str, times: int) -> Call:
-    """`times` copies that read and write `size` bytes in all each, going round more memory than the caches hold."""
+    """Return `times` copies that each read and write `size` bytes in all, cycling through more than the caches hold."""
     half = max(1, size // 2)
     count = min(times, max(2, -(-beyond_caches(device) // size)))
     sources, targets = (torch.randint(256, (count, half), dtype=torch.uint8, device=device) for _ in "st")
@@ -108,7 +112,7 @@ def copy_of(size: int, device: str, times: int) -> Call:
 
 
 def replayed(run: Call) -> Call:
-    """On a GPU: the same, recorded, so that the host's launches do not count."""
+    """Record a call on a GPU and return its replay, so that the host's launches do not count."""
 
     def program() -> None:
         run()
@@ -117,24 +121,24 @@ def replayed(run: Call) -> Call:
 
 
 def sweep(device: str) -> Call:
-    """What leaves the caches in the same state before everyone's turn, whoever had it before."""
+    """Return a call that leaves the caches in the same state before each turn, whoever ran before."""
     if device == "cuda":
-        return lambda: None  # there rounds are long, or replay over more than the cache
+        return lambda: None  # its rounds are long, or replay over more than the cache holds
     other = torch.ones(beyond_caches(device), dtype=torch.uint8)
     return lambda: other.bitwise_not_()
 
 
 def beyond_caches(device: str) -> int:
-    """Bytes, so many that none of them is in the last cache still when its turn comes again.
+    """Return a number of bytes so large that none is still in the last cache when its turn comes again.
 
-    On a GPU so many, too, that a pass over them takes a hundred times as long as the launch of its graph.
+    On a GPU a pass over them also takes a hundred times as long as the launch of its graph.
     """
     return max(4 * cache_bytes(device), GPU_PASS) if device == "cuda" else 2 * cache_bytes(device)
 
 
 @cache
 def cache_bytes(device: str) -> int:
-    """Of the last cache before memory."""
+    """Return the size of the last cache before memory."""
     if device == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     for level in (3, 2):
@@ -145,7 +149,7 @@ def cache_bytes(device: str) -> int:
 
 
 def measure(device: str, batches: list[int]) -> dict[str, Any]:
-    """The machine's ceilings, for the report's roofline; medians are not needed for a best."""
+    """Measure the machine's ceilings for the report's roofline; each is a best time, which needs no medians."""
     copied = min(seconds(copy_of(COPIED, device, 2), device) / 2 for _ in range(5))
     rates = {}
     for batch in batches:
@@ -162,7 +166,7 @@ def measure(device: str, batches: list[int]) -> dict[str, Any]:
 
 
 def _empty_launch() -> float:
-    """Microseconds of the host for a launch of PyTorch's that does next to nothing."""
+    """Return the host's microseconds for a launch by PyTorch that does next to nothing."""
     cell = torch.zeros((), device="cuda")
     best = float("inf")
     for _ in range(5):
@@ -176,7 +180,7 @@ def _empty_launch() -> float:
 
 
 def _empty_node() -> float:
-    """Microseconds of the device for such a kernel as one of many in a graph."""
+    """Return the device's microseconds for such a kernel as one of many in a graph."""
     cell = torch.zeros((), device="cuda")
 
     def nodes() -> None:

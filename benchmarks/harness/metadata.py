@@ -1,4 +1,4 @@
-"""What a number belongs to: its case, the machine, the versions, the state of the repository."""
+"""The context of a number: its case, the machine, the versions and the state of the repository."""
 
 import os
 import platform
@@ -16,12 +16,12 @@ import torch
 from benchmarks.harness.rounds import Rounds
 from vae_fast.runtime.environment import environment
 
-ROOT = Path(__file__).absolute().parents[2]  # where links lead elsewhere, vae_fast is not whole
+ROOT = Path(__file__).absolute().parents[2]  # links are not followed: vae_fast is incomplete where they lead
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a benchmark is about besides its contender."""
+    """A benchmark's device, precision and batch size: all that identifies it besides its contender."""
 
     device: str
     precision: str
@@ -45,14 +45,14 @@ def describe(
     moved: float | None = None,
     **names: Any,
 ) -> None:
-    """Put all that is known of a contender's rounds into the JSON.
+    """Put everything known about a contender's rounds into the JSON.
 
     Args:
-        unit, units: what `ms` is of, and how many a round has.
-        package: whose version is to be stated besides.
-        floor: the name of what was timed as such.
-        images, flops, moved: of a round: images learned from, floating-point operations, bytes moved.
-        names: suite, what, contender, label, ours, shape, and whatever else there is to say.
+        unit, units: what `ms` refers to, and how many of them a round has.
+        package: a distribution whose version is to be recorded as well.
+        floor: the name of what was timed as the floor.
+        images, flops, moved: per round: images trained on, floating-point operations, bytes moved.
+        names: suite, what, contender, label, ours, shape, and any further entries.
     """
     _group(benchmark, " ".join(str(part) for part in (names["suite"], names["what"], case) if part), unit, units)
     seconds = statistics.median(times.contender)
@@ -82,10 +82,10 @@ def describe(
 
 
 def _group(benchmark: Any, name: str, unit: str, units: float) -> None:
-    """Name the table of pytest-benchmark's that it stands in, whose times are those of rounds."""
+    """Name the benchmark's table in pytest-benchmark's output, which shows the times of rounds."""
     size = "" if units == 1 else f", in rounds of {units:.4g} {unit}s"
     benchmark.group = name + size
-    if getattr(benchmark, "stats", None) is not None:  # which has taken the group that there was before the rounds
+    if getattr(benchmark, "stats", None) is not None:  # they hold the group from before the rounds
         benchmark.stats.group = benchmark.group
 
 
@@ -106,14 +106,17 @@ def _facts(device: str) -> dict[str, Any]:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Of pytest-benchmark's JSON, in the place of its own, which names the host."""
+    """Return the machine for pytest-benchmark's JSON, instead of its own description, which names the host."""
     known = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return {"machine": known.pop("device"), **known, "system": f"{platform.system()} {platform.machine()}"}
 
 
 @cache
 def revision() -> str:
-    """Of git, with a + where files differ from it. Outside a repository what VAE_FAST_REVISION says, or "unknown"."""
+    """Return git's revision, with a + where files differ from it.
+
+    Outside a repository, return the value of VAE_FAST_REVISION, or "unknown".
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)

@@ -1,8 +1,8 @@
-"""One operator's ways, forward and backward: checked against the exact result, then timed in turns with eager PyTorch.
+"""The implementations ("ways") of an operator, checked against the exact result and timed in turns with eager PyTorch.
 
-A round calls a way once on each of many sets of random inputs, which together are larger than the last cache, so that
-none finds its inputs there; of the smallest inputs, `MOST_SETS`. On a GPU the calls of a round are recorded and
-replayed: what the host needs for a launch does not count.
+A round calls a way, forward or backward, once on each of many sets of random inputs. Together they are larger than the
+last cache, so that no call finds its inputs there; for the smallest inputs there are `MOST_SETS`. On a GPU the calls of
+a round are recorded and replayed: the host's time for a launch does not count.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +27,16 @@ Check = Callable[[Tensors, Tensors, Tensors, Tensors], None]
 
 @dataclass(frozen=True)
 class Operator:
-    """What is measured.
+    """An operator to be measured.
 
     Args:
-        suite: its name.
-        inputs: fresh random ones; those that require gradients are differentiated.
-        ways: by contender (`LABELS`): functions that take the inputs and give the results.
-        check: of inputs, results, the results' gradients and the inputs': AssertionError where they are not exact.
-        shape: of what it works on, for people to read.
-        moved: bytes that a forward and a backward call have to read and write at the least.
+        suite: the name of the suite.
+        inputs: makes fresh random inputs; those that require gradients are differentiated.
+        ways: by contender (`LABELS`), functions from the inputs to the results.
+        check: takes inputs, results, the results' gradients and the inputs' gradients, and raises AssertionError where
+            they are not exact.
+        shape: the shape that the operator works on, for people to read.
+        moved: bytes that a forward and a backward call must read and write at least.
     """
 
     suite: str
@@ -58,7 +59,7 @@ class Calls:
         self._graphs = self._recorded() if device == "cuda" else None
 
     def check(self, check: Check) -> None:
-        """The first call of a round; on a GPU as it is replayed."""
+        """Check the first call of a round; on a GPU, check it as replayed."""
         if self._graphs is not None:
             for graph in self._graphs:
                 graph.replay()
@@ -72,7 +73,7 @@ class Calls:
         if self._graphs is not None:
             forward, backward = (graph.replay for graph in self._graphs)
             if direction == "backward":
-                return Turn(backward, prepare=forward)  # which makes what backward reads, and may have overwritten
+                return Turn(backward, prepare=forward)  # makes what backward reads and may have overwritten
             runs: dict[str, Call] = {"forward": forward, "both": lambda: (forward(), backward())}
             return Turn(runs[direction])
         if direction == "backward":
@@ -91,7 +92,7 @@ class Calls:
             torch.autograd.grad(results, wanted, gradients)
 
     def _backward_kept(self) -> None:
-        """Their results stay, so that each call writes to a place of its own: else all would stay in the cache."""
+        """Run backward and keep the results, so that each call writes to its own memory and not always to the cache."""
         parts = zip(self._results, self._wanted, self._gradients, strict=True)
         self._found = [torch.autograd.grad(*part) for part in parts]
 
@@ -100,7 +101,7 @@ class Calls:
             torch.autograd.grad(self._way(*inputs), wanted, gradients)
 
     def _recorded(self) -> tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]:
-        """All forward calls and all backward calls as a graph each, as torch.cuda.make_graphed_callables does it."""
+        """Record all forward calls and all backward calls as one graph each, like torch.cuda.make_graphed_callables."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -116,7 +117,7 @@ class Calls:
 
 
 def measure(benchmark: Any, operator: Operator, name: str, direction: str, case: Case, pace: Pace) -> None:
-    """Check, time and describe one way of an operator, in turns with its way "eager"."""
+    """Check, time and describe one way of an operator, in turns with the way "eager"."""
     sets = _sets(operator, case.device)
     turns = []
     for one in (operator.ways[name], operator.ways["eager"]):
@@ -150,14 +151,14 @@ def time_calls(
 ) -> None:
     """Time rounds of `calls` calls, of the contender's and the baseline's turns, and describe them.
 
-    A call moves so many bytes; `names` as for `describe`.
+    A call moves `moved` bytes; `names` are those of `describe`.
     """
     contender, baseline = turns
     floor = Turn(floors.copy_of(moved, case.device, calls))
     sweep = floors.sweep(case.device)
     times = alternate(benchmark, contender, baseline, floor, pace, case.device, between=sweep)
     contender.prepare()
-    if case.device == "cpu":  # what is recorded allocates nothing when it is replayed
+    if case.device == "cpu":  # a replayed graph allocates nothing
         names |= {"peak_memory_mb": peak_megabytes(contender.run, case.device)}
     describe(
         benchmark, case, times, unit="call", units=calls, floor="copy of as many bytes", moved=moved * calls, **names

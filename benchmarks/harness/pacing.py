@@ -1,4 +1,4 @@
-"""pytest's part in the budget of time: each benchmark is begun, ended and told of in a line as it ends."""
+"""The pytest plugin for the time budget: it starts and ends each benchmark's share, and prints a line as it ends."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ Wrapped = Generator[None, Any, Any]
 
 
 class Pacing:
-    """A plugin; `not_measured` is told of what there was no time for."""
+    """A pytest plugin that calls `not_measured` for each benchmark that there was no time for."""
 
     def __init__(self, config: pytest.Config, budget: Budget, not_measured: Callable[[dict[str, Any]], None]) -> None:
         self.budget = budget
@@ -22,17 +22,17 @@ class Pacing:
         self._config, self._not_measured = config, not_measured
         self._planned: dict[str, Planned] = {}
         self._silent: set[str] = set()
-        self._said: dict[str, str] = {}
+        self._lines: dict[str, str] = {}
         self._ended = 0
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """What is worth most comes first, where time may not suffice for all."""
+        """Put the most valuable benchmarks first if there may not be enough time for all."""
         if self.budget.seconds is not None:
             items.sort(key=lambda item: planned.place if (planned := Planned.of(item)) else ())
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Plan all that will run, and look how busy the machine is."""
+        """Plan all benchmarks that will run, and measure how busy the machine is."""
         if self._config.option.collectonly:
             return
         long = self._config.getoption("--long")
@@ -50,9 +50,9 @@ class Pacing:
     def _introduce(self) -> None:
         count, seconds = len(self._planned), self.budget.seconds
         within = "" if seconds is None else f" within {seconds / 60:.1f} minutes (--budget)"
-        self._say(f"{count} benchmark{'' if count == 1 else 's'}{within}, each in turns with an eager baseline")
+        self._print(f"{count} benchmark{'' if count == 1 else 's'}{within}, each in turns with an eager baseline")
         if said := busy.warning(self.busy):
-            self._say(f"warning: {said}")
+            self._print(f"warning: {said}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapped:
@@ -79,7 +79,7 @@ class Pacing:
         except Spent:
             self._not_measured({**planned.names, "reason": REASON})
             if (benchmark := _benchmark(item)) is not None:
-                benchmark.has_error = True  # whatever rounds it took stay out of the JSON
+                benchmark.has_error = True  # keeps its rounds out of the JSON
             pytest.skip(REASON)
 
     @pytest.hookimpl(wrapper=True)
@@ -89,23 +89,23 @@ class Pacing:
         if planned is not None and (report.when == "call" or not report.passed):
             info = _benchmark(item).extra_info if report.passed else {}
             said = status_lines.measured(info) if info else _outcome(report)
-            self._said[item.nodeid] = f"{status_lines.heading(planned.names)}: {said}"
+            self._lines[item.nodeid] = f"{status_lines.heading(planned.names)}: {said}"
         return report
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> Wrapped:
-        """The line takes the place of pytest's letter, which one that is left out has not either."""
+        """Drop pytest's letter: a benchmark has its own line instead, and one that is left out has neither."""
         category, letter, word = yield
         return category, "" if report.nodeid in self._silent else letter, word
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self.budget.end(nodeid)
-        if nodeid in self._said:
+        if nodeid in self._lines:
             self._ended += 1
-            said = self._said.pop(nodeid)
-            self._say(status_lines.line(self._ended, len(self._planned), said, self.budget.expected))
+            said = self._lines.pop(nodeid)
+            self._print(status_lines.line(self._ended, len(self._planned), said, self.budget.expected))
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(line)
@@ -120,5 +120,5 @@ def _outcome(report: pytest.TestReport) -> str:
 
 
 def _benchmark(item: pytest.Item) -> Any:
-    """pytest-benchmark's fixture in a test; None before it is set up."""
+    """Return pytest-benchmark's fixture of a test; None before it is set up."""
     return getattr(item, "funcargs", {}).get("benchmark")

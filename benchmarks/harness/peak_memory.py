@@ -9,7 +9,7 @@ from benchmarks.harness.rounds import Call
 
 
 def peak_megabytes(run: Call, device: str) -> float:
-    """In a pass of its own, for counting slows it down. What other libraries allocate is not seen."""
+    """Return the peak of a separate run, because counting slows it down; other libraries' memory does not count."""
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -1,8 +1,8 @@
-"""Rounds in which a contender, the eager baseline and a floor take turns, so that a drift of the machine hits all.
+"""Rounds in which a contender, the eager baseline and a floor take turns, so that any drift affects all of them.
 
-A ratio belongs to a round: the baseline's time over the contender's, in that round. What is quoted is the median of
-the rounds' ratios, with the quartiles as its spread; it repeats where times of different minutes do not. On a CPU a
-round counts if its cores were near each other (`cores`) before and after it; where few were, the others count.
+A ratio belongs to a round: the baseline's time over the contender's, in that round. The figure quoted is the median of
+the rounds' ratios, with the quartiles as its spread; it is reproducible where times from different minutes are not. On
+a CPU a round counts if its cores were near each other (`cores`) before and after it; if few were, the others count.
 """
 
 import statistics
@@ -18,14 +18,15 @@ from benchmarks import cores
 from benchmarks.harness.budget import Budget, Spent
 from benchmarks.reporting.results import BASELINE
 
-FEWEST = 3  # rounds in one state, to go without the others
+FEWEST = 3  # rounds in one state, enough to drop the others
 Call = Callable[[], object]
 
 
 def seconds(call: Call, device: str) -> float:
-    """How long `call` takes, until the device has done all of it.
+    """Return how long `call` takes, until the device has done all of it.
 
-    On a GPU between two events around the call, whose first the idle device passes at once: launches count.
+    On a GPU it is the time between two events around the call; the idle device passes the first at once, so launches
+    count.
     """
     if device == "cpu":
         began = time.perf_counter()
@@ -42,7 +43,7 @@ def seconds(call: Call, device: str) -> float:
 
 @dataclass(frozen=True)
 class Turn:
-    """Someone's part of a round: `prepare` is not timed."""
+    """One participant's part of a round; `prepare` is not timed."""
 
     run: Call
     prepare: Call = lambda: None
@@ -50,22 +51,22 @@ class Turn:
 
 @dataclass(frozen=True)
 class Pace:
-    """How many rounds, how many seconds in all to wait for near cores before them, and what time there is for both."""
+    """The number of rounds, the seconds in all to wait for near cores before them, and the budget for both."""
 
     rounds: int
     patience: float = 0.0
     budget: Budget = field(default_factory=Budget)
 
     def of(self, contender: str) -> "Pace":
-        """The baseline beside itself needs no more rounds than a median and its quartiles do."""
+        """Return a contender's pace: the baseline against itself needs only the rounds for median and quartiles."""
         return replace(self, rounds=min(self.rounds, FEWEST)) if contender == BASELINE else self
 
 
 @dataclass
 class Rounds:
-    """Seconds of each in each round; how far apart the cores were, in nanoseconds, if that is known.
+    """The seconds of each participant in each round, and how far apart the cores were, in nanoseconds, if known.
 
-    And how many rounds were wanted and how many taken, of which those in another state do not count.
+    `wanted` and `taken` count rounds; `taken` includes those that do not count because the cores were in another state.
     """
 
     contender: list[float] = field(default_factory=list)
@@ -91,7 +92,7 @@ class Rounds:
         return quartiles(known) if known else None
 
     def of_one_state(self) -> "Rounds":
-        """Those whose cores were near, if they are enough; else those whose were not, if they are; else all."""
+        """Return the rounds with near cores if they are enough, else those with distant cores if they are, else all."""
         near = [i for i, nanoseconds in enumerate(self.apart) if cores.are_near(nanoseconds)]
         distant = sorted(set(range(len(self.apart))) - set(near))
         kept = next((rounds for rounds in (near, distant) if len(rounds) >= FEWEST), range(len(self.apart)))
@@ -104,12 +105,12 @@ class Rounds:
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """[first quartile, median, third quartile]; of a single value that value."""
+    """Return [first quartile, median, third quartile]; a single value is all three."""
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
 class _Enough(BaseException):
-    """Ends pytest-benchmark's loop over the rounds, which would take any Exception for a failure."""
+    """A signal that ends pytest-benchmark's loop over the rounds, which treats any Exception as a failure."""
 
 
 def alternate(
@@ -124,12 +125,12 @@ def alternate(
 ) -> Rounds:
     """Time rounds with pytest-benchmark's fixture, which sees the contender alone.
 
-    After `warm_up` rounds that do not count, as many as the budget allows; Spent if it allows none. `between` comes
-    before each turn.
+    After `warm_up` rounds that do not count, take as many rounds as the budget allows; raise Spent if it allows none.
+    `between` runs before each turn.
     """
     times, patience = Rounds(), pace.patience
-    before: list[float | None] = []  # each round, and after it, how far apart the cores were
-    after: list[float | None] = []
+    before: list[float | None] = []  # how far apart the cores were before each round
+    after: list[float | None] = []  # and after it
 
     def others() -> None:
         nonlocal patience

@@ -1,4 +1,4 @@
-"""What is known of a suite's benchmarks before any of them runs."""
+"""What is known about a suite's benchmarks before any of them runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from benchmarks.contenders.registry import EPOCH
 from benchmarks.harness.budget import Kind
 from benchmarks.harness.metadata import Case
 
-# By what they are worth, where time does not suffice for all.
+# The most valuable first, in case there is not enough time for all.
 ORDER = ("train_step", "epoch", "time_to_elbo", "importance", "adam", "elbo", "objective", "reparameterize", "startup")
 Params = Mapping[str, Any]
 
@@ -20,12 +20,12 @@ class Suite:
     """The only argument of the mark `suite`, which every benchmark has.
 
     Args:
-        labels: of each contender.
-        seconds: that a benchmark takes, on two cores of an AMD EPYC; only their proportions count.
-        compiling: seconds more where the contender has to be compiled.
-        what: of the benchmarks, where no parameter says it.
-        has_batch: whether they differ by batch.
-        left_out: of (parameters, whether --long was given) whether the benchmark will skip itself.
+        labels: the label of each contender.
+        seconds: the time that a benchmark takes, on two cores of an AMD EPYC; only the proportions count.
+        compiling: the additional seconds where the contender has to be compiled.
+        what: the benchmarks' `what`, where no parameter gives it.
+        has_batch: whether the benchmarks differ by batch.
+        left_out: tells from (parameters, whether --long was given) whether the benchmark will skip itself.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Planned:
 
     @classmethod
     def of(cls, item: pytest.Item) -> "Planned | None":
-        """None where pytest runs something else."""
+        """Return the benchmark of a pytest item; None where pytest runs something else."""
         mark, callspec = item.get_closest_marker("suite"), getattr(item, "callspec", None)
         function = str(getattr(item, "originalname", ""))
         return cls(mark.args[0], function, callspec.params) if mark and callspec else None
 
     @property
     def place(self) -> tuple[bool, bool, int]:
-        """In the order of a run that may not take as long as it wants: compiling last, which takes longest."""
+        """Return the sort key for a run with limited time: benchmarks that compile take longest and come last."""
         last, name = ORDER[-1], self.suite.name
         return name == last, self.kind.compiles, ORDER.index(name) if name in ORDER else len(ORDER)
 
@@ -69,7 +69,7 @@ class Planned:
 
     @property
     def names(self) -> dict[str, Any]:
-        """As in the JSON's list of what was not measured."""
+        """Return the names used in the JSON's list of what was not measured."""
         case: Case = self.params["case"]
         return {
             **vars(case),

@@ -1,8 +1,8 @@
 """One contender's training, checked against the reference and then timed in turns with the eager baseline.
 
-Every round has an order of its own, drawn at random from all images, the same for both. A contender is checked twice:
-its first losses, from the common weights over the common order, are held against the reference's, and its last ones
-against the baseline's, which has trained as often. So nobody wins by doing less.
+Every round has its own order, drawn at random from all images and the same for both. A contender is checked twice: its
+first losses, from the common weights over the common order, are compared with the reference's, and its last ones with
+the baseline's, which has trained as often. So nobody wins by doing less.
 """
 
 from collections.abc import Iterator
@@ -23,23 +23,24 @@ from benchmarks.harness.rounds import Pace, Turn, alternate
 from benchmarks.reporting.results import BASELINE
 from vae_fast.kernels import elbo_loss, reparameterize
 
-# Of the mean loss over a round's order, relative. Those who draw noise of their own vary by 0.03 to 0.24 % (standard
-# deviation over eight seeds of the reference; 50 and 100 steps of 128, 6 and 12 of 1024). This engine draws the
-# reference's: it is within 1e-7 in float32 and 4e-4 in bfloat16, and after some hundred steps Adam has made more of it.
+# Relative, for the mean loss over a round's order. Contenders that draw their own noise vary by 0.03 to 0.24 %
+# (standard deviation over eight seeds of the reference; 50 and 100 steps of 128, 6 and 12 of 1024). This engine draws
+# the reference's noise: it is within 1e-7 in float32 and 4e-4 in bfloat16, and Adam amplifies that over some hundred
+# steps.
 TOLERANCE = 0.01
 TOLERANCE_WITH_THE_SAME_NOISE = {"fp32": 1e-3, "bf16": 3e-3, "fp16": 3e-3}
-LAST_TOLERANCE = 0.03  # between two that have trained alike, for several rounds
+LAST_TOLERANCE = 0.03  # between two that have trained the same way for several rounds
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a round trains on.
+    """The training work of a round.
 
     Args:
-        suite, unit: names; a unit is what `ms` counts.
+        suite, unit: names; `ms` is the time of a unit.
         pixels: [N, D] uint8, on the device.
-        steps: of a round.
-        units: of a round.
+        steps: steps per round.
+        units: units per round.
     """
 
     suite: str
@@ -50,7 +51,7 @@ class Work:
     units: float
 
     def orders(self) -> Iterator[Tensor]:
-        """Endless: which images the steps of a round take, [steps, B]."""
+        """Yield, endlessly, the images that the steps of a round take, [steps, B]."""
         generator = torch.Generator().manual_seed(0)
         while True:
             yield torch.randint(len(self.pixels), (self.steps, self.case.batch), generator=generator)
@@ -63,7 +64,7 @@ class Work:
 
 
 class Runner:
-    """A trainer that is given a new order in each round, and remembers its last loss."""
+    """A trainer that gets a new order in each round and remembers its last loss."""
 
     def __init__(self, train: Trainer, orders: Iterator[Tensor]) -> None:
         self._train, self._orders = train, orders
@@ -81,21 +82,21 @@ class Runner:
 
 
 def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], pace: Pace) -> None:
-    """Check, time and describe one contender of `table`; AssertionError where its losses are not the reference's."""
+    """Check, time and describe one contender of `table`; raise AssertionError if its losses are not the reference's."""
     case, contender = work.case, table[name]
     expected = reference_loss(work.steps, case.batch, work.pixels)
     runners = []
     for one in (contender, table[BASELINE]):
         runner = Runner(work.build(one), work.orders())
         runner.prepare()
-        runner.run()  # the check, the first warm-up too
+        runner.run()  # for the check; also the first warm-up
         tolerance = TOLERANCE_WITH_THE_SAME_NOISE[case.precision] if one.ours else TOLERANCE
-        hold_against(f"{one.label}: its first losses", runner.loss, expected, tolerance)
+        check_loss(f"{one.label}: its first losses", runner.loss, expected, tolerance)
         runners.append(runner)
     ours, baseline = runners
     floor_name, floor = floors.of_steps(work.steps, case.batch, case.device, case.precision)
     times = alternate(benchmark, ours.turn, baseline.turn, Turn(floor), pace.of(name), case.device)
-    hold_against(f"{contender.label}: its last losses", ours.loss, baseline.loss, LAST_TOLERANCE)
+    check_loss(f"{contender.label}: its last losses", ours.loss, baseline.loss, LAST_TOLERANCE)
     ours.prepare()
     peak = None if contender.own_threads or contender.records else peak_megabytes(ours.run, case.device)
     describe(
@@ -117,19 +118,22 @@ def measure(benchmark: Any, work: Work, name: str, table: dict[str, Contender], 
         shape=[case.batch, D],
         peak_memory_mb=peak,
         loss=ours.loss,
-        **({"flush_denormals": True} if contender.own_threads and case.device == "cpu" else {}),  # XLA does always
+        **({"flush_denormals": True} if contender.own_threads and case.device == "cpu" else {}),  # XLA always does
     )
 
 
-def hold_against(what: str, loss: float, expected: float, tolerance: float) -> None:
-    """AssertionError unless `loss` is within the relative `tolerance` of `expected`."""
+def check_loss(what: str, loss: float, expected: float, tolerance: float) -> None:
+    """Raise AssertionError unless `loss` is within the relative `tolerance` of `expected`."""
     off = abs(loss / expected - 1)
     assert off <= tolerance, f"{what}: {loss:.3f} nats, {off:.2%} from {expected:.3f}; {tolerance:.1%} is allowed"
 
 
 @cache
 def reference_loss(steps: int, batch: int, pixels: Tensor, seed: int = 0) -> float:
-    """Mean loss of a plain training over the first order: reference operators, torch.optim.Adam, float32 on the CPU."""
+    """Return the mean loss of plain training over the first order.
+
+    It uses the reference operators and torch.optim.Adam, in float32 on the CPU.
+    """
     images, model = pixels.cpu(), CarefulVAE()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     total = 0.0

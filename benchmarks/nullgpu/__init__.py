@@ -1,1 +1,1 @@
-"""A GPU that is not there, its log, and how to run a command on it: `make nullgpu`."""
+"""The null GPU, a stand-in that computes nothing: its log, and how to run a command on it (`make nullgpu`)."""

@@ -1,8 +1,8 @@
 """Run what needs the null GPU. `python -m benchmarks.nullgpu [--torch VERSION] [COMMAND ...]`
 
-Makes an environment with a CUDA build of torch under build/nullgpu, builds the stand-in by a C compiler with CUDA's
-headers, and runs the suites that need launches but no values; or COMMAND, a program and its arguments, where
-`python` is the environment's. Needs the standard library alone, and the package index.
+It makes an environment with a CUDA build of torch under build/nullgpu, builds the stand-in with a C compiler and CUDA's
+headers, and runs the suites that need launches but no values; or COMMAND, a program and its arguments, where `python`
+is the environment's. It needs only the standard library and the package index.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tree = folder / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     linked_tree(tree)
-    (tree / "vae_fast" / "kernels").unlink()  # in its place the same without C++ operators, which are for another torch
+    (tree / "vae_fast" / "kernels").unlink()  # replaced by one without C++ operators, which are for another torch
     (tree / "vae_fast" / "kernels").mkdir()
     for path in (ROOT / "kernels").iterdir():
         if not path.name.startswith("_C"):
@@ -67,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def environment(folder: Path, version: str) -> Path:
-    """The Python of an environment with this torch, which is made once."""
+    """Return the Python of an environment with this torch; make the environment the first time."""
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         print(f"installing a CUDA build of torch {version}: 5 GB, some minutes", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pins = folder / "constraints.txt"  # the project's, but for torch and the Triton that goes with it
+        pins = folder / "constraints.txt"  # the project's, except torch and the Triton that goes with it
         lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         pins.write_text("\n".join(line for line in lines if not re.match(r"(torch|triton|setuptools)==", line)) + "\n")
         subprocess.run([python, "-m", "pip", "install", "-q", "-c", pins, f"torch=={version}", *NEEDED], check=True)
@@ -81,7 +81,7 @@ def environment(folder: Path, version: str) -> Path:
 
 
 def headers(environment: Path) -> Path:
-    """Where CUDA's headers are: named by CUDA_INCLUDE, of a toolkit, or of the wheels that torch brought."""
+    """Return the folder of CUDA's headers: named by CUDA_INCLUDE, of a toolkit, or of the wheels that torch needs."""
     named = os.environ.get("CUDA_INCLUDE")
     found = [Path(named)] if named else [Path("/usr/local/cuda/include")]
     found += environment.glob("lib/python*/site-packages/nvidia/*/include")
@@ -92,7 +92,7 @@ def headers(environment: Path) -> Path:
 
 
 def build(folder: Path, include: Path) -> None:
-    """libnullgpu.so, to be loaded first, and the libcuda.so.1 that torch and Triton look for."""
+    """Build libnullgpu.so, to be loaded first, and the libcuda.so.1 that torch and Triton look for."""
     compiler = os.environ.get("CC", "gcc")
     runtime = [HERE / name for name in RUNTIME]
     library = folder / "libnullgpu.so"

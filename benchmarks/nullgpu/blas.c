@@ -1,4 +1,4 @@
-// cuBLAS and cuBLASLt of a GPU that is not there: products compute nothing, and are logged (log.h).
+// cuBLAS and cuBLASLt of the null GPU: products compute nothing and are logged (log.h).
 #include "log.h"
 
 static __thread void* product_stream;

@@ -1,5 +1,4 @@
-// CUDA's driver API (libcuda.so.1) of a GPU that is not there, as far as Triton and torch ask for it; what it launches
-// goes to the log.
+// CUDA's driver API (libcuda.so.1) of the null GPU, as far as Triton and torch need it; its launches are logged.
 #include <string.h>
 
 #include "log.h"
@@ -39,7 +38,7 @@ API Status cuGetErrorString(int error, const char** text) {
   return 0;
 }
 
-// A module is of no importance, a function is its name.
+// Modules do not matter; a function is represented by its name.
 API Status cuModuleLoadData(void** module, const void* image) {
   *module = (void*)0x55;
   return 0;
@@ -51,7 +50,7 @@ API Status cuModuleGetFunction(void** function, void* module, const char* name) 
   return 0;
 }
 API Status cuFuncGetAttribute(int* value, int attribute, void* function) {
-  *value = attribute == 0 ? 1024 : 0;  // the most threads a block; no registers, no memory
+  *value = attribute == 0 ? 1024 : 0;  // the most threads per block; no registers, no memory
   return 0;
 }
 API Status cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks) {

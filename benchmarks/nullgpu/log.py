@@ -1,7 +1,7 @@
-"""What happened on the null GPU: every launch, copy and wait of this process, by kind.
+"""The log of the null GPU: every launch, copy and wait of this process, by kind.
 
-`make nullgpu` builds it and runs what needs it. In a process on it `calls` yields what happened. It says which kernels,
-products, copies and captures a program makes; not what they compute, nor how long they take.
+`make nullgpu` builds the null GPU and runs what needs it. In a process on it, `calls` yields the log. It shows which
+kernels, products, copies and captures a program makes, not what they compute or how long they take.
 """
 
 import ctypes
@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import torch
 
-NODES = {"kernel", "product", "copy", "fill"}  # what work on a captured stream becomes
-WAITS = {"sync", "blocking-copy"}  # for which the host stands still
+NODES = {"kernel", "product", "copy", "fill"}  # the kinds that become nodes on a captured stream
+WAITS = {"sync", "blocking-copy"}  # the kinds that make the host wait
 
 
 class Call(NamedTuple):
-    """One line of the log; log.h says what the fields are. what: the kernel's or the function's name, and sizes."""
+    """One line of the log, with the fields described in log.h; `what` is the kernel's or function's name, and sizes."""
 
     captured: bool
     unsafe: bool
@@ -35,15 +35,15 @@ class Call(NamedTuple):
 
 @cache
 def is_present() -> bool:
-    """Whether this process runs on the null GPU."""
+    """Return whether this process runs on the null GPU."""
     return torch.cuda.is_available() and torch.cuda.get_device_name().endswith("(null)")
 
 
 @contextmanager
 def calls() -> Iterator[list[Call]]:
-    """What is called inside, in a list that is filled at the end."""
+    """Yield a list that is filled at the end with the calls made inside."""
     found: list[Call] = []
-    library = ctypes.CDLL(None)  # LD_PRELOAD has put it before all others
+    library = ctypes.CDLL(None)  # LD_PRELOAD puts it before all others
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         library.nullgpu_log(str(log).encode())
@@ -55,7 +55,7 @@ def calls() -> Iterator[list[Call]]:
 
 
 def graphs(found: Sequence[Call]) -> list[list[Call]]:
-    """The nodes of each graph that was captured, in order."""
+    """Return the nodes of each captured graph, in order."""
     captured: list[list[Call]] = []
     for call in found:
         if call.kind == "capture":

@@ -1,4 +1,4 @@
-// The memory of a GPU that is not there: the host's, zeroed. Copies happen, unless they are captured.
+// The null GPU's memory: host memory, zeroed. Copies are carried out, unless they are captured.
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,9 +9,9 @@
 enum { HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2 };  // cudaMemcpyKind
 enum { MOST_ALLOCATIONS = 200000 };
 static struct {
-  char* begin;  // NULL: free for another
+  char* begin;  // NULL: free for reuse
   size_t size;
-  int is_pinned;  // the host's
+  int is_pinned;  // host memory
 } allocations[MOST_ALLOCATIONS];
 static int allocation_count;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -85,7 +85,7 @@ API Status cudaMemcpy(void* to, const void* from, size_t size, int kind) {
   memmove(to, from, size);
   return 0;
 }
-// Of memory of the host's that is not pinned, too, the host waits.
+// For pageable host memory the host waits here, too.
 API Status cudaMemcpyAsync(void* to, const void* from, size_t size, int kind, void* stream) {
   const void* host = kind == HOST_TO_DEVICE ? from : kind == DEVICE_TO_HOST ? to : NULL;
   if (host && kind_of(host) == PAGEABLE)

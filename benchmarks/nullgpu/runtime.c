@@ -1,6 +1,6 @@
-// CUDA's runtime API of a GPU that is not there, for LD_PRELOAD: kernels compute nothing, and are logged (log.h).
+// CUDA's runtime API of the null GPU, for LD_PRELOAD: kernels compute nothing and are logged (log.h).
 //
-// Not answered for: captures over several streams, cuDNN, NCCL, cuSPARSE.
+// Not supported: captures over several streams, cuDNN, NCCL, cuSPARSE.
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +69,7 @@ API Status cudaLaunchKernel(const void* f, dim3 grid, dim3 block, void** a, size
 API Status cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* f, void** a) {
   return launch(f, config->gridDim, config->stream);
 }
-// What driver.c launches: the kernels of Triton.
+// Called by driver.c for the kernels of Triton.
 API void nullgpu_triton(const char* name, unsigned x, unsigned y, unsigned z, void* stream) {
   work("kernel", stream, "%s %u,%u,%u", name, x, y, z);
 }
@@ -101,7 +101,7 @@ API Status cudaGetDeviceProperties(struct cudaDeviceProp* p, int device) {
   return 0;
 }
 
-// The same as attributes, for the driver too; -1 for one that is not known.
+// The same numbers as attributes, also for the driver; -1 for an unknown attribute.
 API int nullgpu_attribute(int attribute) {
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
@@ -211,7 +211,7 @@ API Status cudaStreamWaitEvent(void* stream, void* event, unsigned flags) {
   return 0;
 }
 
-// ---- captures and graphs: a graph is the number of its nodes, plus one
+// ---- captures and graphs: a graph's handle is the number of its nodes plus one
 
 API Status cudaThreadExchangeStreamCaptureMode(int* mode) {
   const int before = thread_mode;
@@ -258,7 +258,7 @@ API Status cudaGraphLaunch(void* executable, void* stream) {
   return 0;
 }
 
-// ---- what succeeds and does nothing
+// ---- functions that succeed and do nothing
 
 static Status nothing(void) { return 0; }
 API Status cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version,

@@ -1,7 +1,7 @@
-"""What the charts share: colours, type, labels that keep out of each other's way, and files that come out the same.
+"""The style that the charts share: colours, type, labels that do not overlap, and reproducible files.
 
-Blue is this project's own, grey other ways to write PyTorch, orange other libraries: three of Okabe and Ito's colours,
-which the colour-blind tell apart too.
+Blue stands for this project, grey for other ways to write PyTorch, orange for other libraries: three of Okabe and Ito's
+colours, which colour-blind people can tell apart too.
 """
 
 import re
@@ -22,9 +22,9 @@ INK, GREY, PALE = "#222222", "#8c8c8c", "#dddddd"
 BLUE, LIGHT_BLUE, ORANGE, RED = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
 LIBRARIES = ("jax", "numpyro", "pythae", "lightning")
 KEYS = [("vae_fast", BLUE), ("other PyTorch", GREY), ("other libraries", ORANGE)]
-WIDTH = 8.0  # inches; with 9 points of type it can still be read at the width of a README
+WIDTH = 8.0  # inches; 9-point type is still legible at the width of a README
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # matplotlib brings it, so that the files are the same everywhere
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the files are the same everywhere
     "font.size": 9,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
 
 
 class Label(NamedTuple):
-    """A text for the point (x, y), in the data's units."""
+    """A text for the point (x, y), in data units."""
 
     x: float
     y: float
@@ -59,12 +59,12 @@ def colour(benchmark: Benchmark) -> str:
 
 
 def called(benchmark: Benchmark) -> str:
-    """A contender's label without what follows a colon or semicolon: its explanations are for the tables."""
+    """Return a contender's label up to a colon or semicolon: the explanations after it are for the tables."""
     return re.split("[:;]", benchmark.label)[0]
 
 
 def width(text: str, bold: bool = False) -> float:
-    """Of a line of type, in inches."""
+    """Return the width of a line of text, in inches."""
     font = FontProperties(family=STYLE["font.family"], weight="bold" if bold else "normal")
     return float(TextPath((0, 0), text, STYLE["font.size"], prop=font).get_extents().width) / 72
 
@@ -72,12 +72,12 @@ def width(text: str, bold: bool = False) -> float:
 def canvas(
     heading: str, keys: Iterable[tuple[str, str]], height: float, left: Iterable[str], right: Iterable[str]
 ) -> Axes:
-    """Axes with room for the texts on their left and right; `keys` are texts with the colours that they explain."""
-    beside = [max((width(text, bold=True) for text in texts), default=0.0) for texts in (left, right)]
+    """Return axes with room for texts on their left and right; `keys` are texts with the colours that they explain."""
+    margins = [max((width(text, bold=True) for text in texts), default=0.0) for texts in (left, right)]
     axes = Figure(figsize=(WIDTH, height)).subplots()
     axes.figure.subplots_adjust(
-        left=(beside[0] + 0.2) / WIDTH,
-        right=1 - (beside[1] + 0.3) / WIDTH,
+        left=(margins[0] + 0.2) / WIDTH,
+        right=1 - (margins[1] + 0.3) / WIDTH,
         top=1 - 0.72 / height,
         bottom=0.52 / height,
     )
@@ -93,7 +93,7 @@ def canvas(
 
 
 def log_scale(axes: Axes, which: str, low: float, high: float) -> None:
-    """A logarithmic axis from `low` to `high` with few ticks, and numbers without exponents."""
+    """Make an axis logarithmic, from `low` to `high`, with few ticks and numbers without exponents."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
@@ -103,7 +103,7 @@ def log_scale(axes: Axes, which: str, low: float, high: float) -> None:
 
 
 def short(value: float, digits: int = 0) -> str:
-    """12000 as '12 k'; with `digits` significant ones if it says how many."""
+    """Return 12000 as '12 k'; with `digits` significant digits unless that is 0."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1, "")):
         if value >= size:
             return (f"{value / size:#.{digits}g}".rstrip(".") if digits else f"{value / size:g}") + unit
@@ -111,7 +111,7 @@ def short(value: float, digits: int = 0) -> str:
 
 
 def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The places nearest to `wanted`, ascending, that are `gap` apart and between `low` and `high` if there is room.
+    """Return the places nearest to `wanted`, ascending, `gap` apart, and between `low` and `high` if there is room.
 
     Least squares: isotonic regression of wanted[i] - i gap, by pooling adjacent violators.
     """
@@ -128,7 +128,7 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[
 
 
 def label_right(axes: Axes, labels: Iterable[Label]) -> None:
-    """Each at the height of its point, beside the axes, as far from the others as reading it takes."""
+    """Write each label at the height of its point, right of the axes, far enough from the others to be read."""
     ordered = sorted(labels, key=lambda label: label.y)
     inches = sheet(axes).get_figheight() * axes.get_position().height
     heights = [within(axes, label.x, label.y)[1] for label in ordered]
@@ -140,7 +140,10 @@ def label_right(axes: Axes, labels: Iterable[Label]) -> None:
 
 
 def label_below(axes: Axes, labels: Iterable[Label]) -> None:
-    """In a row at the bottom of the axes, each as near as can be below its point. Leave a fifth of the height free."""
+    """Write the labels in a row at the bottom of the axes, each as close to its point as possible.
+
+    The axes must have a fifth of their height free.
+    """
     ordered = sorted(labels, key=lambda label: label.x)
     inches = sheet(axes).get_figwidth() * axes.get_position().width
     gap = max(width(line) for label in ordered for line in label.text.split("\n")) / inches
@@ -157,7 +160,7 @@ def _leader(axes: Axes, xs: Sequence[float], ys: Sequence[float], line: str) -> 
 
 
 def within(axes: Axes, x: float, y: float) -> tuple[float, float]:
-    """A point of the data as fractions of the axes' width and height."""
+    """Return a data point as fractions of the axes' width and height."""
     across, up = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
     return float(across), float(up)
 
@@ -168,7 +171,7 @@ def sheet(axes: Axes) -> Figure:
 
 
 def save(axes: Axes, folder: Path, name: str) -> list[Path]:
-    """name.png and name.svg; without date and version, so that the same results are the same files."""
+    """Save name.png and name.svg, without date and version, so that the same results give the same files."""
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     sheet(axes).savefig(paths[0], dpi=144, metadata={"Software": None})
     sheet(axes).savefig(paths[1], metadata={"Date": None, "Creator": None})

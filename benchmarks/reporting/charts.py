@@ -31,7 +31,7 @@ from benchmarks.reporting.roofline import roofline
 from benchmarks.reporting.tables import grouped, number, spread, title
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-# What was put on top of what. A place may be taken by either of two contenders: the first that was measured.
+# Each stage builds on the one before. Where a stage names two contenders, the first that was measured counts.
 STAGES = (
     ("eager-resident",),
     ("eager-tuned",),
@@ -44,11 +44,11 @@ MARKERS = "os^Dv"
 
 
 def write(runs: Iterable[tuple[Run, Sequence[Benchmark]]], folder: Path) -> list[Path]:
-    """The charts of each run's benchmarks, as far as there is something to show; the paths of what was written."""
+    """Draw the charts of each run's benchmarks, as far as there is something to show; return the paths written."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with mpl.rc_context():
-        mpl.rcdefaults()  # a user's own settings count for nothing here
+        mpl.rcdefaults()  # ignores the user's own settings
         mpl.rcParams.update(STYLE)
         for run, benchmarks in runs:
             for name, axes in _charts(run, benchmarks):
@@ -70,7 +70,7 @@ def _charts(run: Run, benchmarks: Sequence[Benchmark]) -> Iterable[tuple[str, Ax
 
 
 def throughput(group: Sequence[Benchmark]) -> Axes | None:
-    """Images a second by batch, a line a contender, with that of the floor; none for operators or a single batch."""
+    """Draw images a second by batch, a line for each contender and the floor; None for operators or a single batch."""
     steps = [b for b in in_order(group) if b.images_per_second and b.batch and not b.what]
     lines = grouped(steps, lambda b: b.contender)
     batches = sorted({b.batch for line in lines.values() for b in line if b.batch})
@@ -79,7 +79,7 @@ def throughput(group: Sequence[Benchmark]) -> Axes | None:
     rates = [b.images_per_second or 1 for line in lines.values() for b in line]
     floor = _floor(group)
     name = " or ".join(sorted({b.floor for b in group if b.floor}))
-    texts = [_said(called(line[-1]), 1e5) for line in lines.values()] + [_said(name, 1e5)]
+    texts = [_line_label(called(line[-1]), 1e5) for line in lines.values()] + [_line_label(name, 1e5)]
     axes = canvas(f"Images a second by batch: {title(group[0])}", KEYS, 4.6, ["1000 k"], texts)
     log_scale(axes, "y", min(rates) / 1.3, max([*rates, *floor.values()]) * 1.3)
     axes.set(xscale="log", xlim=(batches[0] / 1.15, batches[-1] * 1.12), xlabel="batch, images")
@@ -98,15 +98,15 @@ def throughput(group: Sequence[Benchmark]) -> Axes | None:
             "linewidth": 2.6 if best else 1.4,
         }
         axes.plot(xs, ys, color=shade, zorder=3 if best else 2, **style)
-        labels.append(Label(xs[-1], ys[-1], _said(called(last), ys[-1]), _text(shade), best))
+        labels.append(Label(xs[-1], ys[-1], _line_label(called(last), ys[-1]), _text(shade), best))
     if floor:
         axes.plot(list(floor), list(floor.values()), color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        labels.append(Label(max(floor), floor[max(floor)], _said(name, floor[max(floor)]), INK))
+        labels.append(Label(max(floor), floor[max(floor)], _line_label(name, floor[max(floor)]), INK))
     label_right(axes, labels)
     return axes
 
 
-def _said(label: str, rate: float) -> str:
+def _line_label(label: str, rate: float) -> str:
     return f"{label}  {short(rate, 3)}"
 
 
@@ -115,12 +115,12 @@ def _rate(benchmark: Benchmark) -> float:
 
 
 def _text(shade: str) -> str:
-    """Type is thinner than a line: light colours are set in darker ones."""
+    """Return the colour for text: type is thinner than a line, so light colours become darker."""
     return {LIGHT_BLUE: "#2b86b8", GREY: "#666666", ORANGE: "#a87400"}.get(shade, shade)
 
 
 def _floor(group: Iterable[Benchmark]) -> dict[int, float]:
-    """Batch -> images a second at the floor: the median of what each contender's own rounds say."""
+    """Return batch -> images a second at the floor: the median of what each contender's own rounds give."""
     rates: dict[int, list[float]] = {}
     for b in group:
         if b.batch and b.images_per_second and b.of_floor:
@@ -129,7 +129,7 @@ def _floor(group: Iterable[Benchmark]) -> dict[int, float]:
 
 
 def waterfall(group: Sequence[Benchmark]) -> Axes | None:
-    """What each optimisation gained over the one before, at the smallest batch; none with fewer than two.
+    """Draw what each optimisation gained over the one before, at the smallest batch; None with fewer than two.
 
     On a logarithmic axis equal factors are equal lengths, and the lengths add up.
     """
@@ -150,21 +150,21 @@ def waterfall(group: Sequence[Benchmark]) -> Axes | None:
     log_scale(axes, "x", low * (low / high) ** 0.03, high * (high / low) ** 0.3)  # with room for the last text
     if floor:
         axes.axvline(1 / floor, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        _beside(axes, 1 / floor, 0, "", f"{eager.floor}\n{_time(eager.ms * floor)}")
+        _label_bar(axes, 1 / floor, 0, "", f"{eager.floor}\n{_time(eager.ms * floor)}")
     axes.plot([1.0], [0], "o", color=INK, markersize=5)
-    _beside(axes, 1.0, 0, "", _time(eager.ms))
+    _label_bar(axes, 1.0, 0, "", _time(eager.ms))
     before = 1.0
     for row, (_, ratio) in enumerate(bars, 1):
         gain = ratio.median / before
         axes.plot([before, before], [row - 1, row + 0.3], color=GREY, linewidth=0.8, zorder=1)
         axes.barh(row, ratio.median - before, 0.6, before, color=BLUE if gain >= 1 else RED)
         axes.plot(ratio[::2], [row, row], color=INK, linewidth=1)
-        _beside(axes, max(ratio.high, before), row, f"{TIMES} {number(gain)}", _time(eager.ms / ratio.median))
+        _label_bar(axes, max(ratio.high, before), row, f"{TIMES} {number(gain)}", _time(eager.ms / ratio.median))
         before = ratio.median
     last = bars[-1][1]
     axes.barh(len(bars) + 1, last.median - 1, 0.6, 1, color=PALE)
     axes.plot(last[::2], [len(bars) + 1] * 2, color=INK, linewidth=1)
-    _beside(axes, last.high, len(bars) + 1, f"{TIMES} {spread(last)}", "")
+    _label_bar(axes, last.high, len(bars) + 1, f"{TIMES} {spread(last)}", "")
     axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=f"times as fast as {called(eager)}")
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
@@ -173,8 +173,8 @@ def waterfall(group: Sequence[Benchmark]) -> Axes | None:
     return axes
 
 
-def _beside(axes: Axes, x: float, row: int, bold: str, plain: str) -> None:
-    """Text to the right of a bar's end, with what lies below it covered."""
+def _label_bar(axes: Axes, x: float, row: int, bold: str, plain: str) -> None:
+    """Write text to the right of a bar's end, covering what is below it."""
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
     place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "bbox": ground, "zorder": 5}
     first = axes.annotate(bold, (x, row), (6, 0), weight="bold", **place)

@@ -1,4 +1,4 @@
-"""What one run of `pytest benchmarks --benchmark-json FILE` measured, read and checked."""
+"""The results of one run of `pytest benchmarks --benchmark-json FILE`, read and checked."""
 
 import json
 import math
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from vae_fast.errors import DataError
 
 BASELINE = "eager"
-BETWEEN_RUNS = 0.05  # the gap between two spreads that processes account for: where memory lies, the clock
-FARTHER = 2.0  # times: cores in another state (`cores`), while in one they vary by half
+BETWEEN_RUNS = 0.05  # a gap between two spreads that two processes can cause: memory placement, clock speed
+FARTHER = 2.0  # times as far: cores in another state (`cores`); within one, distances vary by half
 LEVELS = ("forward", "backward", "both")
 MADE_BY = "a file that `pytest benchmarks --benchmark-only --benchmark-json FILE` wrote"
 
 
 class Key(NamedTuple):
-    """What is the same benchmark in another run."""
+    """The identity of a benchmark, the same in every run."""
 
     suite: str
     what: str | None
@@ -32,24 +32,24 @@ class Key(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Quartiles over the rounds."""
+    """The quartiles over the rounds."""
 
     low: float
     median: float
     high: float
 
     def over(self, other: "Spread") -> "Spread":
-        """self / other, as wide as both allow: the quotient's own quartiles cannot be had from quartiles."""
+        """Return self / other, as wide as both allow: the quotient's own quartiles do not follow from quartiles."""
         return Spread(self.low / other.high, self.median / other.median, self.high / other.low)
 
     def overlaps(self, other: "Spread", margin: float = 0.0) -> bool:
-        """Whether the two have a value in common, or the gap between them is at most `margin` of it."""
+        """Return whether the two have a value in common, or a relative gap of at most `margin`."""
         return self.low <= other.high * (1 + margin) and other.low <= self.high * (1 + margin)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A benchmark's `extra_info`: ms a `unit`; ratio: eager's time over this one's; of_floor: the floor's over it."""
+    """A benchmark's `extra_info`: ms per `unit`; ratio, eager's time over its own; `of_floor`, the floor's over it."""
 
     suite: str
     contender: str
@@ -61,7 +61,7 @@ class Benchmark:
     ms: float
     rounds: int
     rounds_taken: int | None = None
-    """with those that do not count, as the cores were in another state"""
+    """including those that do not count because the cores were in another state"""
     rounds_wanted: int | None = None
     units_a_round: float | None = None
     what: str | None = None
@@ -91,7 +91,7 @@ class Benchmark:
 
     @property
     def gave_up_rounds(self) -> bool:
-        """For want of time."""
+        """Return whether rounds were dropped for lack of time."""
         return (self.rounds_taken or self.rounds) < (self.rounds_wanted or 0)
 
     @property
@@ -99,7 +99,7 @@ class Benchmark:
         return Key(self.suite, self.what, self.contender, self.batch, self.precision, self.device)
 
     def compares_with(self, other: "Benchmark") -> bool:
-        """Whether the cores were about as far apart (`cores`), or that is not known, or they are other machines'."""
+        """Return whether the cores were about as far apart (`cores`), or that is unknown, or the machines differ."""
         if self.cores_apart_ns is None or other.cores_apart_ns is None or self.machine != other.machine:
             return True
         distances = (self.cores_apart_ns.median, other.cores_apart_ns.median)
@@ -118,7 +118,7 @@ class NotMeasured:
     device: str | None = None
 
     def covers(self, key: Key) -> bool:
-        """Whether this says why `key` is missing; what is left open here holds for all."""
+        """Return whether this explains why `key` is missing; a field that is None here holds for all."""
         mine = (self.suite, self.what, self.contender, self.batch, self.precision, self.device)
         theirs = tuple(key)
         return all(a is None or a == b for a, b in zip(mine, theirs, strict=True))
@@ -133,7 +133,7 @@ class Run:
     machine: dict[str, Any]
     date: str
     images: str
-    """what steps trained on: mnist, digits where that is not at hand, or random where none trained"""
+    """what steps trained on: mnist, digits where MNIST is not available, or random where none trained"""
     busy: float | None = None
     """the share of the CPUs that other processes used at the start"""
 
@@ -142,7 +142,7 @@ class Run:
 
 
 def read(path: Path) -> Run:
-    """Raises DataError, in one line, for what is missing, no JSON or not made by these benchmarks."""
+    """Read a run; raise DataError, in one line, if a file is missing, not JSON or not made by these benchmarks."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -175,7 +175,7 @@ def positive(value: object) -> bool:
 
 
 def in_order(benchmarks: Iterable[Benchmark]) -> list[Benchmark]:
-    """By what and batch; the baseline first, then from the slowest to the fastest."""
+    """Sort by what and batch; the baseline first, then from the slowest to the fastest."""
 
     def place(benchmark: Benchmark) -> tuple[object, ...]:
         baseline, ratio = benchmark.contender == BASELINE, benchmark.ratio
@@ -192,7 +192,7 @@ AMOUNT: Check = (positive, "a positive number")
 PERHAPS_NONE: Check = (
     lambda value: (value is not False and value == 0) or positive(value),
     "a number that is not negative",
-)  # of memory, say
+)  # for memory, for example
 FLAG: Check = (lambda value: isinstance(value, bool), "true or false")
 QUARTILES: Check = (
     lambda value: isinstance(value, list) and len(value) == 3 and all(map(positive, value)) and sorted(value) == value,
@@ -203,19 +203,19 @@ KINDS: dict[Any, Check] = {str: TEXT, bool: FLAG, int: COUNT, float: AMOUNT, Spr
 CHECKS = KINDS | {kind | None: check for kind, check in KINDS.items()} | {float | None: PERHAPS_NONE}
 
 
-def _record(kind: Any, values: object, where: str) -> Any:
-    """A Benchmark or NotMeasured of the values that its fields name; others are passed over, null is left out."""
+def _record(kind: Any, values: object, context: str) -> Any:
+    """Return a Benchmark or NotMeasured with the values that its fields name; ignore others and leave out null."""
     if not isinstance(values, dict):
-        raise DataError(f"{where}: expected an object, found {values!r}")
+        raise DataError(f"{context}: expected an object, found {values!r}")
     taken = {}
     for name, spec in kind.__dataclass_fields__.items():
         value, (fits, expected) = values.get(name), CHECKS[spec.type]
         if value is None:
             if "None" not in str(spec.type) and not spec.type == dict[str, Any]:
-                raise DataError(f"{where}: expected {name}, {expected}; is this {MADE_BY}?")
+                raise DataError(f"{context}: expected {name}, {expected}; is this {MADE_BY}?")
             continue
         if not fits(value):
-            raise DataError(f"{where}: expected {name} to be {expected}, found {value!r}")
+            raise DataError(f"{context}: expected {name} to be {expected}, found {value!r}")
         taken[name] = Spread(*value) if spec.type == Spread | None else value
     return kind(**taken)
 

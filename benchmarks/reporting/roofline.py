@@ -1,4 +1,4 @@
-"""The roofline (Williams et al. 2009): what was achieved by FLOP a byte, under what the machine can do."""
+"""The roofline (Williams et al. 2009): the performance achieved by FLOP per byte, under the machine's ceilings."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -24,9 +24,9 @@ from benchmarks.reporting.tables import grouped, number
 
 
 def roofline(run: Run, group: Sequence[Benchmark]) -> Axes | None:
-    """What was achieved against FLOP a byte, under the ceilings measured in the same run; none where those are missing.
+    """Draw the performance by FLOP per byte, under the ceilings measured in the same run; None where those are missing.
 
-    Operators stand at their largest batch, steps at each. A line joins the baseline to the fastest of ours.
+    Operators are shown at their largest batch, steps at each. A line joins the baseline to the fastest of ours.
     """
     known, products, columns = run.floors.get("copy_gb_per_second"), _products(run, group), _columns(group)
     if not columns or not products or not positive(known) or _device_of_floors(run) != group[0].device:
@@ -54,7 +54,7 @@ def roofline(run: Run, group: Sequence[Benchmark]) -> Axes | None:
 
 
 def _along(axes: Axes, start: tuple[float, float], end: tuple[float, float], text: str) -> None:
-    """A text above the line from `start` to `end`, near its start and at its angle."""
+    """Write a text above the line from `start` to `end`, near its start and at its angle."""
     (x0, y0), (x1, y1) = axes.transData.transform([start, end])
     angle = math.atan2(y1 - y0, x1 - x0)
     offset = (14 * math.cos(angle) - 5 * math.sin(angle), 14 * math.sin(angle) + 5 * math.cos(angle))
@@ -67,13 +67,16 @@ def _point(benchmark: Benchmark) -> tuple[float, float]:
 
 
 def _device_of_floors(run: Run) -> str:
-    """The kind of device. Where the file gives its name, it is that of the GPU, if there is one ("cuda" > "cpu")."""
+    """Return the kind of device on which the floors were measured.
+
+    Where the file gives a device's name instead, it is that of the GPU, if there is one ("cuda" > "cpu").
+    """
     kind = str(run.floors.get("device")).split(":")[0]
     return kind if kind in ("cpu", "cuda") else max(b.device for b in run.benchmarks)
 
 
 def _products(run: Run, group: Iterable[Benchmark]) -> dict[str, float]:
-    """Batch -> GFLOP/s of matrix products: `floors` knows float32's, others follow from the fraction of that floor."""
+    """Return batch -> GFLOP/s of products: `floors` has float32's, others follow from the fraction of that floor."""
     if group and next(iter(group)).precision == "fp32":
         known = run.floors.get("products_gflop_per_second")
         return {str(k): v for k, v in known.items() if positive(v)} if isinstance(known, dict) else {}
@@ -82,7 +85,7 @@ def _products(run: Run, group: Iterable[Benchmark]) -> dict[str, float]:
 
 
 def _columns(group: Iterable[Benchmark]) -> list[list[Benchmark]]:
-    """Those of one intensity: the contenders of one suite and batch, where FLOP and bytes were counted."""
+    """Return groups of one intensity: the contenders of a suite and batch whose FLOP and bytes were counted."""
     counted = [b for b in group if b.flops and b.bytes and b.gflop_per_second and b.unit in ("step", "call")]
     columns = []
     for suite in grouped(counted, lambda b: b.suite).values():
@@ -92,7 +95,7 @@ def _columns(group: Iterable[Benchmark]) -> list[list[Benchmark]]:
 
 
 def _column(axes: Axes, column: Sequence[Benchmark]) -> Label:
-    """Draws the contenders of one intensity, and says what has to stand below them."""
+    """Draw the contenders of one intensity, and return the label to be written below them."""
     best = max((b for b in column if b.ours), key=lambda b: _point(b)[1], default=column[0])
     axes.plot(*zip(_point(column[0]), _point(best), strict=True), color=PALE, linewidth=1, zorder=2)
     for b in column:

@@ -1,4 +1,4 @@
-"""Results as tables in Markdown. Each has a column 'of the floor'."""
+"""Results as tables in Markdown, each with a column 'of the floor'."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ Column = tuple[str, Callable[[Benchmark], str]]
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, never an exponent, all digits of what is larger."""
+    """Format with three significant digits, or all digits of a larger number, and never an exponent."""
     if value is None:
         return NOTHING
     return "0" if value < 5e-5 else f"{value:,.{_decimals(value)}f}"
@@ -37,7 +37,10 @@ def _decimals(value: float) -> int:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> list[str]:
-    """The first `texts` columns stand to the left, the others are numbers. Repeated texts are left out but the last."""
+    """Return the lines of a table: the first `texts` columns are texts, aligned left, the others numbers.
+
+    Texts that repeat those of the row above are left out, except in the last of these columns.
+    """
     lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts)]
     before: list[str] = []
     for row in rows:
@@ -55,7 +58,7 @@ def grouped(values: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
 
 
 def title(benchmark: Benchmark) -> str:
-    """The table that a benchmark stands in."""
+    """Return the title of the table that shows a benchmark."""
     return f"{benchmark.suite}, {benchmark.device}, {benchmark.precision}"
 
 
@@ -64,7 +67,7 @@ def place(benchmark: Benchmark) -> str:
 
 
 def name(benchmark: Benchmark) -> str:
-    """What is this project's own is set in bold."""
+    """Return the contender's label, in bold for this project's own."""
     return f"**{benchmark.label}**" if benchmark.ours else benchmark.label
 
 
@@ -73,7 +76,7 @@ def apart(benchmark: Benchmark) -> str:
 
 
 def rounds_taken(benchmark: Benchmark) -> str:
-    """Only where time did not suffice for all."""
+    """Return the rounds taken of those wanted, only where there was not enough time for all."""
     return f"{benchmark.rounds_taken} of {benchmark.rounds_wanted}" if benchmark.gave_up_rounds else NOTHING
 
 
@@ -144,7 +147,7 @@ def with_article(units: str) -> str:
 
 
 def engine_against_others(benchmarks: Iterable[Benchmark]) -> list[str]:
-    """The fastest of ours at each size over each rival: ratio over ratio, as both are against eager."""
+    """Compare the fastest of ours at each size with each rival: ratio over ratio, as both are relative to eager."""
     rows = []
     for table in grouped(benchmarks, title).values():
         for group in grouped(in_order(table), lambda b: f"{b.what}, {b.batch}").values():
@@ -171,7 +174,7 @@ def _other_state(found: Sequence[Benchmark]) -> str:
 
 
 def repeated(runs: Sequence[Run]) -> list[str]:
-    """The ratios of several runs side by side, and whether their quartiles overlap; none where nothing ran twice."""
+    """Return the ratios of several runs side by side, and whether the quartiles overlap; [] where nothing ran twice."""
     everywhere = [run.by_key() for run in runs]
     rows, verdicts = [], []
     for key in _shared(everywhere):
@@ -187,12 +190,12 @@ def repeated(runs: Sequence[Run]) -> list[str]:
         return []
     head = ["suite", "batch", "contender", *(f"run {i + 1}" for i in range(len(runs))), "overlap", "of the floor"]
     overlap, nearly = verdicts.count("yes"), verdicts.count(NEARLY)
-    told = overlap + nearly + verdicts.count("**no**")
-    said = f"Times eager. The spreads of {overlap} of {told} overlap, and {nearly} more are at most "
-    said += f"{BETWEEN_RUNS:.0%} apart."
-    if told < len(rows):
-        said += f" {len(rows) - told} cannot be compared: their cores were near in one run, apart in another."
-    return [said, "", *markdown(head, rows, 3)]
+    comparable = overlap + nearly + verdicts.count("**no**")
+    summary = f"Times eager. The spreads of {overlap} of {comparable} overlap, and {nearly} more are at most "
+    summary += f"{BETWEEN_RUNS:.0%} apart."
+    if comparable < len(rows):
+        summary += f" {len(rows) - comparable} cannot be compared: their cores were near in one run, apart in another."
+    return [summary, "", *markdown(head, rows, 3)]
 
 
 NEARLY = f"within {BETWEEN_RUNS:.0%}"
@@ -208,7 +211,7 @@ def _verdict(found: Sequence[Benchmark]) -> str:
 
 
 def _shared(everywhere: Sequence[dict[Key, Benchmark]]) -> list[Key]:
-    """In order: what has a ratio in at least two runs and is not the baseline, whose ratio is 1."""
+    """Return, in order, what has a ratio in at least two runs and is not the baseline, whose ratio is 1."""
     first = {key: b for run in reversed(everywhere) for key, b in run.items() if b.contender != BASELINE and b.ratio}
     groups = grouped(first.values(), title).values()
     keys = [b.key for group in groups for b in in_order(group)]

@@ -1,4 +1,4 @@
-"""What losses say."""
+"""Descriptions of losses in words."""
 
 from typing import Any
 
@@ -14,23 +14,23 @@ def records(train: list[float | None], test: list[float] | None = None) -> list[
 
 
 def test_a_fall_is_a_share_of_what_can_be_learned() -> None:
-    """Of colour images most of the loss is the pixels' entropy."""
-    told = records([1930.0, 1927.0], [1935.0, 1933.0])
-    assert observe(told) == "levelled off"
-    for record in told:
+    """Subtract the entropy of the pixels, which makes up most of the loss of colour images."""
+    history = records([1930.0, 1927.0], [1935.0, 1933.0])
+    assert observe(history) == "levelled off"
+    for record in history:
         record["entropy"] = 1850.0
-    assert observe(told) == "falling fast"
-    told[1]["train_loss"], told[1]["test_loss"] = 1929.9, 1935.1
-    assert observe(told) == "levelled off"
-    told[1]["test_loss"] = 1935.5
-    assert observe(told) == "overfitting since epoch 1"
+    assert observe(history) == "falling fast"
+    history[1]["train_loss"], history[1]["test_loss"] = 1929.9, 1935.1
+    assert observe(history) == "levelled off"
+    history[1]["test_loss"] = 1935.5
+    assert observe(history) == "overfitting since epoch 1"
 
 
 def test_losses_of_another_beta_are_not_compared() -> None:
-    told = records([60.0, 85.0, 105.0, 104.0])
-    for record, beta in zip(told, (0.0, 0.5, 1.0, 1.0), strict=True):
+    history = records([60.0, 85.0, 105.0, 104.0])
+    for record, beta in zip(history, (0.0, 0.5, 1.0, 1.0), strict=True):
         record["beta"] = beta
-    assert [record["observation"] for record in observed(told)] == [
+    assert [record["observation"] for record in observed(history)] == [
         "first epoch",
         "beta changes",
         "beta changes",

@@ -1,4 +1,4 @@
-"""What a trained model makes of latents and images."""
+"""Images that a trained model generates from latents and from images."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import vae_fast as vf
 from vae_fast.analysis import generate
 
 
-def test_images_of_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_are_decoded_to_images(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = vf.VAE(hidden=(16,), latent=4)
     z = generate.prior(model, 10, seed=0)

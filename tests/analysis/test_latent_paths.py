@@ -1,4 +1,4 @@
-"""Ways through the latent space."""
+"""Paths through the latent space."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_paths_begin_and_end_where_they_should(name: str, seed: int, steps: int)
     torch.testing.assert_close(back.flip(1), path, rtol=1e-4, atol=1e-5)
 
 
-def test_the_arc_keeps_its_distance_and_its_pace() -> None:
+def test_the_arc_keeps_its_length_and_its_speed() -> None:
     a, b = (t / t.norm(dim=-1, keepdim=True) for t in pair(0))
     path = latent_paths.spherical(a, b, 7)
     torch.testing.assert_close(path.norm(dim=-1), torch.ones(2, 7))
@@ -43,7 +43,7 @@ def test_an_arc_without_a_direction_is_the_line() -> None:
         torch.testing.assert_close(latent_paths.spherical(a, b, 5), latent_paths.linear(a, b, 5))
 
 
-def test_quantiles_are_the_priors() -> None:
+def test_quantiles_are_those_of_the_prior() -> None:
     values = latent_paths.quantiles(11)
     torch.testing.assert_close(values, -values.flip(0))
     assert values[5] == 0

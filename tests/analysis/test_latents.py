@@ -1,4 +1,4 @@
-"""What latent dimensions carry."""
+"""How much each latent dimension carries."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from vae_fast.analysis import latents
 
 @pytest.fixture
 def model() -> vf.VAE:
-    """Dimension 0 follows the images, 1 is always N(1, 1), 2 is the prior."""
+    """Return a model whose dimension 0 follows the images, 1 is always N(1, 1) and 2 is always the prior."""
     torch.manual_seed(0)
     model = vf.VAE(hidden=(), latent=3)
     with torch.no_grad():
@@ -18,7 +18,7 @@ def model() -> vf.VAE:
     return model
 
 
-def test_activity_and_kl(model: vf.VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activity_and_kl_of_each_dimension(model: vf.VAE, monkeypatch: pytest.MonkeyPatch) -> None:
     images = vf.load_images("digits").pixels[:100].flatten(1)
     monkeypatch.setattr(latents, "BATCH", 33)
     found = latents.survey(model, images)

@@ -1,4 +1,4 @@
-"""Estimates on the disk: what they are of, and what does not pass for them."""
+"""Estimates on disk: which ones are resumed, and which are discarded."""
 
 import io
 import time
@@ -30,7 +30,7 @@ def begun(file: Path, model: vf.VAE) -> Estimates:
     return estimates
 
 
-def test_they_are_there_for_the_next(model: vf.VAE, tmp_path: Path) -> None:
+def test_saved_estimates_are_resumed(model: vf.VAE, tmp_path: Path) -> None:
     begun(tmp_path / "file", model)
     again = Estimates(tmp_path / "file", model, IMAGES, 5, 0)
     assert again.values.tolist() == [-7.0] * 4
@@ -40,7 +40,7 @@ def test_they_are_there_for_the_next(model: vf.VAE, tmp_path: Path) -> None:
     assert len(kept_nowhere) == 0
 
 
-def test_estimates_of_something_else_are_not_taken(model: vf.VAE, tmp_path: Path) -> None:
+def test_estimates_of_something_else_are_not_used(model: vf.VAE, tmp_path: Path) -> None:
     begun(tmp_path / "file", model)
     torch.manual_seed(1)
     other = vf.VAE(input_shape=(6,), hidden=(), latent=2)
@@ -55,6 +55,6 @@ def array(values: object) -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"text", array([1.0, 2.0])])
-def test_what_is_damaged_begins_anew(content: bytes, model: vf.VAE, tmp_path: Path) -> None:
+def test_a_damaged_file_is_started_over(content: bytes, model: vf.VAE, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     assert len(begun(tmp_path / "file", model)) == 4

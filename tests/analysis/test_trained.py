@@ -1,4 +1,4 @@
-"""A model, and the images to look at it with."""
+"""A trained model, and the images to examine it with."""
 
 import json
 import shutil
@@ -39,14 +39,14 @@ def test_images_are_the_runs_own(trained_run: Path) -> None:
         assert selection.label(3) == str(int(images.labels[3]))
 
 
-def test_binarized_images_are_named_so(trained_run: Path) -> None:
+def test_binarized_images_say_so_in_their_names(trained_run: Path) -> None:
     selection = Trained.open(trained_run).images(binarize="threshold")
     assert selection.pixels.unique().tolist() == [0, 255]
     assert selection.title.endswith("thresholded pixels")
     assert selection.slug == "digits-test-threshold"
 
 
-def test_dynamically_binarized_images_are_looked_at_as_one_sample(small: Callable[..., vf.Config]) -> None:
+def test_dynamically_binarized_images_are_shown_as_one_sample(small: Callable[..., vf.Config]) -> None:
     trained = Trained.open(vf.fit(small(binarize="dynamic", epochs=1)).directory)
     for part in ("train", "test"):
         selection = trained.images(part)
@@ -54,7 +54,7 @@ def test_dynamically_binarized_images_are_looked_at_as_one_sample(small: Callabl
         assert selection.title.endswith("one static Bernoulli sample of the pixels")
 
 
-def test_labels_follow_what_is_held_out(small: Callable[..., vf.Config]) -> None:
+def test_labels_follow_the_held_out_images(small: Callable[..., vf.Config]) -> None:
     run = vf.fit(small(valid=100, epochs=1)).directory
     trained, labels = Trained.open(run), vf.load_images("digits").labels
     assert torch.equal(trained.images("valid").labels, labels[-100:])
@@ -62,7 +62,7 @@ def test_labels_follow_what_is_held_out(small: Callable[..., vf.Config]) -> None
     assert len(trained.images(data="digits").pixels) == 1000
 
 
-def test_a_checkpoint_knows_its_run_wherever_one_stands(
+def test_a_checkpoint_finds_its_run_from_any_working_directory(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained_run / "checkpoints")
@@ -70,7 +70,7 @@ def test_a_checkpoint_knows_its_run_wherever_one_stands(
     assert inside.run == trained_run
     assert inside.title == f"run, {inside.source.name}"
     assert inside.source.name.startswith("step-")
-    monkeypatch.chdir(trained_run)  # it has a config.toml, which is not that of what lies beside it
+    monkeypatch.chdir(trained_run)  # its config.toml does not belong to what is next to it
     shutil.copytree("checkpoints/best/", tmp_path / "copy")
     stranger = trained_run / "stranger"
     stranger.symlink_to(tmp_path / "copy")
@@ -86,7 +86,7 @@ def test_an_older_checkpoint_has_the_records_of_its_own_epochs(small: Callable[.
     assert epochs == [[1], [1, 2], [1, 2, 3]]
 
 
-def test_a_damaged_checkpoint_is_not_passed_over_in_silence(
+def test_a_damaged_checkpoint_is_not_skipped_silently(
     small: Callable[..., vf.Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = vf.fit(small()).directory
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_not_passed_over_in_silence(
 
 
 @pytest.mark.parametrize("binarize", ["none", "dynamic"])
-def test_images_that_changed_since_are_not_the_runs(
+def test_images_that_have_changed_are_not_the_runs_own(
     binarize: str, small: Callable[..., vf.Config], tmp_path: Path
 ) -> None:
     images = vf.load_images("digits").pixels[:200, 0].numpy()
@@ -119,7 +119,7 @@ def test_images_that_changed_since_are_not_the_runs(
 
 
 @pytest.mark.parametrize("binarize", ["none", "static"])
-def test_other_images_are_used_whole_and_named_by_what_they_are(
+def test_other_images_are_used_whole_and_named_by_their_content(
     binarize: str, small: Callable[..., vf.Config], tmp_path: Path
 ) -> None:
     images = vf.load_images("digits").pixels[:200, 0].numpy()
@@ -130,11 +130,11 @@ def test_other_images_are_used_whole_and_named_by_what_they_are(
     assert len(own.pixels) == 20
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "own.npy").rename(tmp_path / "elsewhere" / "own.npy")
-    moved = trained.images(data=str(tmp_path / "elsewhere" / "own.npy"))  # divided as the run's, for it is the run's
+    moved = trained.images(data=str(tmp_path / "elsewhere" / "own.npy"))  # split as in the run
     assert torch.equal(moved.pixels, own.pixels)
     assert (moved.title, moved.slug, moved.sha256) == (own.title, own.slug, own.sha256)
     others = []
-    for count in (1, 3):  # too few for a tenth to be held out
+    for count in (1, 3):  # too few to hold out a tenth
         np.save(tmp_path / "holdout.npy", 255 - images[:count])
         others.append(trained.images(data=str(tmp_path / "holdout.npy")))
         assert len(others[-1].pixels) == count
@@ -155,7 +155,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
         (
             lambda t, p: t.images("valid"),
@@ -172,16 +172,16 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_named(
-    trained_run: Path, tmp_path: Path, change: Callable[[Trained, Path], Any], error: type, said: str
+    trained_run: Path, tmp_path: Path, change: Callable[[Trained, Path], Any], error: type, message: str
 ) -> None:
     np.save(tmp_path / "small.npy", np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4) % 200)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         change(Trained.open(trained_run), tmp_path)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_gpu_gives_the_numbers_of_a_cpu(trained_run: Path) -> None:
-    """The noise is the same; products and sums are in another order."""
+    """Compare with tolerances: the noise is the same, but products and sums are in another order."""
     on_cpu, on_gpu = (Trained.open(trained_run, device) for device in ("cpu", "cuda"))
     pixels = on_cpu.images().pixels[:100].flatten(1)
     ours, theirs = (torch.cat(list(log_likelihoods(one.model, pixels, 70, 0))) for one in (on_gpu, on_cpu))

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and no failure or death leaves half of one behind."""
+"""Files are complete or absent, and no failure or kill leaves half a file behind."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ WRITERS: dict[str, Callable[[Path, bytes], None]] = {
 def failing(
     name: str, number: int, monkeypatch: pytest.MonkeyPatch, on: Callable[[Any], bool] = lambda _: True
 ) -> None:
-    """Let os.NAME fail where `on` its first argument holds."""
+    """Make os.NAME fail whenever `on` holds for its first argument."""
     real = getattr(os, name)
 
     def fail(first: Any, *rest: Any, **kwargs: Any) -> Any:
@@ -59,7 +59,7 @@ def test_a_failure_names_the_file_and_leaves_what_was_there(
 def test_a_failure_to_close_names_the_file_and_hides_no_other(
     writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a network's file system, which may tell only then."""
+    """Make close fail, as on a network file system, which may report errors only then."""
     failing("close", errno.EIO, monkeypatch)
     with pytest.raises(OSError, match=f"{os.strerror(errno.EIO)}: '{tmp_path}/file'"):
         WRITERS[writer](tmp_path / "file", b"new")
@@ -69,7 +69,7 @@ def test_a_failure_to_close_names_the_file_and_hides_no_other(
 
 
 def test_a_failure_to_read_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls on a file that is open name none."""
+    """Raise an error without a path, as calls on an open file do."""
 
     def fail(_: Path) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
@@ -79,7 +79,7 @@ def test_a_failure_to_read_names_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         atomic.read(tmp_path / "file")
 
 
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:2]))
     for writer in WRITERS.values():
@@ -89,7 +89,7 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("writer", ["write", "replace"])
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_a_file_system_without_fsync_will_do(
+def test_a_file_system_without_fsync_is_accepted(
     writer: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing("fsync", number, monkeypatch)
@@ -108,7 +108,7 @@ def test_directories_may_refuse_fsync_and_files_may_not(tmp_path: Path, monkeypa
         atomic.replace(tmp_path / "file", b"content")
 
 
-def test_what_a_killed_writer_left_is_swept_and_what_another_writes_is_not(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_swept_and_files_being_written_are_not(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
@@ -137,10 +137,10 @@ atomic.replace(Path({str(tmp_path)!r}) / "file", b"half")
     }
 
 
-def test_a_new_directory_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_new_directory_is_complete_or_absent(tmp_path: Path) -> None:
     with atomic.new_directory(tmp_path / "new") as temporary:
         (temporary / "file").write_bytes(b"content")
-        atomic.sweep(tmp_path)  # by another command
+        atomic.sweep(tmp_path)  # as another command would
         assert [entry.name for entry in tmp_path.iterdir()] == [temporary.name]
     assert (tmp_path / "new" / "file").read_bytes() == b"content"
     with pytest.raises(ZeroDivisionError), atomic.new_directory(tmp_path / "other") as temporary:
@@ -148,7 +148,7 @@ def test_a_new_directory_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
 
 
-def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_directory_that_stands_where_a_file_belongs(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(OSError, match=r"file'$"):
         atomic.replace(tmp_path / "file", b"")

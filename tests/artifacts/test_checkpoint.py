@@ -1,4 +1,4 @@
-"""Saving and loading: byte-identical, verified, and never half-written."""
+"""Saving and loading checkpoints: byte-identical, verified, and never half-written."""
 
 import errno
 import json
@@ -23,14 +23,14 @@ def save(folder: Path, step: int = 3, fill: float = 1.0) -> Path:
     return checkpoint.save(folder, model, parameters, optimizer, {"step": step, "sums": [0.1, 1 / 3]})
 
 
-def test_what_is_saved_is_read(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_reads_back(tmp_path: Path) -> None:
     path = save(tmp_path)
     found = checkpoint.read(path)
     assert path.name == "step-00000003"
     assert {f.name for f in path.iterdir()} == {
         "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
     }  # fmt: skip
-    assert found.state == {"step": 3, "sums": [0.1, 1 / 3]}  # floats exactly
+    assert found.state == {"step": 3, "sums": [0.1, 1 / 3]}  # floats are exact
     assert found.optimizer["a.step"] == 5
     assert (tmp_path / "latest").readlink() == Path(path.name)
     assert [p.name for p in tmp_path.glob(".*")] == []
@@ -44,7 +44,7 @@ def test_the_same_state_is_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "garbage"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, name: str, damage: str) -> None:
     good, bad = save(tmp_path, 3), save(tmp_path, 4)
     file = bad / name
     data = bytearray(file.read_bytes())
@@ -65,10 +65,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: 
         checkpoint.read(bad)
 
 
-def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A resume would begin anew in their place."""
+def test_unlistable_checkpoints_do_not_count_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise RunError, since a resume would otherwise start from the beginning."""
     save(tmp_path / "run" / "checkpoints")
 
     def refuse(*_: object) -> None:
@@ -94,13 +92,13 @@ def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:
         if step == 2:
             checkpoint.point(tmp_path / "best", path)
     checkpoint.prune(tmp_path / "step-00000005", keep=3)
-    # 6 is of a later step: an invalid one that a resume went past, so it neither counts nor goes
+    # 6 is a later step: an invalid one that a resume skipped, so it neither counts nor is removed
     assert sorted(int(p.name[5:]) for p in tmp_path.glob("step-*")) == [2, 3, 4, 5, 6]
     assert (tmp_path / "best").resolve().name == "step-00000002"
 
 
 def test_without_symlinks_a_file_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on FAT and some network file systems; a run that moves to another file system goes on."""
+    """Refuse symlinks, as FAT and some network file systems do; a run that moves to another file system continues."""
     folder = tmp_path / "checkpoints"
     real = Path.symlink_to
 
@@ -119,7 +117,7 @@ def test_without_symlinks_a_file_names_the_checkpoint(tmp_path: Path, monkeypatc
     assert sorted(p.name for p in folder.iterdir()) == ["best", "latest", "step-00000001", "step-00000004"]
 
 
-def test_a_link_that_cannot_be_moved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_cannot_be_renamed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, 3)
 
     def refuse(*_: object) -> None:
@@ -140,7 +138,7 @@ def test_links_to_links_are_followed(tmp_path: Path) -> None:
         vf.load(tmp_path / "circle")
 
 
-def test_a_failed_save_leaves_the_checkpoints_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_earlier_checkpoints_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, 3)
     real = os.write
     for at in range(4):  # three files and their manifest

@@ -1,4 +1,4 @@
-"""One writer at a time, whatever becomes of it."""
+"""One writer at a time, however that writer ends."""
 
 import errno
 import fcntl
@@ -30,7 +30,7 @@ WAITING = "print(flush=True); time.sleep(60)"
 
 @contextmanager
 def process(code: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process that claims a directory and then runs `code`, once that prints a line."""
+    """Yield a process that has claimed a directory and runs `code`, once it has printed a line."""
     line = [sys.executable, "-c", CLAIMING + code, *arguments]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
@@ -54,7 +54,7 @@ def test_a_claim_is_exclusive_and_leaves_nothing(tmp_path: Path) -> None:
     assert [entry.name for entry in path.iterdir()] == ["file"]
 
 
-def test_of_many_processes_each_fresh_directory_has_one(tmp_path: Path) -> None:
+def test_only_one_of_many_processes_claims_each_fresh_directory(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
@@ -71,7 +71,7 @@ for i in range(100):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     running = [subprocess.Popen([sys.executable, "-c", code, str(n)], **pipes) for n in range(4)]
     for one in running:
-        one.stdout.readline()  # all are there
+        one.stdout.readline()  # all have started
     for one in running:
         one.stdin.write(b"\n")
         one.stdin.flush()
@@ -82,7 +82,7 @@ for i in range(100):
     assert all(len(names) == 1 for names in owners)
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     with process(WAITING, str(tmp_path / "run")) as holder:
         with pytest.raises(RunError, match=f"in use by process {holder.pid} "):
             Claim(tmp_path / "run")
@@ -92,7 +92,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 
 def test_a_child_that_outlives_its_parent_holds_nothing(tmp_path: Path) -> None:
-    # The child says when it is there.
+    # The child reports once it has started.
     code = f"if os.fork():\n    time.sleep(60)\nPath(sys.argv[2]).write_text(str(os.getpid()))\n{WAITING}"
     with process(code, str(tmp_path / "run"), str(tmp_path / "child")) as holder:
         with pytest.raises(RunError, match="in use"):
@@ -114,12 +114,12 @@ def test_a_claim_that_fails_names_its_file_and_leaves_no_lock_of_its_own(
         patched.setattr(owner, call, fail)
         with pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/run/.lock'"):
             Claim(tmp_path / "run")
-    assert (tmp_path / "run" / LOCK).exists() == (call in ("flock", "fstat"))  # it might be somebody else's
+    assert (tmp_path / "run" / LOCK).exists() == (call in ("flock", "fstat"))  # it might belong to another process
     Claim(tmp_path / "run").release()
 
 
-def test_giving_a_claim_up_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk that the kernel has made read-only, closing fails too."""
+def test_releasing_a_claim_raises_no_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make close fail, as on a disk that the kernel has made read-only."""
     claim, real = Claim(tmp_path / "run"), os.close
 
     def close(descriptor: int) -> None:
@@ -132,7 +132,7 @@ def test_giving_a_claim_up_hides_no_error(tmp_path: Path, monkeypatch: pytest.Mo
     Claim(tmp_path / "run").release()
 
 
-def test_without_locks_a_run_says_so_and_goes_on(
+def test_without_locks_a_run_warns_and_continues(
     small: Callable[..., vf.Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:

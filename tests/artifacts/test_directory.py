@@ -1,4 +1,4 @@
-"""A run's files: what may be written where, and what a resume may change."""
+"""A run's files: what may be written where, and which settings a resume may change."""
 
 import errno
 import json
@@ -16,14 +16,14 @@ Small = Callable[..., vf.Config]
 
 
 def begun(config: vf.Config) -> RunDirectory:
-    """A run that has begun and whose process has ended."""
+    """Return the directory of a run that has begun and whose process has ended."""
     with RunDirectory.open(config) as directory:
         directory.begin(config, plan={"device": "cpu"}, environment={"torch": "2"})
     return directory
 
 
 @pytest.mark.parametrize("held", ["config.toml", "metrics.jsonl", "checkpoints"])
-def test_a_run_is_never_written_over(small: Small, held: str) -> None:
+def test_a_run_is_never_overwritten(small: Small, held: str) -> None:
     path = Path(str(small().out))
     path.mkdir()
     (path / held).touch()
@@ -43,7 +43,7 @@ def test_a_dry_run_claims_nothing(small: Small) -> None:
         assert not directory.path.exists()
 
 
-def test_out_must_be_a_directory_to_be(small: Small, tmp_path: Path) -> None:
+def test_out_must_not_lie_inside_a_file(small: Small, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"--out: .*file is a file, expected a directory"):
         RunDirectory.open(small(out=str(tmp_path / "file" / "run")))
@@ -55,7 +55,7 @@ def test_out_must_be_writable(small: Small) -> None:
         RunDirectory.open(small(out="/proc/run"))
 
 
-def test_what_a_killed_process_tried_a_folder_with_is_removed(tmp_path: Path) -> None:
+def test_the_write_probe_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     (tmp_path / f"{PROBE}killed").mkdir()
     (tmp_path / f"{PROBE}file").touch()
     require_writable(tmp_path / "run")
@@ -74,7 +74,7 @@ def test_the_default_is_a_new_folder_named_by_time_and_data(
     assert paths[0].name.endswith("Z-my-faces")
 
 
-def test_a_resume_may_change_only_what_the_run_is_not(small: Small) -> None:
+def test_a_resume_may_change_only_settings_that_do_not_define_the_run(small: Small) -> None:
     path = str(begun(small()).path)
     with RunDirectory.open(small(out=None, resume=path, epochs=9, keep=1)) as resumed:
         pass
@@ -87,7 +87,7 @@ def test_a_resume_may_change_only_what_the_run_is_not(small: Small) -> None:
         RunDirectory.open(small(resume="auto", clip=1.0))
 
 
-def test_resume_auto_starts_where_nothing_is(small: Small) -> None:
+def test_resume_auto_starts_a_run_if_there_is_none(small: Small) -> None:
     with RunDirectory.open(small(resume="auto")) as directory:
         assert directory.recorded == {}
 
@@ -111,14 +111,14 @@ def test_metrics_are_appended_and_cut_back(small: Small) -> None:
     "line",
     [b"{", b"\xff\xfe", b"\0" * 9, b"1", b"null", b"{}", b'{"epoch": "2"}', b'{"epoch": 2, "x": "1"}', b"[" * 10**5],
 )
-def test_lines_that_are_no_records_are_read_past(line: bytes, small: Small) -> None:
+def test_lines_that_are_no_records_are_skipped(line: bytes, small: Small) -> None:
     directory = begun(small())
     first, second = b'{"epoch": 1, "train_loss": 2.5}\n', b'{"epoch": 2, "train_loss": null}\n'
     directory.metrics_file.write_bytes(line + b"\n" + first + first + line + b"\n" + second + line)
     assert directory.metrics() == [{"epoch": 1, "train_loss": 2.5}, {"epoch": 2, "train_loss": None}]
 
 
-def test_a_resume_takes_only_the_settings_that_the_run_wrote(small: Small) -> None:
+def test_a_resume_accepts_only_the_settings_that_the_run_wrote(small: Small) -> None:
     path = begun(small(seed=3)).path
     file = path / "config.toml"
     written = file.read_text()
@@ -136,7 +136,8 @@ def test_a_resume_takes_only_the_settings_that_the_run_wrote(small: Small) -> No
         with pytest.raises(RunError, match=r"config.toml is not whole: expected a \[plan\]|is not what the run wrote"):
             resumed(cut)
     assert resumed(written).recorded["seed"] == 3
-    assert resumed(written.replace("seed = 3", "seed = 4").split("\n", 1)[1]).recorded["seed"] == 4  # meant, or older
+    # Without its seal, a file counts as changed on purpose, or as one of an older version.
+    assert resumed(written.replace("seed = 3", "seed = 4").split("\n", 1)[1]).recorded["seed"] == 4
 
 
 def test_files_that_cannot_be_read_are_named(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ def test_files_that_cannot_be_read_are_named(small: Small, monkeypatch: pytest.M
     directory.metrics_file.touch()
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")  # as of a call on a file that is open
+        raise OSError(errno.EIO, "Input/output error")  # as from a call on an open file
 
     for name in ("read_bytes", "read_text"):
         monkeypatch.setattr(Path, name, fail)
@@ -154,27 +155,27 @@ def test_files_that_cannot_be_read_are_named(small: Small, monkeypatch: pytest.M
         RunDirectory.of(directory.path)
 
 
-def test_a_failed_save_says_what_survives(small: Small) -> None:
+def test_a_failed_save_names_the_checkpoint_that_remains(small: Small) -> None:
     directory = begun(small())
     no_space, damaged = OSError(errno.ENOSPC, "No space", "x"), OSError(errno.EIO, "Input/output error")
     with pytest.raises(
-        RunError, match=r"^x: No space, [\d.]+ MiB free: it could not be saved; no checkpoint is there yet$"
+        RunError, match=r"^x: No space, [\d.]+ MiB free: it could not be saved; there is no checkpoint yet$"
     ), directory.saving("it"):  # fmt: skip
         raise no_space
     (directory.checkpoints / "step-00000007").mkdir(parents=True)
     with pytest.raises(
-        RunError, match=f"^{directory.path}: Input/output error: it .*; step-00000007 is, go on from there with"
+        RunError, match=f"^{directory.path}: Input/output error: it .*; step-00000007 is, continue from it with"
     ), directory.saving("it"):  # fmt: skip
         raise damaged
 
 
-def test_a_disk_that_is_too_small_is_named_before_the_work(small: Small) -> None:
-    said = r"the disk has .* free, the run needs 52428802.0 MiB: up to 5 checkpoints of 10485760.0 MiB.*--keep 3"
-    with pytest.raises(RunError, match=said):
+def test_a_disk_that_is_too_small_is_reported_before_the_work(small: Small) -> None:
+    message = r"the disk has .* free, the run needs 52428802.0 MiB: up to 5 checkpoints of 10485760.0 MiB.*--keep 3"
+    with pytest.raises(RunError, match=message):
         begun(small()).require_space(10 << 40, epochs=10, keep=3)
 
 
-def test_a_link_to_nothing_is_no_place(small: Small, tmp_path: Path) -> None:
+def test_a_dangling_link_is_refused(small: Small, tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(tmp_path / "unmounted")
     for out in ("run", "run/inside"):
         with pytest.raises(RunError, match=r"--out: .*run is a link to .*unmounted, which is not there; make it"):

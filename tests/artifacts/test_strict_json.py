@@ -1,4 +1,4 @@
-"""JSON without NaN and infinity, wherever it is written."""
+"""JSON without NaN and infinity, wherever the package writes it."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def test_null_stands_for_what_is_not_finite(value: Any, expected: Any) -> None:
     assert json.loads(strict_json.dumps(value), parse_constant=refuse) == expected
 
 
-def test_the_trace_of_a_model_that_overflows(trained_run: Path) -> None:
+def test_the_trace_of_an_overflowing_model_holds_null(trained_run: Path) -> None:
     trained = Trained.open(str(trained_run), "cpu")
     with torch.no_grad():
         next(trained.model.parameters()).fill_(inf)
@@ -36,8 +36,8 @@ def test_the_trace_of_a_model_that_overflows(trained_run: Path) -> None:
     assert "null" in strict_json.dumps(found)
 
 
-def test_nobody_writes_json_in_another_way() -> None:
-    """Checkpoints have their own: what they hold is read by this program alone."""
+def test_no_other_module_writes_json_itself() -> None:
+    """Exempt checkpoints, whose JSON only this program reads."""
     sources = [
         path for path in Path(vae_fast.__file__).parent.rglob("*.py") if path.stem not in ("checkpoint", "strict_json")
     ]

@@ -23,7 +23,7 @@ def scalars(run: Path) -> dict[str, dict[int, float]]:
     return {tag: {e.step: e.value for e in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
 
 
-def test_every_record_also_across_a_resume(small: Small) -> None:
+def test_tensorboard_has_every_record_also_after_a_resume(small: Small) -> None:
     pytest.importorskip("tensorboard", reason="vae_fast[tensorboard] is not installed")
     run = vf.fit(small(log="tensorboard")).directory
     vf.fit(small(log="tensorboard", epochs=3, resume=str(run), out=None))
@@ -34,7 +34,7 @@ def test_every_record_also_across_a_resume(small: Small) -> None:
     assert found["lr"] == pytest.approx({r["epoch"]: r["lr"] for r in records})
 
 
-def test_without_tensorboard_one_line_and_no_run(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorboard_is_reported_before_the_run_begins(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     config = small(log="tensorboard")
     with pytest.raises(

@@ -1,10 +1,10 @@
-"""The results of a run as benchmarks write them, but with times by formula: for the tests of what reads them."""
+"""Sample results as benchmarks write them, with times from formulas, for the tests of what reads them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-# Of each contender: its label, whether it is ours, and how many times as fast as eager it is on a CPU and on a GPU.
+# For each contender: its label, whether it is ours, and how many times as fast as eager it is on a CPU and on a GPU.
 CONTENDERS: dict[str, tuple[str, bool, float | None, float | None]] = {
     "eager": ("eager, as people write it; images resident", False, 1, 1),
     "eager-tuned": ("eager with good habits: logits, fused Adam, no .item()", False, 1.74, 6.2),
@@ -18,7 +18,7 @@ CONTENDERS: dict[str, tuple[str, bool, float | None, float | None]] = {
     "jax": ("JAX, jit of lax.scan", False, 2.43, 41),
     "lightning": ("Lightning", False, 0.83, 0.7),
 }
-EAGER_MS = {"cpu": (7.0, 0.034), "cuda": (1.9, 0.00012)}  # ms a step, and for each image
+EAGER_MS = {"cpu": (7.0, 0.034), "cuda": (1.9, 0.00012)}  # ms per step, and per image
 FLOOR_MS = {"cpu": (1.1, 0.0092), "cuda": (0.011, 0.0000078)}
 STEP_FLOPS = 6 * (2 * 784 * 400 + 60 * 400) - 2 * 784 * 400
 WEIGHTS = 652_824
@@ -42,7 +42,7 @@ def entry(suite: str, contender: str, device: str, batch: int | None, ms: float,
 
 
 def step(contender: str, device: str, precision: str, batch: int, scale: float) -> Any:
-    """A whole step. What overhead makes slow gains less at larger batches."""
+    """Return a whole step; contenders that save overhead gain less at larger batches."""
     (fixed, each), floor = EAGER_MS[device], FLOOR_MS[device][0] + FLOOR_MS[device][1] * batch
     eager = fixed + each * batch
     gain = CONTENDERS[contender][2 if device == "cpu" else 3]
@@ -75,7 +75,7 @@ def operator(suite: str, what: str, contender: str, batch: int, scale: float) ->
 
 
 def sample(scale: float = 1.0) -> dict[str, Any]:
-    """Two suites of operators, steps on a CPU and a GPU in two precisions, start-up; ours `scale` times as fast."""
+    """Return operators, steps on a CPU and a GPU in two precisions, and start-up; ours are `scale` times as fast."""
     benchmarks = [
         step(contender, device, precision, batch, scale if ours else 1.0)
         for contender, (_, ours, *gains) in CONTENDERS.items()

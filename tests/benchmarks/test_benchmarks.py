@@ -1,4 +1,4 @@
-"""The benchmarks' own rules: turns and ratios, and no time for whoever trains otherwise than the reference."""
+"""The benchmarks' own rules: turns, ratios, and no times for contenders that train differently from the reference."""
 
 import json
 import os
@@ -37,7 +37,7 @@ CASE = Case("cpu", "fp32", 16)
 
 
 class Pedantic:
-    """pytest-benchmark's fixture as far as `alternate` uses it: setup, target and teardown, for every round."""
+    """A stand-in for pytest-benchmark's fixture as `alternate` uses it: setup, target and teardown in every round."""
 
     def __init__(self) -> None:
         self.extra_info: dict[str, Any] = {}
@@ -67,25 +67,25 @@ def test_turns_alternate_and_a_ratio_belongs_to_its_round(monkeypatch: pytest.Mo
     assert times.of_floor == [1, 1, 1]
 
 
-def test_the_middle_and_the_quartiles() -> None:
+def test_quartiles_of_several_values_and_of_one() -> None:
     assert rounds.quartiles([5, 1, 4, 2, 3]) == [2, 3, 4]
     assert rounds.quartiles([7.0]) == [7, 7, 7]
 
 
-needs_library = pytest.mark.skipif(not extension.load(), reason="the C++ operators are not there")
+needs_library = pytest.mark.skipif(not extension.load(), reason="the C++ operators are not available")
 
 
 @needs_library
-def test_how_far_apart_cores_are() -> None:
-    told = [distance for distance in (cores.apart() for _ in range(100)) if distance is not None]
-    assert all(1 < distance < 1e6 for distance in told)
-    assert told or torch.get_num_threads() != 2 or len(os.sched_getaffinity(0)) < 2
+def test_the_distance_of_the_cores_is_plausible() -> None:
+    known = [distance for distance in (cores.apart() for _ in range(100)) if distance is not None]
+    assert all(1 < distance < 1e6 for distance in known)
+    assert known or torch.get_num_threads() != 2 or len(os.sched_getaffinity(0)) < 2
     with pytest.raises(ValueError, match="core_latency: count: expected at least 1, got 0"):
         torch.ops.vae_fast.core_latency(0)
 
 
 @needs_library
-def test_a_lone_thread_is_near_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_thread_has_no_distance_and_counts_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert cores.apart() is None
     assert cores.are_near(None)
@@ -95,12 +95,12 @@ def test_a_lone_thread_is_near_no_other(monkeypatch: pytest.MonkeyPatch) -> None
     ("distances", "kept"),
     [
         ([40.0, 41.0, 210.0, 45.0], [1, 2, 4]),  # of the rounds 1, 2, 3, 4
-        ([40.0, 210.0, 210.0, 210.0], [2, 3, 4]),  # too few are near, but three are distant
+        ([40.0, 210.0, 210.0, 210.0], [2, 3, 4]),  # too few near ones, but three distant ones
         ([40.0, 210.0, 210.0, 45.0], [1, 2, 3, 4]),
         ([None, None, None, None], [1, 2, 3, 4]),
     ],
 )
-def test_rounds_of_one_state_count(
+def test_only_rounds_of_one_state_count(
     distances: list[float | None], kept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cores, "_nearest", 39.0)
@@ -115,7 +115,7 @@ def test_rounds_of_one_state_count(
     assert times.cores_apart == (None if None in distances else rounds.quartiles([distances[int(i) - 1] for i in kept]))
 
 
-def test_patience_is_for_all_rounds_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_is_shared_by_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
 
     def wait(patience: float) -> float:
@@ -136,10 +136,10 @@ def test_patience_is_for_all_rounds_together(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(("seconds", "taken"), [(None, 9), (10, 4), (5, 1), (3.5, None)])
-def test_rounds_for_which_there_is_no_time_are_given_up(
+def test_rounds_without_time_are_dropped(
     seconds: float | None, taken: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A round takes two seconds, one of the baseline and one of the contender; one warms up."""
+    """Simulate rounds of two seconds, one for the baseline and one for the contender; the first warms up."""
     now = 0.0
 
     def took(call: Any, device: str) -> float:
@@ -162,14 +162,14 @@ def test_rounds_for_which_there_is_no_time_are_given_up(
     assert (times.taken, times.wanted) == (taken, 9)
 
 
-def test_the_baseline_beside_itself_takes_few_rounds() -> None:
+def test_the_baseline_against_itself_takes_few_rounds() -> None:
     assert rounds.Pace(9, 5).of("eager") == rounds.Pace(3, 5)
     assert rounds.Pace(2).of("eager").rounds == 2
     assert rounds.Pace(9).of("fused").rounds == 9
 
 
 def lazy(model: vf.VAE, pixels: Tensor, batch: int, precision: str, steps: int, **settings: Any) -> Any:
-    """Leaves out every other step."""
+    """Skip every other step."""
     train = vae_fast_engine.build(model, pixels, batch, precision, steps // 2, step="autograd")
     return lambda order: train(order[::2])
 
@@ -179,7 +179,7 @@ def with_less_beta(*arguments: Any) -> Any:
 
 
 def tiring(*arguments: Any) -> Any:
-    """Trains honestly where it is checked, then no more."""
+    """Train honestly when checked, and stop after that."""
     train = vae_fast_engine.build(*arguments, step="autograd")
     losses: list[float] = []
 
@@ -190,7 +190,7 @@ def tiring(*arguments: Any) -> Any:
     return once
 
 
-def test_who_stops_learning_gets_no_time() -> None:
+def test_a_contender_that_stops_learning_is_not_timed() -> None:
     pixels = vf.load_images("digits").pixels.flatten(1)
     table = {**STEP, "cheat": Contender("a cheat", tiring, initial_model, ours=True)}
     benchmark = Pedantic()
@@ -200,7 +200,7 @@ def test_who_stops_learning_gets_no_time() -> None:
 
 
 @pytest.mark.parametrize("build", [lazy, with_less_beta])
-def test_who_does_less_gets_no_time(build: Any) -> None:
+def test_a_contender_that_does_less_is_not_timed(build: Any) -> None:
     pixels = vf.load_images("digits").pixels.flatten(1)
     table = {**STEP, "cheat": Contender("a cheat", build, initial_model, ours=True)}
     benchmark = Pedantic()
@@ -211,7 +211,7 @@ def test_who_does_less_gets_no_time(build: Any) -> None:
 
 @pytest.mark.parametrize("operator", [reparameterize, elbo, objective])
 @pytest.mark.parametrize("wrong", ["result", "gradient"])
-def test_an_operator_whose_numbers_are_wrong_gets_no_time(operator: Any, wrong: str) -> None:
+def test_an_operator_with_wrong_numbers_is_not_timed(operator: Any, wrong: str) -> None:
     right = operator(CASE)
     way = right.ways["fused"]
 
@@ -227,7 +227,7 @@ def test_an_operator_whose_numbers_are_wrong_gets_no_time(operator: Any, wrong: 
         operator_runs.Calls(worse, sets, "cpu").check(right.check)
 
 
-def test_floors_count_what_is_done() -> None:
+def test_floors_count_the_work_of_a_step() -> None:
     assert floors.step_flops(1) == 2 * (2 * 784 * 400 + 3 * (400 * 40 + 20 * 400 + 400 * 784))
     weights = 652_824 - 400 - 40 - 400 - 784
     for device, precision, copies in (("cpu", "fp32", 0), ("cpu", "bf16", 4), ("cuda", "bf16", 0)):
@@ -236,17 +236,17 @@ def test_floors_count_what_is_done() -> None:
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
         run()
     assert counted.get_total_flops() == floors.step_flops(4)
-    wished = 5 * 2 * 1024**3 // 2
+    wanted = 5 * 2 * 1024**3 // 2
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
-        floors.large_products(wished)()
-    assert abs(counted.get_total_flops() - wished) <= 2 * 1024**2  # a row's
+        floors.large_products(wanted)()
+    assert abs(counted.get_total_flops() - wanted) <= 2 * 1024**2  # one row's
 
 
 @pytest.mark.parametrize(("slower", "batch"), [("bytes", 1), ("products at oneDNN's rate for 1024 x 1024", 4096)])
 def test_the_floor_of_bfloat16_on_a_cpu_is_the_slower_one(
     monkeypatch: pytest.MonkeyPatch, slower: str, batch: int
 ) -> None:
-    """On a machine of 1e12 operations and 1e10 bytes a second."""
+    """Simulate a machine of 1e12 operations and 1e10 bytes a second."""
     monkeypatch.setattr(floors, "copy_of", lambda size, device, times: times * size / 1e10)
     monkeypatch.setattr(floors, "large_products", lambda flops: flops / 1e12)
     monkeypatch.setattr(floors, "seconds", lambda run, device: run)
@@ -254,7 +254,7 @@ def test_the_floor_of_bfloat16_on_a_cpu_is_the_slower_one(
 
 
 @pytest.mark.parametrize("name", ["eager", "eager-tuned", "ops"])
-def test_on_the_way_to_a_test_loss_all_networks_are_judged_alike(name: str) -> None:
+def test_all_networks_are_validated_alike_before_and_after_an_epoch(name: str) -> None:
     images = {split: vf.load_images("digits", split).pixels.flatten(1) for split in ("train", "test")}
     sampler = BatchSampler(len(images["train"]), BATCHES[0], seed=0)
     training = Training(name, images, Case("cpu", "fp32", BATCHES[0]), sampler)
@@ -263,10 +263,10 @@ def test_on_the_way_to_a_test_loss_all_networks_are_judged_alike(name: str) -> N
     training.epoch()
     assert training.test_loss < 0.9 * before
     assert len(training.seconds) == 1
-    assert not training.is_there
+    assert not training.has_arrived
 
 
-def test_memory_held_at_once() -> None:
+def test_peak_memory_is_what_is_held_at_once() -> None:
     def run() -> None:
         for _ in range(3):
             torch.ones(1000, 1000)  # 4 MB, freed at once
@@ -277,7 +277,7 @@ def test_memory_held_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["eager", "eager-tuned", "fused"])
-def test_adam_is_checked(name: str) -> None:
+def test_the_check_of_adam_fails_for_a_wrong_learning_rate(name: str) -> None:
     right, wrong = Optimizers(name, "cpu"), Optimizers(name, "cpu")
     right.check()
     first: Any = wrong.optimizers[0]
@@ -290,7 +290,7 @@ def test_adam_is_checked(name: str) -> None:
 
 
 @needs_library
-def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
+def test_a_suite_writes_its_figures_and_lists_what_it_could_not_measure(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     test = "benchmarks/bench_train_step.py::test_train_step"
     ids = [f"{test}[cpu-fp32-1024-{name}]" for name in ("fused-step", "graph-ops")]
@@ -311,7 +311,7 @@ def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path:
     assert (fused["rounds_taken"], fused["rounds_wanted"]) == (2, 2)
     (group,) = (benchmark["group"] for benchmark in found["benchmarks"])
     assert group == "train_step cpu-fp32-1024, in rounds of 6 steps"
-    assert "node" not in found["machine_info"]  # no name of the host
+    assert "node" not in found["machine_info"]  # the host's name is not recorded
 
 
 @pytest.mark.parametrize(
@@ -324,14 +324,14 @@ def test_a_suite_leaves_its_figures_and_says_what_it_could_not_measure(tmp_path:
         (["--benchmark-json", "nowhere/x.json"], "--benchmark-json: the folder of nowhere/x.json does not exist"),
     ],
 )
-def test_wrong_options_are_said_before_anything_runs(options: list[str], said: str) -> None:
+def test_wrong_options_are_reported_before_anything_runs(options: list[str], said: str) -> None:
     command = [sys.executable, "-m", "pytest", "benchmarks/bench_adam.py", "-p", "no:cacheprovider", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 4
     assert said in done.stderr
 
 
-def test_cores_are_watched() -> None:
+def test_the_cores_command_needs_two_threads_on_two_cpus() -> None:
     command = [sys.executable, "-m", "benchmarks.cores"]
     done = subprocess.run([*command, "0"], cwd=ROOT, capture_output=True, text=True)
     two = cores.usable_cpus() == 2 and extension.load()  # as many threads as a new process has
@@ -343,5 +343,5 @@ def test_cores_are_watched() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_pytest_alone_runs_no_benchmark(pytestconfig: pytest.Config) -> None:
+def test_plain_pytest_runs_no_benchmark(pytestconfig: pytest.Config) -> None:
     assert pytestconfig.getini("testpaths") == ["tests"]

@@ -1,4 +1,4 @@
-"""The budget of time: its division, the rounds that it gives up, and that no run is longer."""
+"""The time budget: how it is divided, which rounds it drops, and that no run exceeds it."""
 
 import signal
 import sys
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.harness.budget import FEWEST, Budget, Kind, Spent, seconds_of
 
-needs_alarms = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there are no alarms")
+needs_alarms = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this platform has no alarms")
 PLAIN, COMPILED = Kind("test_epoch"), Kind("test_epoch", compiles=True)
 
 
@@ -25,7 +25,7 @@ class Clock:
 
 
 def rounds(budget: Budget, clock: Clock, each: float, wanted: int = 9) -> int:
-    """As many as `wanted`, or as there is time for, after one that warms up; Spent if for none."""
+    """Return the rounds taken: `wanted`, or those that there is time for after a warm-up; raise Spent if none."""
     for taken in range(-1, wanted):
         if not budget.allows(taken):
             if taken <= 0:
@@ -35,7 +35,7 @@ def rounds(budget: Budget, clock: Clock, each: float, wanted: int = 9) -> int:
     return wanted
 
 
-def test_shares_are_in_proportion_and_what_one_leaves_goes_to_the_others() -> None:
+def test_shares_are_in_proportion_and_unused_time_goes_to_the_others() -> None:
     clock = Clock()
     budget = Budget(100, clock)
     budget.plan({"a": 1, "b": 3, "c": 1})
@@ -55,15 +55,15 @@ def test_shares_are_in_proportion_and_what_one_leaves_goes_to_the_others() -> No
     ("seconds", "before", "each", "taken"),
     [
         (200, 0, 2, 9),  # all
-        (20, 0, 2, 4),  # its share is ten seconds, of which the warm-up has two
-        (20, 9, 2, FEWEST),  # no more than these may take from the other's share
-        (20, 17, 1.2, 1),  # but not if nothing would be left of it
+        (20, 0, 2, 4),  # its share is ten seconds, and the warm-up takes two
+        (20, 9, 2, FEWEST),  # only these may borrow from the other's share
+        (20, 17, 1.2, 1),  # but not if that would use it up
         (20, 17, 2, None),  # the first would end too late
         (20, 20, 1, None),
         (None, 1e6, 1e3, 9),
     ],
 )
-def test_rounds_are_given_up(seconds: float | None, before: float, each: float, taken: int | None) -> None:
+def test_rounds_without_time_are_dropped(seconds: float | None, before: float, each: float, taken: int | None) -> None:
     clock = Clock()
     budget = Budget(seconds, clock)
     budget.plan({"a": 1, "b": 1})
@@ -77,8 +77,8 @@ def test_rounds_are_given_up(seconds: float | None, before: float, each: float, 
 
 
 @pytest.mark.parametrize("kind", [COMPILED, Kind("test_train_step", compiles=True)])
-def test_what_is_expected_to_need_more_than_is_left_is_not_begun(kind: Kind) -> None:
-    """By what the last one of its kind needed, or of one that compiles as well."""
+def test_a_benchmark_expected_to_exceed_the_time_left_is_not_started(kind: Kind) -> None:
+    """Expect what the last benchmark of the same kind needed, or of another kind that compiles as well."""
     clock = Clock()
     budget = Budget(100, clock)
     budget.plan(dict.fromkeys("abcd", 1))
@@ -94,7 +94,7 @@ def test_what_is_expected_to_need_more_than_is_left_is_not_begun(kind: Kind) -> 
     assert budget.share_left == pytest.approx(53 / 2)
 
 
-def test_what_was_not_begun_is_tried_again_later() -> None:
+def test_a_kind_that_was_not_started_is_tried_again_later() -> None:
     clock = Clock()
     budget = Budget(100, clock)
     budget.begin("a", PLAIN)
@@ -107,10 +107,10 @@ def test_what_was_not_begun_is_tried_again_later() -> None:
             begun.append(True)
         except Spent:
             begun.append(False)
-    assert begun == [False, True, True]  # 52 seconds are more than the 48 that are left, nine tenths of them are not
+    assert begun == [False, True, True]  # 52 seconds exceed the 48 that are left, nine tenths of them do not
 
 
-def test_no_benchmark_takes_all_from_the_others() -> None:
+def test_no_benchmark_takes_all_the_time_from_the_others() -> None:
     clock = Clock()
     budget = Budget(300, clock)
     budget.plan(dict.fromkeys(map(str, range(50)), 1))
@@ -119,7 +119,7 @@ def test_no_benchmark_takes_all_from_the_others() -> None:
     clock.now += 100
     assert not budget.allows(-1)
     budget.end("0")
-    with pytest.raises(Spent):  # as long as that, so it is believed
+    with pytest.raises(Spent):  # it is expected to take as long as the last one
         budget.begin("1", PLAIN)
     budget.plan({"2": 1})
     budget.begin("2", Kind("another", compiles=True))
@@ -127,7 +127,7 @@ def test_no_benchmark_takes_all_from_the_others() -> None:
 
 
 @needs_alarms
-def test_what_runs_when_nothing_is_left_is_ended() -> None:
+def test_a_benchmark_is_stopped_when_no_time_is_left() -> None:
     before = signal.getsignal(signal.SIGALRM)
     began = time.monotonic()
     budget = Budget(0.2)
@@ -146,7 +146,7 @@ def test_what_runs_when_nothing_is_left_is_ended() -> None:
 
 
 @needs_alarms
-def test_an_import_comes_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_is_finished_before_a_benchmark_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(1)\nwhole = True\n")
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -164,13 +164,13 @@ def test_an_import_comes_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("chosen", "more", "seconds"), [(None, False, 450), (None, True, None), (0, False, None), (60, True, 60)]
 )
-def test_who_asks_for_more_is_not_held_to_the_usual_budget(
+def test_a_run_of_more_than_usual_has_no_limit_by_default(
     chosen: float | None, more: bool, seconds: float | None
 ) -> None:
     assert seconds_of(chosen, more) == seconds
 
 
-def test_without_a_budget_nothing_is_ended() -> None:
+def test_without_a_budget_nothing_is_stopped() -> None:
     with Budget().enforced():
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
@@ -179,10 +179,10 @@ durations = st.floats(0.01, 60)
 
 
 @given(st.lists(st.tuples(durations, durations, st.booleans(), st.floats(0.1, 10)), min_size=1, max_size=40))
-def test_no_run_is_longer_than_its_budget_by_more_than_its_longest_step(
+def test_no_run_exceeds_its_budget_by_more_than_its_longest_step(
     benchmarks: list[tuple[float, float, bool, float]],
 ) -> None:
-    """Of any benchmarks: seconds before the rounds and of a round, whether it compiles, what it takes usually."""
+    """Try any benchmarks: seconds before the rounds, seconds of a round, whether it compiles, its usual time."""
     clock = Clock()
     budget = Budget(300, clock)
     budget.plan({str(i): usual for i, (*_, usual) in enumerate(benchmarks)})

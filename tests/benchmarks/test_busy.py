@@ -21,7 +21,7 @@ needs_linux = pytest.mark.skipif(not busy.STAT.is_file(), reason="the counts are
         ((0.0, 0.0, 0.0), None),
     ],
 )
-def test_the_share_of_others(
+def test_the_share_is_what_is_neither_idle_nor_this_process(
     used: tuple[float, float, float], share: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter([(5.0, 3.0, 1.0), (5.0 + used[0], 3.0 + used[1], 1.0 + used[2])])
@@ -32,7 +32,7 @@ def test_the_share_of_others(
 @needs_linux
 def test_only_the_cpus_of_this_process_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "stat"
-    counts = "100 1 20 300 40 0 5 6 50 0"  # the last two are those of guests, which the first ones hold already
+    counts = "100 1 20 300 40 0 5 6 50 0"  # the last two are the guests', which the first two include already
     file.write_text(f"cpu  1 2 3 4 5 6 7 8 9 0\ncpu0 {counts}\ncpu1 9 9 9 9 9 9 9 9 9 9\nintr 1 2\n")
     monkeypatch.setattr(busy, "STAT", file)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
@@ -42,7 +42,7 @@ def test_only_the_cpus_of_this_process_count(tmp_path: Path, monkeypatch: pytest
     assert times[:2] == pytest.approx((472 / ticks, 340 / ticks))
 
 
-def test_where_it_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_is_none_where_it_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy, "STAT", tmp_path / "nothing")
     assert busy.busy_share(0) is None
 
@@ -50,6 +50,6 @@ def test_where_it_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("share", "said"), [(None, None), (0.02, None), (0.63, "other processes use 63% of the CPUs: ")]
 )
-def test_it_is_said_where_it_matters(share: float | None, said: str | None) -> None:
+def test_only_a_large_share_gives_a_warning(share: float | None, said: str | None) -> None:
     found = busy.warning(share)
     assert (found is None) if said is None else (found or "").startswith(said)

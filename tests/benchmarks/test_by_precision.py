@@ -1,4 +1,4 @@
-"""Images a second by batch and precision: what is measured, said and drawn."""
+"""Images a second by batch and precision: what is measured, printed and drawn."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from vae_fast.kernels import bf16_loops, extension
 pytestmark = pytest.mark.skipif(not extension.load(), reason=extension.status())
 
 
-def test_the_table_and_the_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_consistent_and_the_chart_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_precision.main(["--batch", "64", "1", "--rounds", "1", "--out", str(tmp_path)])
     out = capsys.readouterr().out
     assert f"bf16 by {bf16_loops()[0]}\n" in out

@@ -1,4 +1,4 @@
-"""Two runs of the benchmarks, compared."""
+"""The comparison of two benchmark runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ JAX = ("train_step", "jax", "cpu", 1024)
 
 @pytest.fixture
 def compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """The exit code, stdout and stderr of comparing the sample to `new`."""
+    """Return a function that compares the sample to `new` and returns the exit code, stdout and stderr."""
 
     def run(new: dict[str, Any], *flags: str) -> tuple[int, str, str]:
         files = write(tmp_path / "old.json", sample()), write(tmp_path / "new.json", new)
@@ -33,7 +33,7 @@ def is_jax(benchmark: dict[str, Any]) -> bool:
 
 
 def with_jax(factor: float) -> dict[str, Any]:
-    """The sample with one ratio times `factor`."""
+    """Return the sample with one ratio multiplied by `factor`."""
     content = sample()
     (info,) = (b["extra_info"] for b in content["benchmarks"] if is_jax(b))
     info["ratio"] = [value * factor for value in info["ratio"]]
@@ -81,7 +81,7 @@ def test_only_a_drop_beyond_the_limit_fails(
         ((None, 210), 1, "1 slower"),
     ],
 )
-def test_what_ran_on_cores_in_another_state_is_not_compared(
+def test_results_of_cores_in_another_state_are_not_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], distances: tuple[float | None, float], code: int, said: str
 ) -> None:
     runs = []
@@ -94,7 +94,7 @@ def test_what_ran_on_cores_in_another_state_is_not_compared(
     assert said in capsys.readouterr().out
 
 
-def test_nothing_that_can_be_compared_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_an_error_if_nothing_can_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = []
     for distance in (45, 210):
         content = sample()
@@ -111,7 +111,7 @@ def test_the_baseline_is_not_compared(compared: Callable[..., tuple[int, str, st
     assert compared(content)[0] == 0
 
 
-def test_what_is_gone_fails_unless_the_new_run_says_why(compared: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_missing_benchmark_fails_unless_the_new_run_says_why(compared: Callable[..., tuple[int, str, str]]) -> None:
     content = without_jax()
     code, out, err = compared(content)
     assert code == 1
@@ -119,14 +119,16 @@ def test_what_is_gone_fails_unless_the_new_run_says_why(compared: Callable[..., 
     assert "1 are gone" in err
     why = {"suite": "train_step", "contender": "jax", "label": "JAX", "reason": "no wheel", "device": "cpu"}
     content["not_measured"].append({**why, "batch": 128, "precision": "fp32"})
-    assert compared(content)[0] == 1  # that is about another batch
+    assert compared(content)[0] == 1  # the reason is for another batch
     content["not_measured"].append({**why, "batch": 1024, "precision": "fp32"})
     code, out, _ = compared(content)
     assert code == 0
     assert "not measured any more: train_step, jax, batch 1024, fp32, cpu: no wheel" in out
 
 
-def test_rounds_given_up_for_time_are_too_few_to_compare(compared: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_benchmark_with_too_few_rounds_for_lack_of_time_is_not_compared(
+    compared: Callable[..., tuple[int, str, str]],
+) -> None:
     content = with_jax(0.5)
     (info,) = (b["extra_info"] for b in content["benchmarks"] if is_jax(b))
     info |= {"rounds": 2, "rounds_taken": 2, "rounds_wanted": 9}
@@ -137,7 +139,7 @@ def test_rounds_given_up_for_time_are_too_few_to_compare(compared: Callable[...,
     assert compared(content)[0] == 1
 
 
-def test_why_one_part_of_a_suite_is_gone_says_nothing_of_the_others(
+def test_a_reason_for_one_part_of_a_suite_does_not_cover_the_others(
     compared: Callable[..., tuple[int, str, str]],
 ) -> None:
     content = sample()
@@ -149,7 +151,9 @@ def test_why_one_part_of_a_suite_is_gone_says_nothing_of_the_others(
         assert compared(content)[0] == code
 
 
-def test_new_ones_are_listed_and_another_machine_is_a_warning(compared: Callable[..., tuple[int, str, str]]) -> None:
+def test_new_benchmarks_are_listed_and_another_machine_gives_a_warning(
+    compared: Callable[..., tuple[int, str, str]],
+) -> None:
     content = sample()
     content["benchmarks"].append(entry("epoch", "ops", "cpu", 128, 1500.0, 3.0, unit="epoch"))
     content["machine_info"]["machine"] = "another CPU"
@@ -159,7 +163,7 @@ def test_new_ones_are_listed_and_another_machine_is_a_warning(compared: Callable
     assert err == "warning: AMD EPYC before, another CPU now; ratios still compare\n"
 
 
-def test_runs_with_nothing_in_common_are_no_pass(compared: Callable[..., tuple[int, str, str]]) -> None:
+def test_runs_with_nothing_in_common_fail(compared: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = compared({**sample(), "benchmarks": []})
     assert code == 1
     assert "expected benchmarks that" in err
@@ -173,8 +177,8 @@ def test_wrong_usage_exits_with_2(compared: Callable[..., tuple[int, str, str]],
 
 
 @needs_library
-def test_what_got_slower_is_measured_once_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A real drop stays one; a false one, here written into a file, is gone when it is measured again."""
+def test_what_got_slower_is_measured_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Keep a real drop, and clear a false one, which is only written into a file here, by measuring again."""
     test = "benchmarks/bench_adam.py::test_adam[cpu-fp32-1-fused]"
     runs = []
     for ratio in (2.0, 0.5):

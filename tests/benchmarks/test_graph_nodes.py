@@ -11,14 +11,14 @@ VERSIONS = ("2.11.0", "2.14.1")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_table_names_every_setting_and_holds_its_limit(version: str) -> None:
+def test_the_table_names_every_setting_and_keeps_its_limit(version: str) -> None:
     counts = counts_of(version)
     assert counts.keys() == {*SETTINGS, *EVALUATIONS, *RIVALS}
     for name, setting in SETTINGS.items():
         assert setting.most is None or counts[name] <= setting.most, name
 
 
-def test_a_node_is_counted_for_who_made_it() -> None:
+def test_nodes_are_counted_by_origin() -> None:
     made = {
         "products": ("product", "cublasLtMatmul"),
         "Inductor's": ("kernel", "triton_poi_fused_0 1,1,1"),

@@ -1,4 +1,4 @@
-"""Benchmarks under pytest within a budget: a line for each as it ends, and the JSON says what was given up."""
+"""Benchmarks under pytest within a budget: a line for each as it ends, and a JSON that lists what was dropped."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_naps(name, case, pace, benchmark):
 
 def started(folder: Path, *options: str, long: float = 2) -> "subprocess.Popen[str]":
     (folder / "bench_naps.py").write_text(NAPS)
-    # benchmarks/conftest.py is theirs as well, wherever they lie
+    # it uses benchmarks/conftest.py as well, whatever its folder
     usual = ["--benchmark-only", "-p", "benchmarks.conftest", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", str(folder / "bench_naps.py"), *usual, *options]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "LONG": str(long)}
@@ -49,7 +49,7 @@ def started(folder: Path, *options: str, long: float = 2) -> "subprocess.Popen[s
     return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
 
 
-def test_each_benchmark_is_told_of_as_it_ends(tmp_path: Path) -> None:
+def test_a_line_is_printed_as_each_benchmark_ends(tmp_path: Path) -> None:
     with started(tmp_path, "--benchmark-quiet", "--rounds=2") as process:
         assert process.stdout is not None
         first = next(line for line in process.stdout if line.startswith("[1/3]"))
@@ -62,23 +62,23 @@ def test_each_benchmark_is_told_of_as_it_ends(tmp_path: Path) -> None:
     assert "left" in first
     assert "\n[3/3] naps fp32 1, the last: " in rest
     assert "absent" not in rest
-    assert rest.startswith("[2/3]")  # and no letter of pytest's
+    assert rest.startswith("[2/3]")  # and none of pytest's letters
 
 
-def test_the_budget_is_said_at_the_start_and_what_a_round_is_in_the_table(tmp_path: Path) -> None:
+def test_the_budget_is_printed_at_the_start_and_the_size_of_a_round_in_the_table(tmp_path: Path) -> None:
     with started(tmp_path, "--rounds=1", "-k", "first") as process:
         printed, _ = process.communicate()
     assert "1 benchmark within 7.5 minutes (--budget), each in turns with an eager baseline\n" in printed
     assert "benchmark 'naps cpu-fp32-1, in rounds of 2 naps'" in printed
 
 
-def test_what_there_is_no_time_for_is_given_up_and_said(tmp_path: Path) -> None:
+def test_benchmarks_without_time_are_dropped_and_reported(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     began = time.monotonic()
     with started(tmp_path, "--budget=3", "--rounds=50", f"--benchmark-json={file}", long=300) as process:
         printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    assert time.monotonic() - began < 100  # most of which it takes to import torch, on a busy machine
+    assert time.monotonic() - began < 100  # on a busy machine, importing torch takes most of it
     content = json.loads(file.read_text())
     (first,) = (benchmark["extra_info"] for benchmark in content["benchmarks"])
     assert 1 <= first["rounds_taken"] < 10

@@ -1,6 +1,6 @@
 """The peers of the benchmarks: each trains the same network on the same images as plain PyTorch does.
 
-The noise of a peer is its own, so its loss is one more draw from what plain PyTorch gives over noise seeds. Where the
+A peer draws its own noise, so its loss is one more draw from what plain PyTorch gives over noise seeds. Where the
 posterior has no spread there is no noise, and they agree to within rounding: weights, objective and Adam are the same.
 """
 
@@ -19,15 +19,16 @@ from benchmarks.contenders.peers import PEERS, reason
 BATCH, STEPS, CALLS = 50, 10, 2
 NOISE_SEEDS = 8
 pytestmark = pytest.mark.usefixtures("one_thread")
-STUDENT_T = 5.41  # a new draw is further than t s sqrt(1 + 1/8) from the mean of 8 in one of 1000: 7 degrees of freedom
-# Relative to plain PyTorch in float64, over 20 steps without noise. In float32 it is 8e-8 away from that itself, XLA,
-# which sums in another order, 1e-6; in bfloat16 all are within 2e-4, a tenth of one rounding.
+# In one case of 1000 a new draw is further than t s sqrt(1 + 1/8) from the mean of 8: 7 degrees of freedom.
+STUDENT_T = 5.41
+# Relative to plain PyTorch in float64, over 20 steps without noise. PyTorch's float32 is 8e-8 away from that; XLA's,
+# which sums in another order, 1e-6. In bfloat16 all are within 2e-4, a tenth of one rounding.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-9}
 
 
 @pytest.fixture
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All begin with a posterior whose standard deviation is e^-30."""
+    """Start every network with a posterior whose standard deviation is e^-30."""
     initialise = Network.__init__
 
     def without_spread(self: Network) -> None:
@@ -50,7 +51,7 @@ def orders(pixels: Tensor) -> Tensor:
 
 
 def plain(pixels: Tensor, orders: Tensor, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[float]:
-    """Mean loss over each order of ordinary PyTorch in float32 or float64."""
+    """Return the mean loss over each order, in ordinary PyTorch in float32 or float64."""
     network = Network().to(dtype)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     torch.manual_seed(seed)
@@ -70,7 +71,7 @@ def plain(pixels: Tensor, orders: Tensor, seed: int = 0, dtype: torch.dtype = to
 
 @pytest.fixture(scope="module")
 def noisy_losses(pixels: Tensor, orders: Tensor) -> list[list[float]]:
-    """[call][seed]"""
+    """Return the losses of plain PyTorch, [call][seed]."""
     return [list(call) for call in zip(*(plain(pixels, orders, seed) for seed in range(NOISE_SEEDS)), strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Results of benchmarks as tables and charts."""
+"""Benchmark results as tables and charts."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
-    """Each table's head, and its rows with the texts that are left out put back."""
+    """Return each table's head, and its rows with omitted texts filled in."""
     found = []
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
         head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()]
@@ -34,7 +34,7 @@ def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
     return found
 
 
-def test_each_table_has_a_column_of_the_floor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_table_has_a_column_for_the_floor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [write(tmp_path / f"{i}.json", sample(1 - i / 10)) for i in range(2)]
     found = tables(printed(capsys, *files, "--no-charts"))
     assert len(found) == 6 + 2  # six suites, devices and precisions; ours against others; the two runs
@@ -42,7 +42,7 @@ def test_each_table_has_a_column_of_the_floor(tmp_path: Path, capsys: pytest.Cap
     assert {len(row) - len(head) for head, rows in found for row in rows} == {0}
 
 
-def test_a_row_says_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_shows_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = sample()
     (row,) = (b["extra_info"] for b in content["benchmarks"] if b["name"] == "test_train_step-graph-ops-4096-bf16-cuda")
     row |= {"ms": 0.12345, "ratio": [9.96, 12.34, 15.0], "of_floor": [0.4, 0.456, 0.5], "label": "a | b"}
@@ -72,9 +72,7 @@ def test_the_header_says_where_the_figures_come_from_and_what_is_missing(
         assert f"{line}\n" in text + "\n"
 
 
-def test_rounds_that_were_given_up_and_a_busy_machine_are_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dropped_rounds_and_a_busy_machine_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = {**sample(), "busy": 0.634}
     steps = [b["extra_info"] for b in content["benchmarks"] if b["name"].startswith("test_train_step")]
     for info in steps:
@@ -92,7 +90,7 @@ def test_rounds_that_were_given_up_and_a_busy_machine_are_said(
     assert "- no time: ours (elbo forward; cpu fp32; batch 128)" in text
 
 
-def test_a_table_says_what_a_round_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_shows_the_size_of_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = sample()
     for entry in content["benchmarks"]:
         info = entry["extra_info"]
@@ -102,7 +100,7 @@ def test_a_table_says_what_a_round_is(tmp_path: Path, capsys: pytest.CaptureFixt
     assert said == {"84 calls", "50 steps"}
 
 
-def test_ours_against_the_others_is_the_fastest_over_each_with_the_wider_spread(
+def test_our_fastest_is_compared_with_each_rival_with_the_wider_spread(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = sample()
@@ -118,7 +116,7 @@ def test_ours_against_the_others_is_the_fastest_over_each_with_the_wider_spread(
     assert not [row for row in rows if row[2] == row[4]]
 
 
-def test_no_rival_is_divided_by_what_ran_in_another_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rival_is_compared_across_states_of_the_cores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = sample()
     for entry in content["benchmarks"]:
         info = entry["extra_info"]
@@ -144,12 +142,10 @@ def test_two_runs_agree_where_their_quartiles_overlap(tmp_path: Path, capsys: py
     found = [row[head.index("overlap")] for row in rows]
     said = f"The spreads of {found.count('yes')} of {len(rows)} overlap, and {found.count('within 5%')} more are"
     assert said in text
-    assert text.count("### train_step, cpu, fp32") == 1  # what ran twice stands in one table only
+    assert text.count("### train_step, cpu, fp32") == 1  # what ran twice is in one table only
 
 
-def test_runs_of_cores_in_different_states_are_not_held_against_each_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_cores_in_different_states_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = []
     for distance in (45, 210):
         content = sample()
@@ -169,14 +165,14 @@ spreads = st.lists(st.floats(0.01, 100), min_size=3, max_size=3).map(lambda valu
 
 
 @given(spreads, spreads, st.data())
-def test_a_quotient_of_spreads_holds_every_quotient(a: Spread, b: Spread, data: st.DataObject) -> None:
+def test_a_quotient_of_spreads_contains_every_quotient(a: Spread, b: Spread, data: st.DataObject) -> None:
     x, y = (data.draw(st.floats(s.low, s.high)) for s in (a, b))
     assert a.over(b).low <= x / y <= a.over(b).high
     assert a.overlaps(b) == b.overlaps(a) == (max(a.low, b.low) <= min(a.high, b.high))
 
 
 @given(st.lists(st.floats(0, 1), max_size=12).map(sorted))
-def test_labels_keep_apart_and_within(wanted: list[float]) -> None:
+def test_labels_keep_their_distance_and_stay_in_range(wanted: list[float]) -> None:
     places = apart(wanted, 0.05, 0.0, 1.0)
     assert all(b - a >= 0.05 - 1e-9 for a, b in pairwise(places))
     assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
@@ -199,7 +195,7 @@ def test_the_same_results_give_the_same_charts(tmp_path: Path, capsys: pytest.Ca
         assert len(picture.getcolors(1 << 20) or []) > 50
 
 
-def test_charts_need_what_they_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_chart_is_drawn_without_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = sample()
     content["benchmarks"] = [b for b in content["benchmarks"] if b["extra_info"]["suite"] == "startup"]
     printed(capsys, write(tmp_path / "a.json", content), "--out", str(tmp_path / "charts"))
@@ -231,7 +227,7 @@ def edited(**changes: Any) -> dict[str, Any]:
         ({**sample(), "not_measured": [{"suite": "epoch"}]}, "not_measured[0]: expected contender"),
     ],
 )
-def test_a_file_that_is_not_ours_is_one_line(
+def test_a_file_that_is_not_ours_gives_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, said: str
 ) -> None:
     path = tmp_path / "a.json"
@@ -243,7 +239,7 @@ def test_a_file_that_is_not_ours_is_one_line(
     assert said in line
 
 
-def test_no_file_is_a_mistake_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         report.main([])
     assert stopped.value.code == 2

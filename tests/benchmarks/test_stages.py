@@ -1,4 +1,4 @@
-"""Stages: what fails or hangs is recorded, with its children gone, and what comes next runs."""
+"""Stages: one that fails or hangs is recorded, its children are gone, and the next one runs."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 from benchmarks.gpu_run import stages
 from benchmarks.gpu_run.stages import CUT_SHORT, FAILED, IMPOSSIBLE, NOT_BEGUN, PASSED, Outcome, Stage, together
 
-# Starts a child that sleeps, says its id, and waits for it; asked to stop it says so or, deaf, does not care.
+# Starts a child that sleeps, prints its id, and waits for it; asked to stop, prints a line or, if deaf, carries on.
 PARENT = """
 import signal, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -32,7 +32,7 @@ Runner = Callable[..., list[Outcome]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
-    """Stages of a process that is deaf to SIGINT, as what a shell runs in the background."""
+    """Return a runner of stages in a process that ignores SIGINT, like one that a shell runs in the background."""
     monkeypatch.setattr(stages, "GRACE", 0.3)
     heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -48,7 +48,7 @@ def python(name: str, code: str, *arguments: str, most: float = 20, **settings: 
 
 
 def is_alive(process: int) -> bool:
-    """A process that has ended and that nobody has asked about is not."""
+    """Return whether a process is alive; one that has ended and was not waited for is not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -57,7 +57,7 @@ def is_alive(process: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 @pytest.mark.parametrize(("kind", "status"), [("polite", CUT_SHORT), ("deaf", CUT_SHORT), ("gone", PASSED)])
-def test_what_hangs_is_ended_with_its_children(
+def test_a_stage_that_hangs_is_ended_with_its_children(
     kind: str, status: str, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "polite":  # it waits a quarter of a second for its child, and the machine may be busy
@@ -74,7 +74,7 @@ def test_what_hangs_is_ended_with_its_children(
     assert not is_alive(int(child))
 
 
-def test_each_ends_as_it_does(run: Runner, tmp_path: Path) -> None:
+def test_each_stage_gets_the_status_of_its_end(run: Runner, tmp_path: Path) -> None:
     outcomes = run(
         python("good", "import sys; print('out'); print('err', file=sys.stderr)", output="good.txt"),
         python("bad", "import sys; sys.exit(3)"),
@@ -90,13 +90,13 @@ def test_each_ends_as_it_does(run: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [CUT_SHORT, NOT_BEGUN])
-def test_what_is_not_needed_may_lack_the_time(status: str) -> None:
+def test_an_optional_stage_may_run_out_of_time(status: str) -> None:
     assert Outcome("a", status, 1, "").is_wrong
     assert not Outcome("a", status, 1, "", needed=False).is_wrong
 
 
 def test_stages_run_together(run: Runner) -> None:
-    """Each waits for what the other writes."""
+    """Run two stages, each of which waits for the other's file."""
     code = """
 import sys, time, pathlib
 mine, other = map(pathlib.Path, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The line that each benchmark leaves."""
+"""The line that is printed as each benchmark ends."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ def test_a_heading_names_the_suite_and_the_contender() -> None:
         ({"ms": 20_500.0, "unit": "epoch"}, "20.5 s an epoch, 3.91 times eager (9 rounds)"),
     ],
 )
-def test_medians_and_the_rounds_they_are_of(changes: dict[str, Any], said: str) -> None:
+def test_the_line_has_the_medians_and_the_number_of_rounds(changes: dict[str, Any], said: str) -> None:
     assert status_lines.measured(INFO | changes) == said
 
 
@@ -39,5 +39,5 @@ def test_medians_and_the_rounds_they_are_of(changes: dict[str, Any], said: str) 
         (58, 300.0, "[58/58] said"),
     ],
 )
-def test_a_line_says_how_many_there_are_and_how_long_they_will_take(place: int, seconds: float, said: str) -> None:
+def test_a_line_has_the_count_and_the_time_left(place: int, seconds: float, said: str) -> None:
     assert status_lines.line(place, 58, "said", seconds) == said

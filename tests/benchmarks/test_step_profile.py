@@ -1,4 +1,4 @@
-"""The parts of a fused step: all of it is accounted for, and floors are those of the work that was done."""
+"""The parts of a fused step: they account for all of it, and the floors are those of the work done."""
 
 import pytest
 
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.skipif(not extension.load(), reason=extension.status())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_parts_of_a_step_make_the_whole(precision: str) -> None:
+def test_the_parts_of_a_step_do_not_exceed_the_whole(precision: str) -> None:
     one = step_profile.Profiled(precision, batch=20, hidden=(50,), latent=4)
     one.turn()
     *parts, whole = one.parts[-1]
@@ -30,7 +30,7 @@ def test_the_table_has_every_part(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("share", "warnings"), [(0.63, 1), (0.0, 0)])
-def test_a_busy_machine_is_warned_of(
+def test_a_busy_machine_gives_a_warning(
     share: float, warnings: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_profile.busy, "busy_share", lambda: share)
@@ -38,8 +38,8 @@ def test_a_busy_machine_is_warned_of(
     assert capsys.readouterr().err.count("warning: other processes use 63% of the CPUs: ") == warnings
 
 
-def test_floors_are_of_the_work_that_was_done() -> None:
-    """Of 1e9 operations a second, and of Adam that takes 2 ms."""
+def test_floors_are_those_of_the_work_done() -> None:
+    """Assume 1e9 operations a second, and 2 ms for Adam."""
     one = step_profile.Profiled("bf16", batch=1, hidden=(), latent=1)  # 784 x 2 and 1 x 784 weights
     one.parts = [[0.001, 0.002, 0.004, 0.001, 0.010]]
     rows = {row[1]: row[2:] for row in step_profile.table(one, rate=1e9, adam=2e-3)}

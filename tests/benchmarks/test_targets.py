@@ -15,7 +15,7 @@ FASTER = "images/s against eager, images resident, batch 128"
 
 
 def on_gpu(suite: str, contender: str, batch: int, ratio: float, ms: float = 0.05, **more: Any) -> Any:
-    """Quartiles of ratios are 10 % from their median."""
+    """Return a benchmark on a GPU, whose ratio's quartiles are 10 % from its median."""
     one = entry(suite, contender, "cuda", batch, ms, ratio, precision="bf16", **more)
     one["extra_info"] |= {"ratio": [0.9 * ratio, ratio, 1.1 * ratio], "label": contender}
     one["extra_info"]["ours"] = contender in ("graph-ops", "ops", "fused")
@@ -23,7 +23,7 @@ def on_gpu(suite: str, contender: str, batch: int, ratio: float, ms: float = 0.0
 
 
 def all_there() -> list[Any]:
-    """Every target is met for separate kernels, and none for whole-step kernels."""
+    """Return results that meet every target for separate kernels, and none for whole-step kernels."""
     loss = {"floor": "copy", "unit": "call"}
     return [
         on_gpu("train_step", "graph-ops", 128, 20.0, ms=0.05),
@@ -74,8 +74,8 @@ def test_a_bound_itself_is_met(ratio: float, expected: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_what_is_not_there_is_not_measured(index: int, tmp_path: Path) -> None:
-    """Without one of the results no target is judged from another, and what needs it says so."""
+def test_a_target_without_its_result_is_not_measured(index: int, tmp_path: Path) -> None:
+    """Remove one of the results: no target is judged by another one, and those that need it say so."""
     rest = all_there()
     gone = rest.pop(index)["extra_info"]
     verdicts = judge(results(tmp_path, rest), "bf16")
@@ -97,13 +97,13 @@ def test_other_devices_and_precisions_do_not_count(tmp_path: Path) -> None:
     assert {v.verdict for v in judge(results(tmp_path, all_there()), "fp16")} == {NOT_MEASURED}
 
 
-def test_the_reason_is_that_of_the_run(tmp_path: Path) -> None:
+def test_the_reason_comes_from_the_run(tmp_path: Path) -> None:
     jax = {"suite": "epoch", "contender": "jax", "label": "JAX", "reason": "jax is not installed"}
     run = results(tmp_path, [on_gpu("epoch", "graph-ops", 128, 150.0)], [jax])
     assert verdict(run, "an epoch against JAX, batch 128").why.endswith("jax is not installed")
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_and_writes_the_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results(tmp_path, all_there())
     main([str(tmp_path / "results.json"), "--json", str(tmp_path / "verdicts.json")])
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""From flags, files and presets to a Config."""
+"""How flags, files and presets become a Config."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     c = parse(["--preset", "digits", "--config", file, "--lr", "0.25"])
     assert (c.hidden, c.latent, c.lr) == ((1024,), 7, 0.25)  # preset, file, flag
     assert parse(["--config", file]).hidden == (400,)
-    alone = toml(tmp_path, weight_decay=0.1, lr_warmup=15)  # contradicts the defaults, not what comes with it
+    alone = toml(tmp_path, weight_decay=0.1, lr_warmup=15)  # contradicts the defaults, but not the flags given with it
     assert parse(["--config", alone, "--optimizer", "adamw", "--epochs", "20"]).weight_decay == 0.1
 
 
@@ -33,7 +33,7 @@ def test_the_digits_preset_applies_when_nothing_is_chosen(arguments: list[str], 
     assert parse(arguments).hidden == (width,)
 
 
-def test_flags() -> None:
+def test_flags_set_the_settings() -> None:
     c = parse(["--data", "mnist", "--hidden", "512", "256", "--amp", "--no-compile", "--clip", "1.5"])
     assert (c.data, c.hidden, c.amp, c.compile, c.clip) == ("mnist", (512, 256), True, False, 1.5)
 
@@ -46,7 +46,7 @@ def test_flags() -> None:
         ("--binarize yes", "none"),
     ],
 )
-def test_a_mistake_in_a_flag_exits_with_2_and_says_what(
+def test_a_mistake_in_a_flag_exits_with_2_and_is_explained(
     arguments: str, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -69,12 +69,12 @@ def test_a_mistake_in_a_flag_exits_with_2_and_says_what(
         ("--out=caf\udce9", "out: expected a path in UTF-8, got 'caf.udce9'"),
     ],
 )
-def test_a_value_that_cannot_be_is_named(arguments: str, message: str) -> None:
+def test_an_invalid_value_is_reported_with_its_setting(arguments: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         parse(arguments.split())
 
 
-def test_contradictions() -> None:
+def test_contradictory_settings_are_rejected() -> None:
     with pytest.raises(ConfigError, match="weight_decay: expected 0 with optimizer 'adam'"):
         parse(["--weight-decay", "0.1"])
     with pytest.raises(ConfigError, match="--no-amp: contradicts amp_dtype = 'bf16'"):

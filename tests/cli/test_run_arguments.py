@@ -1,4 +1,4 @@
-"""What every command for a trained model owes its user: help whose example works, and mistakes told in a line."""
+"""Requirements on every command for a trained model: a help example that works, and one-line reports of mistakes."""
 
 import argparse
 import importlib
@@ -24,7 +24,7 @@ def command(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def moved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of few images, as a machine with many GPUs would have left it, somewhere else."""
+    """Return a run of few images, moved to another folder, as a machine with many GPUs would have recorded it."""
     folder = tmp_path_factory.mktemp("moved")
     np.save(folder / "few.npy", vf.load_images("digits").pixels[:80])
     few = {"data": str(folder / "few.npy"), "test_fraction": 0.5, "batch_size": 8}
@@ -33,13 +33,13 @@ def moved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "left").rename(moved)
     config = (moved / "config.toml").read_text().splitlines()
     config = ['device = "cuda:7"' if line.startswith("device =") else line for line in config]
-    assert config.count('device = "cuda:7"') >= 2  # what was asked for, and the plan
+    assert config.count('device = "cuda:7"') >= 2  # the setting, and the plan
     (moved / "config.toml").write_text("\n".join(config))
     return moved
 
 
 @pytest.mark.parametrize("name", ON_A_RUN)
-def test_the_example_of_the_help_works_on_a_run_of_another_device(
+def test_the_example_in_the_help_works_on_a_run_of_another_device(
     name: str, moved_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -55,24 +55,24 @@ def test_the_example_of_the_help_works_on_a_run_of_another_device(
 
 @pytest.mark.parametrize("name", ON_A_RUN)
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["nowhere"], 1, "error: nowhere: expected a run directory, a checkpoint"),
         (["{run}", "--device", "tpu"], 2, "error: device: "),
     ],
 )
-def test_mistakes_are_one_line(
-    name: str, arguments: list[str], code: int, said: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_reported_in_one_line(
+    name: str, arguments: list[str], code: int, message: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(name).main([argument.format(run=trained_run) for argument in arguments]) == code
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(said)
+    assert printed.err.startswith(message)
     assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ON_A_RUN)
-def test_every_command_takes_threads_and_says_in_one_line_what_it_does_not_take(
+def test_every_command_accepts_threads_and_rejects_invalid_arguments_in_one_line(
     name: str, trained_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = torch.get_num_threads()
@@ -97,7 +97,7 @@ def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
         run_arguments.path("caf\udce9")
 
 
-def test_numbers_of_the_command_line() -> None:
+def test_numbers_on_the_command_line_are_checked() -> None:
     assert numbers.whole_number("0") == 0
     assert numbers.non_negative("0.5") == 0.5
     for parse, text in (
@@ -113,8 +113,8 @@ def test_numbers_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_who_reads_may_leave(arguments: list[str], trained_run: Path) -> None:
-    """As `head` does, here before the first line."""
+def test_a_command_ends_quietly_when_its_reader_closes_the_pipe(arguments: list[str], trained_run: Path) -> None:
+    """Close the pipe as `head` does, here before the first line."""
     line = [sys.executable, "-m", "vae_fast.trace", str(trained_run), "--device", "cpu", *arguments]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

@@ -1,6 +1,6 @@
-"""Faults that are real: killed runs, full disks, failing calls, damaged checkpoints. python -m tests.faults
+"""Real faults: killed runs, full disks, failing calls, damaged checkpoints. python -m tests.faults
 
-Prints what came of every kind and exits with 1 if anything went wrong. Not part of the tests: it takes minutes.
+Prints the outcome of every kind and exits with 1 if anything went wrong. Not part of the tests: it takes minutes.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from tests.faults.campaign import Campaign, Outcome
 
 KINDS = {kind.KIND: kind for kind in (kills, calls, disk, damage)}
 SIZES = {"kills": 50, "calls": 700}
-MOST_SAID = 500  # characters of what is wrong; all of it is in --json
+MOST_PRINTED = 500  # characters of an error; --json has all of it
 
 
 def main() -> int:
     chosen = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after SIGINT, nothing is left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up, as after SIGINT
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vae_fast-faults-", dir=chosen.folder))
     try:
@@ -34,7 +34,7 @@ def main() -> int:
             for outcome in campaign.all(KINDS[name].cases(campaign)):
                 outcomes.append(outcome)
                 for line in outcome.wrong:
-                    print(f"WRONG  {outcome.kind}, {outcome.case}: {line[:MOST_SAID]}", flush=True)
+                    print(f"WRONG  {outcome.kind}, {outcome.case}: {line[:MOST_PRINTED]}", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = results.summary(campaign, outcomes, time.monotonic() - began)
@@ -63,11 +63,11 @@ def _campaign(chosen: argparse.Namespace, folder: Path) -> Campaign:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("kinds", nargs="*", default=list(KINDS), help=f"of {', '.join(KINDS)} (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at a time (default: the CPUs)")
     parser.add_argument("--kills", type=int, default=SIZES["kills"], metavar="N", help="runs that are killed")
     parser.add_argument("--calls", type=int, default=SIZES["calls"], metavar="N", help="(call, error) pairs")
-    parser.add_argument("--no-mount", dest="mount", action="store_false", help="as who may not mount a tmpfs")
+    parser.add_argument("--no-mount", dest="mount", action="store_false", help="behave as if no tmpfs could be mounted")
     shared_memory = Path("/dev/shm")
     default = shared_memory if os.access(shared_memory, os.W_OK) else None
     parser.add_argument("--folder", type=Path, default=default, help="where it happens (default: in memory)")

@@ -1,4 +1,4 @@
-"""Every call to the operating system that concerns a run's files fails once, with each error, in a run of its own."""
+"""Failing system calls: each call on a run's files fails once, with each error, in a separate run."""
 
 import re
 import shutil
@@ -15,15 +15,15 @@ ERRORS = {
     "changes": ("ENOSPC", "EIO", "EPERM", "EINTR", library.KILL),
     "looks": ("EIO", "EACCES", "EINTR"),
 }
-FROM_THEN_ON = ("EROFS",)  # of a disk that the kernel makes read-only: every later change fails as well
-# What cannot be removed stays until a later command sweeps it; so does a lock that may be somebody else's.
+FROM_THEN_ON = ("EROFS",)  # as when the kernel makes a disk read-only: every later change fails as well
+# What cannot be removed stays until a later command sweeps it; so does a lock that may be another process's.
 HALF_REMOVED = r"left behind: .*/\.step-\d+\.old$"
 MAY_STAY = ("unlink", "unlinkat", "rmdir", "open64 to write /run/.lock")
 LOCKING = ("flock", "fstat64", "stat64 /run/.lock")
 
 
 class Pair(NamedTuple):
-    """A call that fails, by its number among those of its scope, in a run that begins or in one that goes on."""
+    """A call, by its number within its scope, and the error with which it fails, in a new or a resumed run."""
 
     part: str
     scope: str
@@ -39,7 +39,7 @@ def cases(campaign: Campaign) -> list[Case]:
     with campaign.alone() as commands:
         for run, epochs in ((reference, 3), (begun, 2)):
             if wrong := [*judge.succeeded(train(commands, run, epochs=epochs)), *judge.leftovers(run)]:
-                raise RuntimeError(f"the run that nothing happens to: {wrong}")
+                raise RuntimeError(f"the undisturbed run: {wrong}")
     parts = {"a run that begins": None, "a run that goes on": begun}
     pairs = [pair for part, start in parts.items() for pair in _pairs(campaign, part, start)]
     chosen = sorted(campaign.random(KIND).sample(pairs, min(len(pairs), campaign.size[KIND])))
@@ -65,14 +65,14 @@ def _pairs(campaign: Campaign, part: str, start: Path | None) -> Iterator[Pair]:
 def failing(
     campaign: Campaign, commands: Commands, reference: Path, start: Path | None, pair: Pair
 ) -> Iterator[Outcome]:
-    """The run with its failing call, and once more without."""
+    """Run with the failing call, and once more without it."""
     with campaign.place() as folder:
         done = _faulty(commands, folder, start, pair)
         failed = done.notes.get("failed", "").replace(str(folder), "")
         wrong = [*_wrong_end(done, folder, pair.error)]
         if not (pair.from_then_on or pair.error == library.KILL or failed.startswith(MAY_STAY)):
             found = judge.leftovers(folder)
-            if not done.code:  # older checkpoints may be there still: those that could not be listed
+            if not done.code:  # older checkpoints that could not be listed may remain
                 found = judge.differences(folder / "run", reference, older=pair.error != "EACCES")
             may_stay = f"{HALF_REMOVED}|/.lock$" if failed.startswith(LOCKING) else HALF_REMOVED
             wrong += [line for line in found if not re.search(may_stay, line)]
@@ -87,7 +87,7 @@ def failing(
 
 
 def _faulty(commands: Commands, folder: Path, start: Path | None, pair: Pair) -> Done:
-    """Train in a folder, from the beginning or from where `start` stands, with a call that fails; the 0th is none."""
+    """Train in a folder, from the beginning or from a copy of `start`, with a failing call; number 0 means none."""
     if start is not None:
         shutil.copytree(start, folder / "run", symlinks=True)
     fail = [str(folder), pair.scope, pair.number, pair.error, pair.from_then_on]

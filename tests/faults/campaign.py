@@ -1,4 +1,4 @@
-"""What the kinds of faults share: cases and their outcomes, where they work, and several at a time."""
+"""The common part of all kinds of faults: cases, their outcomes and folders, and running several at a time."""
 
 import queue
 import random
@@ -18,7 +18,7 @@ SMALL = ("--data", "digits", "--hidden", "8", "--latent", "2", "--batch-size", "
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one case: what it was, how it ended in a few words, and what is wrong, which should be nothing."""
+    """The outcome of one case: its name, how it ended in a few words, and what is wrong, which should be nothing."""
 
     kind: str
     case: str
@@ -32,15 +32,15 @@ Case = Callable[[Commands], Iterable[Outcome]]
 
 @dataclass
 class Campaign:
-    """One call of the campaign.
+    """One run of the campaign.
 
     Attributes:
-        folder: where all of it happens.
-        library: what lets calls fail, or None where it could not be built.
-        jobs: how many cases at a time.
-        size: how many cases the kinds take that choose among many, by their names.
-        can_mount: whether there may be file systems of a certain size.
-        notes: what the kinds have to say besides outcomes, by their names.
+        folder: where everything happens.
+        library: the library that makes calls fail, or None if it could not be built.
+        jobs: the number of cases that run at a time.
+        size: the number of cases, by kind, for kinds that choose among many.
+        can_mount: whether file systems of a given size can be mounted.
+        notes: remarks besides outcomes, by kind.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Campaign:
     _numbers: "count[int]" = field(default_factory=count)
 
     def random(self, *names: object) -> random.Random:
-        """Make a generator from the seed and what is chosen, so that a choice depends on no other."""
+        """Return a generator seeded by the seed and `names`, so that no choice depends on another."""
         return random.Random(repr((self.seed, *names)))
 
     def note(self, kind: str, line: str) -> None:
@@ -61,7 +61,7 @@ class Campaign:
 
     @contextmanager
     def place(self) -> Iterator[Path]:
-        """Make an empty folder for one case, and remove it at the end."""
+        """Create an empty folder for one case, and remove it at the end."""
         folder = self.folder / f"case-{next(self._numbers)}"
         folder.mkdir()
         try:
@@ -70,11 +70,11 @@ class Campaign:
             shutil.rmtree(folder, ignore_errors=True)
 
     def alone(self) -> Commands:
-        """Start commands for what has to be known before the cases begin."""
+        """Start a process for commands that have to run before the cases begin."""
         return Commands(self.folder / f"alone-{next(self._numbers)}", self.library)
 
     def all(self, cases: list[Case]) -> Iterator[Outcome]:
-        """Run the cases, several at a time; outcomes in the cases' order."""
+        """Run the cases, several at a time, and yield their outcomes in the order of the cases."""
         free: queue.SimpleQueue[Commands] = queue.SimpleQueue()
 
         def one(case: Case) -> list[Outcome]:
@@ -96,6 +96,6 @@ class Campaign:
 
 
 def train(commands: Commands, run: Path, *, epochs: int = 3, keep: int = 1, **before: object) -> Done:
-    """Begin a small run, whose loss curve is not drawn, or go on with it. before: of forks.PREPARATIONS."""
+    """Start or resume a small run whose loss curve is not drawn. before: names from forks.PREPARATIONS."""
     flags = (*SMALL, "--epochs", str(epochs), "--keep", str(keep), "--resume", "auto", "--out", str(run))
     return commands.run("train", *flags, sketch=[], **before)

@@ -1,4 +1,4 @@
-"""Commands as processes of their own, quickly: forked by forks.py, killed where that is wanted, and how they ended."""
+"""Commands run quickly as separate processes: forked by forks.py, killed on request, with a record of their end."""
 
 import json
 import mmap
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Done(NamedTuple):
-    """How a command ended. notes: what the preloaded library counted, where it was armed."""
+    """The end of a command. notes: what the preloaded library counted, if it was armed."""
 
     code: int
     out: str
@@ -27,15 +27,18 @@ class Done(NamedTuple):
 
 
 class Commands:
-    """A process that forks one command at a time; as a context it ends with it.
+    """A process that forks one command at a time; as a context manager, it ends the process at the end.
 
-    folder: for what commands print. library: to preload.
+    folder: where the output of commands goes. library: a library to preload.
     """
 
     def __init__(self, folder: Path, library: Path | None = None) -> None:
         self._folder, self._count = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # several run side by side, and bits do not depend on it
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+        }  # several run in parallel; the bits do not depend on it
         if library is not None:
             environment["LD_PRELOAD"] = str(library)
         self._process = subprocess.Popen(
@@ -55,7 +58,7 @@ class Commands:
         self._process.stdout.close()
 
     def run(self, command: str, *arguments: str | Path, **before: Any) -> Done:
-        """Run a command to its end. before: of `forks.PREPARATIONS`, with their arguments."""
+        """Run a command to its end. before: names from `forks.PREPARATIONS`, with their arguments."""
         return self.start(command, *arguments, **before).wait()
 
     def start(self, command: str, *arguments: str | Path, **before: Any) -> "Running":
@@ -77,11 +80,11 @@ class Commands:
 
 
 class Running:
-    """A command that has begun."""
+    """A command that has been started."""
 
     def __init__(self, commands: Commands, pid: int, files: dict[str, str]) -> None:
         self._commands, self._files = commands, files
-        self._descriptor = os.pidfd_open(pid)  # of this process and of none that might be given its number
+        self._descriptor = os.pidfd_open(pid)  # refers to this process even if its number is reused
 
     def kill(self) -> None:
         """Send SIGKILL, unless it has ended."""
@@ -96,13 +99,13 @@ class Running:
         os.close(self._descriptor)
         out, err = (Path(f"{self._files['out']}.{n}").read_text(encoding="utf-8", errors="replace") for n in (1, 2))
         notes = Path(self._files["notes"])
-        said = json.loads(notes.read_text()) if notes.exists() else {}
+        counts = json.loads(notes.read_text()) if notes.exists() else {}
         notes.unlink(missing_ok=True)
-        return Done(code, out, err, said)
+        return Done(code, out, err, counts)
 
 
 class Timeline:
-    """Where a run is: the phases that it has entered, and when, in seconds; read while it runs."""
+    """The progress of a run: the phases that it has entered, and when, in seconds; readable while it runs."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -116,7 +119,7 @@ class Timeline:
         return [(PHASES[phase], nanoseconds / 1e9) for phase, nanoseconds in found]
 
     def wait_for(self, phase: str, times: int, running: "Running") -> bool:
-        """Wait until the run has entered a phase so many times; False if it has ended before."""
+        """Wait until the run has entered a phase `times` times; return False if it ends before that."""
         while [name for name, _ in self.entries()].count(phase) < times:
             if running.has_ended():
                 return False

@@ -1,4 +1,4 @@
-"""Damaged runs: bits flipped, files cut, links that lead nowhere; each is looked at and gone on with all the same."""
+"""Damaged runs: flipped bits, truncated files, dangling links; each run is nevertheless evaluated and resumed."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from tests.faults.commands import Commands, Done
 KIND = "damage"
 OLDER, NEWEST = "step-00000004", "step-00000008"
 FILES = judge.FILES
-REPORT_EVERY = 3  # which takes longer than evaluating and resuming together
-LOST = r"warning: .*metrics\.jsonl"  # the one thing that no checkpoint can bring back: said, it may differ
-ANOTHER_NAME = "with another name for"  # a record all the same
+REPORT_EVERY = 3  # a report takes longer than evaluating and resuming together
+LOST = r"warning: .*metrics\.jsonl"  # the one thing that no checkpoint can restore: it may differ if a warning says so
+ANOTHER_NAME = "with another name for"  # still a valid record
 
 
 class Damage(NamedTuple):
-    """What is done to a run of two epochs before it goes on to a third."""
+    """Damage done to a run of two epochs before it is resumed for a third."""
 
     group: str
     name: str
@@ -28,7 +28,7 @@ class Damage(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """Runs that nothing happens to: one of two epochs, the same with a third, and what `evaluate` says of the first."""
+    """Undisturbed runs: one of two epochs, the same with a third, and what `evaluate` returns for the first."""
 
     begun: Path
     done: Path
@@ -51,7 +51,7 @@ def whole_runs(campaign: Campaign, commands: Commands) -> Whole:
     for run, epochs in ((whole.begun, 2), (whole.done, 3)):
         run.parent.mkdir()
         if wrong := [*judge.succeeded(train(commands, run, epochs=epochs, keep=3)), *judge.leftovers(run)]:
-            raise RuntimeError(f"the run that nothing happens to: {wrong}")
+            raise RuntimeError(f"the undisturbed run: {wrong}")
     for step in (OLDER, NEWEST):
         whole.evaluated.append(_evaluated(commands.run("evaluate", whole.begun / "checkpoints" / step, "--json")))
     shutil.rmtree(whole.begun / "evaluations")
@@ -59,7 +59,7 @@ def whole_runs(campaign: Campaign, commands: Commands) -> Whole:
 
 
 def damaged(campaign: Campaign, commands: Commands, whole: Whole, damage: Damage, page: bool) -> Iterator[Outcome]:
-    """Damage a run; evaluate it, write a page about it where that is wanted, and go on with it."""
+    """Damage a run, then evaluate it, write a report page if `page`, and resume it."""
     with campaign.place() as folder:
         run = folder / "run"
         shutil.copytree(whole.begun, run, symlinks=True)
@@ -72,7 +72,7 @@ def damaged(campaign: Campaign, commands: Commands, whole: Whole, damage: Damage
 
 
 def _resumed(commands: Commands, folder: Path, reference: Path, damage: Damage) -> Iterator[Outcome]:
-    """Resume with the flags of the beginning, and where the settings are damaged also with the name alone."""
+    """Resume with the original flags and, if the settings are damaged, also with the directory alone."""
     ways = [("--resume", "auto", "--out", str(folder / "run"))]
     if damage.group == "config.toml":
         shutil.copytree(folder / "run", folder / "again" / "run", symlinks=True)
@@ -89,7 +89,7 @@ def _resumed(commands: Commands, folder: Path, reference: Path, damage: Damage) 
 def _outcome(damage: Damage, command: str, done: Done, folder: Path, differences: Iterable[str]) -> Outcome:
     wrong = [*differences]
     if done.code:
-        named = "" if damage.group == "config.toml" else folder  # it is the settings that may name what is not there
+        named = "" if damage.group == "config.toml" else folder  # damaged settings may name anything
         wrong += judge.refused(done, named, codes=(1, 2))
     else:
         wrong += judge.succeeded(done)
@@ -99,7 +99,7 @@ def _outcome(damage: Damage, command: str, done: Done, folder: Path, differences
 
 
 def _unlike(done: Done, whole: Whole, damage: Damage) -> Iterator[str]:
-    """Tell of numbers that no checkpoint of the run has; damaged settings may give others."""
+    """Report results that match no checkpoint of the run; damaged settings may lead to others."""
     if damage.group != "config.toml" and _evaluated(done) not in whole.evaluated:
         yield f"evaluate gives {done.out[:200]!r}, which is no checkpoint's"
 
@@ -110,7 +110,7 @@ def _evaluated(done: Done) -> object:
 
 
 def damages(campaign: Campaign, begun: Path) -> Iterator[Damage]:
-    """List all that is done to runs; `begun` is an undamaged one."""
+    """Yield every kind of damage; `begun` is an undamaged run."""
     for file in FILES:
         for name, data in _damaged((begun / "checkpoints" / NEWEST / file).read_bytes(), campaign, file):
             yield Damage("a checkpoint's files", f"{file} {name}", _writing(f"checkpoints/{NEWEST}/{file}", data))
@@ -140,7 +140,7 @@ def damages(campaign: Campaign, begun: Path) -> Iterator[Damage]:
 
 
 def _damaged(data: bytes, campaign: Campaign, name: str, middles: int = 4) -> Iterator[tuple[str, bytes]]:
-    """Flip and cut at every kind of offset: of safetensors the length, the header, and the first byte of the data."""
+    """Flip bits and cut at every kind of offset: in safetensors the length, the header, and the first data byte."""
     choose = campaign.random(KIND, name)
     header = int.from_bytes(data[:8], "little") if name.endswith(".safetensors") else len(data) // 2
     edges = {0, 1, 7, 8, 9, 8 + header // 2, 7 + header, 8 + header, len(data) - 1}
@@ -157,7 +157,7 @@ def _damaged(data: bytes, campaign: Campaign, name: str, middles: int = 4) -> It
 
 
 def _damaged_lines(metrics: bytes) -> Iterator[tuple[str, bytes]]:
-    """Cut the last line of metrics.jsonl, and put in lines that are no records."""
+    """Cut the last line of metrics.jsonl, and insert lines that are no records."""
     first, last = metrics.splitlines(keepends=True)
     for size in (0, 1, len(last) // 2, len(last) - 2, len(last) - 1):
         yield f"with {size} bytes of its last line", first + last[:size]
@@ -175,7 +175,7 @@ def _writing(file: str, data: bytes) -> Callable[[Path], object]:
 
 
 def _on(file: str, harm: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Take a file or link away, and do something else in its place."""
+    """Return a function that removes a file or link and puts something else in its place."""
 
     def act(run: Path) -> None:
         (run / file).unlink()

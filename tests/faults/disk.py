@@ -1,4 +1,4 @@
-"""A full disk at every write: a small file system has room for so many pages or files, then for what was missing."""
+"""A full disk at every write: a small file system with room for a few pages or files, then with enough room."""
 
 import json
 import shutil
@@ -15,8 +15,8 @@ from tests.faults.forks import PAGE
 
 KIND = "disk"
 SMALL_DISK, LARGE_DISK = "size=4m,nr_inodes=1000", "size=64m,nr_inodes=1000"
-# What looks at a trained model and writes something: its arguments, RUN standing for the run, what it leaves there, and
-# how many pages there are from one room to the next.
+# Commands that read a trained model and write something: the arguments, with RUN for the run, the result in the run,
+# and the step in free pages from one case to the next.
 READERS: dict[str, tuple[tuple[str, ...], str, int]] = {
     "evaluate": (("evaluate", "RUN", "--iw", "2"), "evaluations", 1),
     "sample": (("sample", "RUN"), "pictures/step-00000012", 4),
@@ -34,7 +34,7 @@ def cases(campaign: Campaign) -> list[Case]:
         shutil.copytree(reference, trained, symlinks=True)
         ends += [_look(commands, name, trained) for name in _readers()]
     if wrong := [line for end in ends for line in judge.succeeded(end)]:
-        raise RuntimeError(f"the commands that nothing happens to: {wrong}")
+        raise RuntimeError(f"the undisturbed commands: {wrong}")
     if not campaign.can_mount:
         campaign.note(KIND, "no tmpfs, which only root can mount: RLIMIT_FSIZE lets no file grow, in its place")
         return _limited_cases(campaign, reference)
@@ -51,7 +51,7 @@ def cases(campaign: Campaign) -> list[Case]:
 
 
 def can_mount(folder: Path) -> bool:
-    """Find out whether this process may mount a tmpfs."""
+    """Return whether this process may mount a tmpfs."""
     place = folder / "mount"
     place.mkdir()
     try:
@@ -63,42 +63,42 @@ def can_mount(folder: Path) -> bool:
 
 
 def _probed(campaign: Campaign, commands: Commands, reference: Path, step: int) -> Iterator[Outcome]:
-    """Train on a disk that is too small from the start, which is told before the work."""
+    """Train on a disk that is too small from the start, which must be reported before the work."""
     with _disk(campaign, f"size={step * 256}k") as folder:
         done = train(commands, folder / "run")
         yield _outcome(commands, folder, reference, done, "too small at the start", step * 64)
 
 
 def _filled(campaign: Campaign, commands: Commands, reference: Path, pages: int) -> Iterator[Outcome]:
-    """Train on a disk that others fill once the run has looked how much room there is."""
+    """Train on a disk that others fill once the run has checked how much room there is."""
     with _disk(campaign, SMALL_DISK) as folder:
         done = train(commands, folder / "run", fill_behind_the_probe=[str(folder), pages])
         yield _outcome(commands, folder, reference, done, "filled during the run", pages)
 
 
 def few_files(campaign: Campaign, commands: Commands, reference: Path, files: int) -> Iterator[Outcome]:
-    """Train on a disk with room for so many files, folders and links."""
+    """Train on a disk with room for `files` files, folders and links."""
     with _disk(campaign, f"size=64m,nr_inodes={files + 1}") as folder:  # one is the root itself
         done = train(commands, folder / "run")
         yield _outcome(commands, folder, reference, done, "too few files", files)
 
 
 def _limited_cases(campaign: Campaign, reference: Path) -> list[Case]:
-    """Choose sizes from a page on, because what a command prints is limited too."""
+    """Return cases with file sizes from one page upwards, because a command's output is limited too."""
     largest = max(file.stat().st_size for file in reference.rglob("*") if file.is_file())
     sizes = range(PAGE, largest + PAGE, PAGE // 2)
     return [lambda commands, size=size: limited(campaign, commands, reference, size) for size in sizes]
 
 
 def limited(campaign: Campaign, commands: Commands, reference: Path, size: int) -> Iterator[Outcome]:
-    """Train where no file may become larger than so many bytes."""
+    """Train where no file may become larger than `size` bytes."""
     with campaign.place() as folder:
         done = train(commands, folder / "run", limit=[size])
         yield _outcome(commands, folder, reference, done, "no file larger than", size)
 
 
 def _outcome(commands: Commands, folder: Path, reference: Path, done: Done, group: str, room: int) -> Outcome:
-    """Judge a run, and the same run once there is room."""
+    """Check a run, and the same run again once there is room."""
     run = folder / "run"
     wrong = [*(judge.refused(done, folder) if done.code else judge.succeeded(done)), *judge.leftovers(folder)]
     if folder.is_mount():
@@ -110,7 +110,7 @@ def _outcome(commands: Commands, folder: Path, reference: Path, done: Done, grou
 
 
 def _readers() -> dict[str, tuple[tuple[str, ...], str, int]]:
-    """Choose those whose packages are installed."""
+    """Return the readers whose packages are installed."""
     return {name: reader for name, reader in READERS.items() if "onnx" not in reader[0] or find_spec("onnxscript")}
 
 
@@ -122,7 +122,7 @@ def _look(commands: Commands, name: str, run: Path, **before: object) -> Done:
 def _reader(
     campaign: Campaign, commands: Commands, reference: Path, trained: Path, name: str, pages: int
 ) -> Iterator[Outcome]:
-    """A command that looks at a run on a full disk: its result is whole or not there, and the run stays as it is."""
+    """Run a command that reads a run on a full disk: its result is complete or absent, and the run stays as it is."""
     result = READERS[name][1]
     with _disk(campaign, SMALL_DISK) as folder:
         run = folder / "run"
@@ -140,7 +140,7 @@ def _reader(
 
 
 def _unlike(ours: Path, theirs: Path) -> Iterator[str]:
-    """List the differences of two results, files or folders, leaving out the times that they took."""
+    """Report the differences between two results, files or folders, ignoring the times that they took."""
     names = [sorted(p.name for p in (place.iterdir() if place.is_dir() else [place])) for place in (ours, theirs)]
     if names[0] != names[1]:
         yield f"{ours.name} holds {names[0]}, expected {names[1]}"
@@ -151,7 +151,7 @@ def _unlike(ours: Path, theirs: Path) -> Iterator[str]:
 
 
 def _result(file: Path) -> object:
-    if file.suffix in (".pt2", ".onnx"):  # which hold where and when they were made
+    if file.suffix in (".pt2", ".onnx"):  # these contain where and when they were made
         return None
     if file.parent.name != "evaluations":
         return file.read_bytes()

@@ -1,8 +1,8 @@
-"""A process that has imported every command and forks a child for each that is asked for: python -m tests.faults.forks
+"""A process that has imported every command and forks a child for each request: python -m tests.faults.forks
 
-PyTorch takes seconds to import, and a campaign runs thousands of commands. A child does what a process does that was
-started for it, from the arguments on. A line of JSON asks for one; the answers are a line with its process id and, once
-it has ended, one with its exit code. commands.py is the other side.
+PyTorch takes seconds to import, and a campaign runs thousands of commands. From its arguments on, a child does what a
+process started for the command would do. A line of JSON requests a command; the answers are a line with its process id
+and, once it has ended, one with its exit code. commands.py is the other side.
 """
 
 import gc
@@ -39,11 +39,11 @@ def main() -> None:
     asked, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     commands = {name: import_module(f"vae_fast.{name}").main for name in COMMANDS}
-    import_module("torch.fx.experimental.symbolic_shapes")  # which the first gradient imports
+    import_module("torch.fx.experimental.symbolic_shapes")  # the first gradient would import it
     pictures.save_loss_curve([{"epoch": 1, "train_loss": 1.0}], "", CURVE)
     parse(["--data", "digits"])
     Printer()
-    gc.freeze()  # a collection would copy all of it in every child
+    gc.freeze()  # or a collection would copy all of it in every child
     print("ready", file=answers, flush=True)
     for line in asked:
         request = json.loads(line)
@@ -53,7 +53,7 @@ def main() -> None:
             os.close(answers.fileno())
             _run(commands[request.pop("command")], **request)
         print(json.dumps({"pid": child}), file=answers, flush=True)
-        asked.readline()  # who asked has taken hold of the child, whose number nobody else can have before the wait
+        asked.readline()  # the client has opened the child by its number, which is not reused before the wait
         _, status = os.waitpid(child, 0)
         print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), file=answers, flush=True)
 
@@ -61,7 +61,7 @@ def main() -> None:
 def _run(
     command: Callable[[list[str]], int], arguments: list[str], out: str, notes: str, before: dict[str, Any]
 ) -> None:
-    """Be the child: run one command, and leave what is to be said of it in a file."""
+    """Run one command in the child, and write the counted calls to a file."""
     for descriptor in (1, 2):
         os.dup2(os.open(f"{out}.{descriptor}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
     try:
@@ -75,14 +75,14 @@ def _run(
         traceback.print_exc()
         code = 1
     if "fail" in before:
-        said = {"calls": library.counted(), "failed": library.failed()}
+        counts = {"calls": library.counted(), "failed": library.failed()}
         library.arm("", "changes", 0, "EIO", False)
-        Path(notes).write_text(json.dumps(said))
+        Path(notes).write_text(json.dumps(counts))
     os._exit(code)
 
 
 def announce(file: str) -> None:
-    """Write down in shared memory where the run is, for who wants to kill it there."""
+    """Record the phases of the run in shared memory, so that it can be killed in one of them."""
     shared = mmap.mmap(os.open(file, os.O_RDWR), 8 + MOST_ENTRIES * ENTRY.size)
     entered = 0
 
@@ -90,7 +90,7 @@ def announce(file: str) -> None:
         nonlocal entered
         ENTRY.pack_into(shared, 8 + entered * ENTRY.size, PHASES.index(phase), time.monotonic_ns())
         entered += 1
-        shared[:8] = entered.to_bytes(8, "little")  # last: who reads it finds the entry there
+        shared[:8] = entered.to_bytes(8, "little")  # last, so that a reader finds the entry complete
 
     enter("start-up")
     methods = {"_train_epoch": "epoch", "_evaluate": "evaluation", "_close_epoch": "save"}
@@ -100,7 +100,7 @@ def announce(file: str) -> None:
 
 
 def fill(folder: str, pages: int) -> None:
-    """Fill the file system around a folder, but for so many pages."""
+    """Fill the file system of a folder except for `pages` pages."""
     free = os.statvfs(folder)
     with open(os.path.join(folder, "filler"), "wb", buffering=0) as filler:
         for _ in range(free.f_bavail * free.f_frsize // PAGE - pages):
@@ -108,17 +108,17 @@ def fill(folder: str, pages: int) -> None:
 
 
 def fill_behind_the_probe(folder: str, pages: int) -> None:
-    """Fill it as soon as a run has looked how much room there is."""
+    """Fill the file system as soon as a run has checked how much room there is."""
     _after(RunDirectory, "require_space", lambda _: fill(folder, pages))
 
 
 def sketch() -> None:
-    """Take the loss curve that has been drawn: drawing one is half of what a small run takes, and writes nothing."""
+    """Reuse the loss curve drawn before: drawing takes half the time of a small run, and writes nothing."""
     pictures.save_loss_curve = lambda metrics, pixels, path: path.write(CURVE.getvalue())
 
 
 def limit(size: int) -> None:
-    """Let no file become larger than so many bytes."""
+    """Keep every file from growing beyond `size` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 

@@ -1,6 +1,6 @@
-"""What must hold after a fault: how a command may end, and that a run gone on with is the run that nothing happened to.
+"""What must hold after a fault: how a command may end, and that a resumed run equals an undisturbed one.
 
-Each function gives a line for each thing that is wrong, and nothing where all is well.
+Each function yields a line for each thing that is wrong, and nothing if all is well.
 """
 
 import json
@@ -16,9 +16,9 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.j
 
 
 def differences(run: Path, reference: Path, older: bool = True) -> Iterator[str]:
-    """Compare a finished run with the one that nothing happened to; files left behind count.
+    """Compare a finished run with an undisturbed one; files left behind count as differences.
 
-    older: whether the checkpoints that neither `latest` nor `best` names must be there as well.
+    older: whether the checkpoints that neither `latest` nor `best` names must exist as well.
     """
     named = [[_pointed(folder / "checkpoints" / link) for link in ("latest", "best")] for folder in (run, reference)]
     if named[0] != named[1]:
@@ -41,21 +41,21 @@ def differences(run: Path, reference: Path, older: bool = True) -> Iterator[str]
 
 
 def leftovers(folder: Path) -> Iterator[str]:
-    """List what no command should leave behind: temporary files and locks."""
+    """Report what no command should leave behind: temporary files and locks."""
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix in (".tmp", ".link", ".old"):
             yield f"left behind: {path.relative_to(folder)}"
 
 
 def succeeded(done: Done) -> Iterator[str]:
-    """Judge the end of a command that had to do its work; warnings are allowed."""
+    """Check the end of a command that had to succeed; warnings are allowed."""
     if done.code != 0 or _lines(done):
         yield f"exit code {done.code}, {done.err.strip()!r}; expected 0 and no error"
     yield from _traceback(done)
 
 
 def refused(done: Done, folder: Path | str, codes: tuple[int, ...] = (1,)) -> Iterator[str]:
-    """Judge the end of a command that had to give up: one line, which names a path under `folder`, and an exit code."""
+    """Check the end of a command that had to give up: one line, which names a path under `folder`, and an exit code."""
     lines = _lines(done)
     if done.code not in codes:
         yield f"exit code {done.code}, {done.err.strip()!r}; expected {' or '.join(map(str, codes))}"
@@ -65,7 +65,7 @@ def refused(done: Done, folder: Path | str, codes: tuple[int, ...] = (1,)) -> It
 
 
 def interrupted(done: Done) -> Iterator[str]:
-    """Judge the end of a command that was killed, which says nothing."""
+    """Check the end of a command that was killed, which prints nothing."""
     if done.code != -9 or done.err:
         yield f"exit code {done.code}, {done.err.strip()!r}; expected SIGKILL's and nothing said"
 
@@ -80,7 +80,7 @@ def _traceback(done: Done) -> Iterator[str]:
 
 
 def _pointed(link: Path) -> str:
-    """Read what a link names, or the file in the place of one where no link could be made."""
+    """Return what a link names, or a file that stands for a link where none could be made."""
     if link.is_symlink():
         return str(link.readlink())
     return link.read_text().strip() if link.is_file() else "nothing"
@@ -91,7 +91,7 @@ def _content(file: Path) -> bytes | None:
 
 
 def _settings(run: Path) -> dict[str, object]:
-    """Read what the run is, without the environment: another process may see another number of threads."""
+    """Read the settings of the run without the environment: another process may see another number of threads."""
     try:
         found = tomllib.loads((_content(run / "config.toml") or b"").decode())
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Runs killed by SIGKILL at random moments of every phase, resumed and killed again, until they are done."""
+"""Runs killed by SIGKILL at random moments of every phase, resumed and killed again until they are done."""
 
 import random
 import subprocess
@@ -18,11 +18,11 @@ FLAGS = ("--data", "digits", "--hidden", "32", "--latent", "4", "--epochs", "6",
 WAYS: dict[str, tuple[str, ...]] = {"fp32": (), "bf16": ("--amp-dtype", "bf16"), "autograd": ("--step", "autograd")}
 PHASES = ("start-up", "epoch", "evaluation", "save")  # each run is killed in each of them, in a random order
 MORE = (*PHASES, "pictures")  # and then up to twice in one of these
-COLD_EVERY = 10  # one run of so many is a process of its own at first and at last, and killed amid its imports too
+COLD_EVERY = 10  # each such run begins and ends as a separate process, killed during its imports too
 
 
 class Whole(NamedTuple):
-    """A run that nothing happens to, and how long its phases took, in seconds."""
+    """An undisturbed run, and how long its phases took, in seconds."""
 
     way: str
     flags: tuple[str, ...]
@@ -45,12 +45,12 @@ def whole_run(campaign: Campaign, commands: Commands, way: str) -> Whole:
     flags = (*FLAGS, *WAYS[way])
     done = commands.run("train", *flags, "--out", directory, announce=[str(timeline.file)])
     if wrong := [*judge.succeeded(done), *judge.leftovers(directory)]:
-        raise RuntimeError(f"the run that nothing happens to: {wrong}")
+        raise RuntimeError(f"the undisturbed run: {wrong}")
     return Whole(way, flags, directory, _lengths([*timeline.entries(), ("", time.monotonic())]))
 
 
 def killed(campaign: Campaign, commands: Commands, number: int, whole: Whole) -> Iterator[Outcome]:
-    """Kill a run again and again: an outcome for each kill, and one for what came of it all."""
+    """Kill a run again and again; yield an outcome for each kill, and one for the final result."""
     choose, name, is_cold = campaign.random(KIND, number), f"run {number} ({whole.way})", number % COLD_EVERY == 0
     wanted = [*choose.sample(PHASES, len(PHASES)), *choose.choices(MORE, k=choose.randrange(3))]
     with campaign.place() as folder:
@@ -70,7 +70,7 @@ def killed(campaign: Campaign, commands: Commands, number: int, whole: Whole) ->
 
 
 def _killed(commands: Commands, folder: Path, phase: str, choose: random.Random, whole: Whole) -> tuple[Done, str]:
-    """Go on with the run and kill it somewhere in a phase: how that ended, and where it was; nowhere if done before."""
+    """Resume the run and kill it during a phase; return its end and the phase, "" if it was done before the kill."""
     timeline = Timeline(folder / "timeline")
     arguments = [*whole.flags, "--resume", "auto", "--out", folder / "run"]
     running = commands.start("train", *arguments, announce=[str(timeline.file)])
@@ -83,7 +83,7 @@ def _killed(commands: Commands, folder: Path, phase: str, choose: random.Random,
 
 
 def _cold(run: Path, flags: Sequence[str], after: float | None = None) -> Done:
-    """Run it as a process of its own, killed after so many seconds."""
+    """Train in a separate process, killed after `after` seconds."""
     line = [sys.executable, "-m", "vae_fast.train", *flags, "--resume", "auto", "--out", str(run)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(line, cwd=ROOT, **pipes) as process:
@@ -96,7 +96,7 @@ def _cold(run: Path, flags: Sequence[str], after: float | None = None) -> Done:
 
 
 def _lengths(entries: list[tuple[str, float]]) -> dict[str, float]:
-    """Measure how long each phase took at its longest, in seconds."""
+    """Return the longest duration of each phase, in seconds."""
     found: dict[str, float] = {}
     for (phase, entered), (_, left) in pairwise(entries):
         found[phase] = max(found.get(phase, 0.0), left - entered)

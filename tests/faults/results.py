@@ -1,4 +1,4 @@
-"""What a campaign has found: counts by kind, as a table and as JSON."""
+"""The results of a campaign: counts by kind, as a table and as JSON."""
 
 import platform
 from collections import Counter
@@ -11,7 +11,7 @@ from tests.faults.campaign import Campaign, Outcome
 
 
 def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
-    """Collect all that is worth keeping."""
+    """Collect everything worth keeping from a campaign."""
     counts = Counter((o.kind, o.group, o.ended) for o in outcomes)
     kinds = list(dict.fromkeys(o.kind for o in outcomes))
     rows = sorted(counts.items(), key=lambda row: (kinds.index(row[0][0]), row[0]))
@@ -30,7 +30,7 @@ def summary(campaign: Campaign, outcomes: list[Outcome], seconds: float) -> dict
 
 
 def table(found: dict[str, Any]) -> str:
-    """Write it as a table in Markdown, for people to read."""
+    """Format the results as a table in Markdown."""
     rows = [("kind", "what was done", "how it ended", "cases"), ("---", "---", "---", "---:")]
     rows += [(row["kind"], row["group"], row["ended"], str(row["cases"])) for row in found["counts"]]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -52,12 +52,12 @@ Real ones; a row for each way in which commands ended. `make faults` writes this
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Write it as a page, which says how to have it again."""
+    """Format the results as a page, which also says how to reproduce it."""
     return PAGE.format(table=table(found))
 
 
 def _cpu() -> str:
-    """Name the CPU's model, as far as the system says it."""
+    """Return the model name of the CPU, as far as the system reports it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What a GPU is given to do, on one that is not there: nodes, no wait, nothing that a capture forbids, no memory."""
+"""The work given to a GPU, checked on a null GPU: graph nodes, waits, calls that a capture forbids, and memory."""
 
 import ctypes
 import threading
@@ -33,7 +33,7 @@ else:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_step_has_few_nodes_on_one_stream_and_nothing_that_a_capture_forbids(name: str) -> None:
+def test_a_step_has_few_nodes_on_one_stream_and_no_call_that_a_capture_forbids(name: str) -> None:
     found = graph_nodes.step_calls(SETTINGS[name].settings)
     (nodes,) = log.graphs(found)
     assert len(nodes) <= (SETTINGS[name].most or len(nodes))
@@ -63,7 +63,7 @@ def batches(e: "Engine", sampler: "BatchSampler", epoch: int) -> AbstractContext
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_no_step_of_an_epoch_waits(name: str) -> None:
-    """In the thread that launches; the one that gathers waits for its own copies."""
+    """Check the thread that launches; the one that gathers does wait for its own copies."""
     e = graph_nodes.engine(SETTINGS[name].settings, together=8)
     with process_settings(e.plan, e.config):
         watch_an_epoch(e)
@@ -71,7 +71,7 @@ def test_no_step_of_an_epoch_waits(name: str) -> None:
 
 def watch_an_epoch(e: "Engine") -> None:
     e.warm_up()
-    e.step_metrics.ring.copy_(torch.zeros(e.step_metrics.ring.shape))  # no kernel writes, so that it may hold anything
+    e.step_metrics.ring.copy_(torch.zeros(e.step_metrics.ring.shape))  # no kernel writes, so it could hold anything
     sampler = BatchSampler(graph_nodes.IMAGES, e.config.batch_size, 0, "cuda" if e.plan.feed == "device" else "cpu")
     with batches(e, sampler, 1) as images:
         launches = e.launches(sampler.steps_per_epoch)
@@ -105,7 +105,7 @@ def test_memory_stays_flat_over_ten_thousand_replays() -> None:
 
 
 def copy_and_wait() -> None:
-    """As C++ may do it; PyTorch itself refuses to in a capture."""
+    """Copy and wait as C++ may do; PyTorch itself refuses to in a capture."""
     there, here = torch.zeros(3, device="cuda"), torch.zeros(3)
     ctypes.CDLL(None).cudaMemcpy(*map(ctypes.c_void_p, (here.data_ptr(), there.data_ptr(), 12)), 2)
 
@@ -122,8 +122,8 @@ def kinds(found: list[Call]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_waits_is_seen_in_a_capture_and_out_of_one(kind: str) -> None:
-    PLANTED[kind]()  # which sets libraries up
+def test_a_wait_is_detected_inside_a_capture_and_outside(kind: str) -> None:
+    PLANTED[kind]()  # initialises libraries
     with log.calls() as found:
         PLANTED[kind]()
     assert kind in kinds(found)
@@ -135,7 +135,7 @@ def test_what_waits_is_seen_in_a_capture_and_out_of_one(kind: str) -> None:
     assert seen.thread == threading.get_native_id()
 
 
-def test_what_another_thread_does_during_a_capture_is_its_own_matter() -> None:
+def test_another_thread_may_wait_during_a_capture() -> None:
     def program() -> None:
         other = threading.Thread(target=torch.cuda.synchronize)
         other.start()

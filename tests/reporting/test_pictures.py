@@ -43,7 +43,7 @@ def test_small_images_are_enlarged_by_a_whole_factor(tmp_path: Path) -> None:
     assert read(tmp_path / "grid.png").size == (60, 60)
 
 
-def test_reconstructions_stand_below_their_images(tmp_path: Path) -> None:
+def test_reconstructions_are_below_their_images(tmp_path: Path) -> None:
     images, model = vf.load_images("digits").pixels[:14], vf.VAE(hidden=(8,))
     save_reconstructions(model, images, tmp_path / "r.png")
     pixels = np.asarray(read(tmp_path / "r.png"))[::2, ::2]
@@ -70,7 +70,7 @@ def test_the_loss_curve_is_a_picture(tmp_path: Path, test_loss: float | None) ->
     assert read(tmp_path / "loss.png").size == (768, 480)
 
 
-def test_captions_stand_above_their_rows_and_cover_nothing(tmp_path: Path) -> None:
+def test_captions_are_above_their_rows_and_cover_nothing(tmp_path: Path) -> None:
     rows = [torch.full((3, 1, 28, 28), grey) for grey in (0.0, 0.5, 0.25)]
     save_grid(rows, tmp_path / "plain.png")
     save_grid(rows, tmp_path / "captions.png", [["first row"], [], ["a", "b", "c"]])

@@ -5,17 +5,17 @@ import torch
 from vae_fast.reporting import terminal
 
 
-def test_an_image_in_shades() -> None:
+def test_an_image_is_drawn_in_shades() -> None:
     values = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
     assert terminal.image(values) == ["  @@", "===="]
     assert terminal.image(values, double=False) == [terminal.SHADES[2] + terminal.SHADES[7]]
-    assert len(terminal.image(torch.rand(1, 5), double=False)) == 1  # a single row stays one
+    assert len(terminal.image(torch.rand(1, 5), double=False)) == 1  # a single row stays a single row
     assert len(terminal.image(torch.rand(5, 5), double=False)) == 3
     assert terminal.image(torch.rand(1, 784)) == ["(1 x 784 pixels: too wide to draw)"]
 
 
-def test_two_drawings_beside_each_other() -> None:
-    assert terminal.beside(["a", "b"], ["c", "d"], " ") == ["a c", "b d"]
+def test_two_drawings_are_joined_side_by_side() -> None:
+    assert terminal.side_by_side(["a", "b"], ["c", "d"], " ") == ["a c", "b d"]
 
 
 def test_a_curve_falls_from_left_to_right() -> None:

@@ -1,4 +1,4 @@
-"""A small engine on 64 digits, and steps of it, for the tests of the engine and of what records it."""
+"""A small engine on 64 digits, and helpers to run its steps, for the tests of the engine and its recordings."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,15 +31,15 @@ def engine(data: Tensor | None = None, plan: Plan | None = None, capture: Captur
 
 
 def train(e: Engine, rows: Tensor = ROWS, steps: int = 1) -> None:
-    """Steps that all see the same images, over the ends of epochs."""
-    handed_in = None if e.plan.feed == "device" else images()[rows].unsqueeze(0)
+    """Run steps that all see the same images, across the ends of epochs."""
+    batch = None if e.plan.feed == "device" else images()[rows].unsqueeze(0)
     for _ in range(steps):
         e.begin_epoch(rows.expand(e.steps_per_epoch, -1))
-        e.advance(1, handed_in)
+        e.advance(1, batch)
 
 
 def gradients(e: Engine) -> tuple[Tensor, ...]:
-    """Of the first step, on the images ROWS."""
+    """Return the gradients of the first step, on the images ROWS."""
     schedule, first, seed = torch.tensor([[1e-3, 1.0]]), torch.tensor(0), torch.tensor(e.config.seed)
     return e._train._learn(images(), ROWS.view(1, -1), schedule, first, seed, torch.ones(()))[2]
 

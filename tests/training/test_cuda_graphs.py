@@ -1,4 +1,4 @@
-"""Recorded programs: replays are ordinary steps and passes, in whatever launches, and what fails is told."""
+"""Recorded programs: replays equal ordinary steps and passes, in launches of any size, and failures are reported."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ RECORDED = [
 @pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("settings", RECORDED)
 def test_replays_are_ordinary_steps(settings: dict[str, Any], together: int, record: Capture) -> None:
-    """Over the end of an epoch: other images, fresh noise, the schedules' next values, the same bits."""
+    """Cross the end of an epoch: other images, fresh noise, the schedules' next values, the same bits."""
     config = {"epochs": 4, **settings}
     plan = replace(engine(**config).plan, cuda_graphs=True, steps_per_graph=together)
     ordinary, recorded = engine(**config), engine(**config, plan=plan, capture=record)
@@ -46,8 +46,8 @@ def test_replays_are_ordinary_steps(settings: dict[str, Any], together: int, rec
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_batches_that_are_handed_in_make_the_same_steps(step: str, record: Capture) -> None:
-    """Three a launch, one by one at the epoch's end, against images that the steps gather themselves."""
+def test_steps_on_given_batches_equal_steps_that_gather(step: str, record: Capture) -> None:
+    """Compare launches of three steps, and of one at the end of the epoch, with steps that gather their images."""
     plan = replace(engine(step=step).plan, cuda_graphs=True, steps_per_graph=3)
     gathered, handed = (engine(plan=replace(plan, feed=feed), capture=record, step=step) for feed in ("device", "host"))
     order = torch.stack([torch.randperm(64)[:32] for _ in range(10)])
@@ -60,7 +60,7 @@ def test_batches_that_are_handed_in_make_the_same_steps(step: str, record: Captu
     assert torch.equal(gathered.step_metrics.ring, handed.step_metrics.ring)
 
 
-def test_a_recording_that_fails_raises_if_it_was_asked_for_and_else_says_why() -> None:
+def test_a_failed_recording_raises_if_it_was_requested_and_otherwise_gives_the_reason() -> None:
     def fail(program: Program) -> Graph:
         program()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -76,10 +76,8 @@ def test_a_recording_that_fails_raises_if_it_was_asked_for_and_else_says_why() -
         engine(plan=plan, capture=fail, cuda_graphs="on").warm_up()
 
 
-def test_a_launch_takes_no_more_steps_than_there_is_memory_for(
-    record: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of images that are handed in."""
+def test_a_launch_takes_no_more_steps_than_fit_in_memory(record: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit the launches only if the images are passed in."""
     monkeypatch.setattr("vae_fast.training.engine.SLOT_BYTES", 2 * 32 * 784 + 1)
     plan = replace(engine().plan, cuda_graphs=True, steps_per_graph=3)
     for feed, launches in (("host", [2, 2, 1]), ("device", [3, 1, 1])):
@@ -88,8 +86,8 @@ def test_a_launch_takes_no_more_steps_than_there_is_memory_for(
         assert e.launches(5) == launches
 
 
-def test_a_recorded_evaluation_is_the_ordinary_one(record: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batch by batch, a last one that is smaller, and of the weights as they are by then."""
+def test_a_recorded_evaluation_equals_the_ordinary_one(record: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate batch by batch, with a smaller last one, and always with the current weights."""
     monkeypatch.setattr("vae_fast.training.validation.BATCH", 25)
     e = engine()
     recorded = Validation(e.model, images(), 0, record)

@@ -1,4 +1,4 @@
-"""The step: what it learns, counts, skips and repeats, eager and compiled."""
+"""The training step: what it learns, counts, skips and repeats, eager and compiled."""
 
 import time
 from itertools import accumulate
@@ -23,7 +23,7 @@ fused = pytest.mark.skipif(not extension.load(), reason=extension.status())
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_is_the_textbook_step(step: str) -> None:
-    """Against the VAE written out: forward, elbo_loss, backward, Adam; two steps, so that the noise has moved on."""
+    """Compare with a written-out VAE (forward, elbo_loss, backward, Adam) for two steps, so that the noise changes."""
     e, twin = engine(clip=1.0, step=step), engine().model
     optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
     for number in range(2):
@@ -71,12 +71,12 @@ def test_compiled_and_eager_steps_agree() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
     for e in (eager, compiled):
         train(e, steps=20)
-    # Adam turns the rounding of small gradients into whole steps: later losses agree loosely
+    # Adam turns rounding errors of small gradients into whole steps: later losses agree loosely
     assert compiled.finish_epoch()["train_loss"] == pytest.approx(eager.finish_epoch()["train_loss"], rel=1e-3)
 
 
-def test_nothing_compiles_anew_after_warming_up() -> None:
-    """In later epochs, in evaluation, or where learning rate and beta change."""
+def test_nothing_is_recompiled_after_warming_up() -> None:
+    """Run later epochs, an evaluation, and steps with other learning rates and betas."""
     e = engine(step="autograd", compile=True, lr_schedule="cosine", beta_schedule="linear", epochs=4)
     e.warm_up()
     compiled = dict(torch._dynamo.utils.counters["stats"])
@@ -108,7 +108,7 @@ def test_averages_are_over_the_images_seen(step: str) -> None:
     record = e.finish_epoch()
     assert (record["train_nll"], record["train_kl"]) == pytest.approx((sums / 64).tolist())
     assert record["train_loss"] == pytest.approx(record["train_nll"] + record["train_kl"])
-    assert e.finish_epoch()["train_loss"] is None  # counted anew
+    assert e.finish_epoch()["train_loss"] is None  # the sums were reset
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(settings: dict[str, An
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped(step: str) -> None:
+def test_a_step_with_an_infinite_loss_but_finite_gradients_is_skipped(step: str) -> None:
     e = engine(step=step)
     with torch.no_grad():
         e.model.encoder.stats.bias[4:] = 88.5  # e^logvar / 2 is finite, and so is every gradient; the sum of 4 is not
@@ -154,8 +154,8 @@ def test_a_loss_that_is_infinite_with_finite_gradients_is_skipped(step: str) -> 
 
 @fused
 @pytest.mark.parametrize("feed", ["device", "host"])
-def test_a_fused_step_makes_several_in_a_call(monkeypatch: pytest.MonkeyPatch, feed: str) -> None:
-    """As many as take CALL_SECONDS, the rest of an epoch in one more call; the bits are those of one by one."""
+def test_one_fused_call_makes_several_steps(monkeypatch: pytest.MonkeyPatch, feed: str) -> None:
+    """Fill CALL_SECONDS, then finish the epoch in one more call; the bits equal those of single steps."""
     monkeypatch.setattr(engine_module, "CHECK_EVERY", 4)
     order = torch.stack([torch.randperm(64)[:32] for _ in range(10)])
     found = []
@@ -173,7 +173,7 @@ def test_a_fused_step_makes_several_in_a_call(monkeypatch: pytest.MonkeyPatch, f
 
 @fused
 def test_a_call_of_several_steps_is_over_within_a_tenth_of_a_second() -> None:
-    """Then a signal is heard; the ten steps of this epoch take longer."""
+    """Bound the delay of a signal, which waits for the call; the ten steps of this epoch take longer."""
     e = engine(torch.randint(256, (4096, 784), dtype=torch.uint8), step="fused", batch_size=4096, hidden=(400,))
     e.warm_up()
     e.begin_epoch(torch.stack([torch.randperm(4096) for _ in range(e.steps_per_epoch)]))
@@ -204,18 +204,18 @@ def test_a_diverged_run_stops_within_200_steps() -> None:
     ],
 )
 def test_steps_read_nothing_from_the_device_and_keep_no_memory(settings: dict[str, Any]) -> None:
-    """Between two of its checks, which read a host copy, the loop never asks a tensor for its value."""
+    """Check that the loop never reads a tensor's value between two of its checks, which read a host copy."""
     e = engine(**settings)
     e.warm_up()
     few, many = profiled(e, 6), profiled(e, 18)
     assert sum(any(name in event.name for name in ("addmm", "product", "mlp_step")) for event in many) >= 18
     for event in many:
         if event.name in ("aten::_local_scalar_dense", "aten::nonzero"):
-            # the fused kernel for the CPU reads its step count; that for GPUs does so on the device
+            # the fused CPU kernel reads its step count; the GPU kernel does so on the device
             assert "aten::_fused_adamw_" in (event.cpu_parent.name, event.cpu_parent.cpu_parent.name)
     kept = [sum(event.self_cpu_memory_usage for event in events) for events in (few, many)]
-    assert abs(kept[1] - kept[0]) < 1.1 * parameters(e).nbytes  # the gradients of one step, in or out
-    if settings == {"step": "auto", "feed": "device"} and e.plan.step == "fused":  # it works in memory of its own
+    assert abs(kept[1] - kept[0]) < 1.1 * parameters(e).nbytes  # one step's gradients more or less
+    if settings == {"step": "auto", "feed": "device"} and e.plan.step == "fused":  # it has its own workspace
         assert max(event.self_cpu_memory_usage for event in many) < 32 * 784
 
 
@@ -231,11 +231,11 @@ def profiled(e: Engine, steps: int) -> Any:
         {},
         {"step": "autograd"},
         {"amp_dtype": "bf16"},
-        {"amp_dtype": "fp16"},  # whose first steps move the scale
+        {"amp_dtype": "fp16"},  # its first steps change the scale
         {"binarize": "dynamic", "lr_schedule": "cosine", "beta_schedule": "linear", "optimizer": "adamw"},
     ],
 )
-def test_a_loaded_state_goes_on_bit_for_bit(settings: dict[str, Any]) -> None:
+def test_training_continues_bit_for_bit_from_a_loaded_state(settings: dict[str, Any]) -> None:
     whole, first, second = engine(**settings), engine(**settings), engine(**settings)
     train(whole, steps=6)
     train(first, steps=3)

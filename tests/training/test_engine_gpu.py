@@ -1,4 +1,4 @@
-"""The engine on a GPU: recorded steps are the ordinary ones, wait for nothing, and take no more memory with time."""
+"""The engine on a GPU: recorded steps equal ordinary ones, wait for nothing, and keep memory constant."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,7 +30,7 @@ def images() -> Tensor:
 
 
 def engine(data: Tensor | None = None, together: int = 0, **settings: Any) -> tuple[Engine, BatchSampler]:
-    """together: the steps of a graph; 0 for as many as are worth it."""
+    """Return an engine and its sampler. together: the steps in a graph; 0 lets the engine choose."""
     config = vf.Config(**{"hidden": (128,), "device": GPU, "batch_size": 50, "epochs": 100, **settings})
     data = images() if data is None else data
     sampler = BatchSampler(len(data), config.batch_size, config.seed, data.device)
@@ -65,7 +65,7 @@ def deterministic() -> Iterator[None]:
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_recorded_steps_are_the_ordinary_ones(precision: dict[str, Any], compile: bool) -> None:
+def test_recorded_steps_equal_ordinary_ones(precision: dict[str, Any], compile: bool) -> None:
     settings = {**precision, "compile": compile, "lr_schedule": "cosine", "beta_schedule": "linear", "clip": 10.0}
     recorded, sampler = engine(**settings, cuda_graphs="on", together=3)
     ordinary, _ = engine(**settings, cuda_graphs="off")
@@ -76,7 +76,7 @@ def test_recorded_steps_are_the_ordinary_ones(precision: dict[str, Any], compile
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_loss_falls_by_replays(precision: dict[str, Any]) -> None:
+def test_the_loss_falls_over_replays(precision: dict[str, Any]) -> None:
     e, sampler = engine(**precision, compile=True, cuda_graphs="on")
     losses = [record["train_loss"] for record in train(e, sampler, 10)]
     assert losses[0] > losses[1] > losses[4] > losses[9]
@@ -87,7 +87,7 @@ def test_replays_recover_from_an_overflow_of_fp16() -> None:
     e, sampler = engine(amp_dtype="fp16", cuda_graphs="on")
     train(e, sampler, 1)
     parts = e.state()
-    parts[2]["scaler"]["scale"] = 2.0**24  # 2^11 times what works: no gradient of fp16 survives it
+    parts[2]["scaler"]["scale"] = 2.0**24  # 2^11 times a working scale: no fp16 gradient survives it
     e.load_state(*parts)
     records = train(e, sampler, 2)
     assert 1 <= records[0]["skipped_steps"] < sampler.steps_per_epoch
@@ -108,7 +108,7 @@ def test_a_step_that_is_not_finite_is_skipped_in_a_replay() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_step_waits_for_the_device(precision: dict[str, Any], graph: Any) -> None:
     e, sampler = engine(**precision, compile=True, clip=1.0, cuda_graphs=graph)
-    for epoch in (1, 2, 3):  # long enough for reports to the host
+    for epoch in (1, 2, 3):  # enough steps for reports to the host
         e.begin_epoch(sampler.order(epoch))
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -143,8 +143,8 @@ def test_a_recorded_evaluation_follows_the_weights() -> None:
     assert values[0]["loss"] > values[1]["loss"]
 
 
-def test_a_run_and_its_resume_are_the_same_bits(tmp_path: Any) -> None:
-    """--deterministic, compiled, recorded: two epochs at once, or one and one."""
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path: Any) -> None:
+    """Compare two epochs at once with one and one, under --deterministic, compiled and recorded."""
     settings: dict[str, Any] = {"data": "digits", "hidden": (64,), "batch_size": 50, "device": GPU, "compile": True}
     settings |= {"deterministic": True, "cuda_graphs": "on", "amp": True}
     whole = vf.fit(vf.Config(**settings, epochs=2, out=str(tmp_path / "whole")))
@@ -154,8 +154,8 @@ def test_a_run_and_its_resume_are_the_same_bits(tmp_path: Any) -> None:
 
 
 def test_images_from_the_host_make_the_same_run(tmp_path: Any) -> None:
-    """Copied on a stream of their own while recorded steps run, they arrive in time and whole."""
+    """Check that images copied on a separate stream while recorded steps run arrive complete and in time."""
     settings: dict[str, Any] = {"data": "digits", "hidden": (64,), "batch_size": 50, "device": GPU, "epochs": 2}
     settings |= {"deterministic": True, "cuda_graphs": "on"}
-    there, here = (vf.fit(vf.Config(**settings, feed=f, out=str(tmp_path / f))) for f in ("device", "host"))
-    assert all(torch.equal(p, q) for p, q in zip(there.model.parameters(), here.model.parameters(), strict=True))
+    on_device, on_host = (vf.fit(vf.Config(**settings, feed=f, out=str(tmp_path / f))) for f in ("device", "host"))
+    assert all(torch.equal(p, q) for p, q in zip(on_device.model.parameters(), on_host.model.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""What a run needs of the machine before it begins."""
+"""The memory that a run needs before it begins."""
 
 from collections.abc import Callable
 
@@ -16,13 +16,13 @@ CPU = torch.device("cpu")
 GIB = 2**30
 
 
-def test_what_is_counted(small: Callable[..., vf.Config]) -> None:
+def test_the_memory_of_a_network_counts_weights_and_activations(small: Callable[..., vf.Config]) -> None:
     # 784-16-4-16-784 with one matrix for 4 means: 25,216 weights, four numbers each, and a batch's activations
     assert network_memory(small(batch_size=128), 784) == 4 * (4 * 25_216 + 4 * 128 * (784 + 16 + 4))
     assert 2**20 < free_memory(CPU) < 2**50
 
 
-def test_memory_is_checked_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_checked_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "free_memory", lambda device: 16 * GIB)
     require_memory(15 * GIB, vf.Config(), 784, CPU)
     with pytest.raises(RunError, match=r"memory: cpu has 16\.0 GiB free, the run needs about 258\d\d\.\d GiB"):

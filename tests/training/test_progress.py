@@ -1,4 +1,4 @@
-"""What a run prints: plain lines where nobody watches, a bar on a terminal."""
+"""What a run prints: a bar on a terminal, plain lines elsewhere."""
 
 import os
 import pty
@@ -36,19 +36,19 @@ def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == ""
 
 
-def test_without_a_terminal_what_has_a_unit_is_told_in_lines(
+def test_without_a_terminal_progress_with_a_unit_is_printed_in_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     with Printer(stderr=True).bar("-log p(x)", 4000, 1000, "images") as advance:
         time.sleep(0.01)
         advance(1500, 105.3)
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert re.fullmatch(r"-log p\(x\)  105\.30  1,500 of 4,000, [0-9,]+ images/s\n", told.err)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"-log p\(x\)  105\.30  1,500 of 4,000, [0-9,]+ images/s\n", printed.err)
 
 
-def test_a_loss_that_is_no_sum_says_what_it_is() -> None:
+def test_a_loss_that_is_not_nll_plus_kl_shows_its_terms() -> None:
     record = {
         "epoch": 1,
         "train_loss": 321.0,
@@ -70,20 +70,20 @@ def test_a_loss_that_is_no_sum_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "nll", "kl", "beta", "told"),
+    ("loss", "nll", "kl", "beta", "expected"),
     [
         (555.72, 555.61, 0.13, 0.857, "nll 555.61, kl 0.13, beta 0.857; -ELBO 555.74"),
-        (555.67, 555.61, 0.13, 0.857, "nll 555.61, kl 0.13, beta 0.857 at its end; -ELBO 555.74"),  # it was scheduled
+        (555.67, 555.61, 0.13, 0.857, "nll 555.61, kl 0.13, beta 0.857 at its end; -ELBO 555.74"),  # beta was scheduled
         (136000.05, 135900.0, 100.0, 1.0, "nll 135900.00 + kl 100.00"),  # float32's rounding
         (110.0, 90.0, 10.0, 1.0, "nll 90.00, kl 10.00, beta 1 at its end; -ELBO 100.00"),  # free bits
     ],
 )
-def test_the_terms_of_a_loss(loss: float, nll: float, kl: float, beta: float, told: str) -> None:
-    assert progress._terms(loss, nll, kl, beta) == told
+def test_the_terms_of_a_loss_are_described(loss: float, nll: float, kl: float, beta: float, expected: str) -> None:
+    assert progress._terms(loss, nll, kl, beta) == expected
 
 
 def test_a_terminal_gets_a_bar_that_vanishes() -> None:
-    """In a real pseudo-terminal."""
+    """Print to a real pseudo-terminal."""
     code = (
         "import time; from vae_fast.training.progress import Printer; printer = Printer()\n"
         "with printer.bar('epoch 1', 64) as advance:\n"

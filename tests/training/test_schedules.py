@@ -18,7 +18,7 @@ from vae_fast.training.schedules import beta_at, epoch_schedule, is_constant, le
         ({"lr_schedule": "cosine", "lr_warmup": 2.0}, {0: 5e-5, 19: 1e-3, 20: 1e-3, 60: 5e-4}),
     ],
 )
-def test_schedules_of_the_learning_rate(settings: dict[str, Any], expected: dict[int, float]) -> None:
+def test_the_learning_rate_follows_its_schedule(settings: dict[str, Any], expected: dict[int, float]) -> None:
     config = vf.Config(epochs=10, **settings)
     assert {step: learning_rate_at(step, config, 10) for step in expected} == pytest.approx(expected)
 
@@ -40,7 +40,7 @@ def test_an_epochs_table_holds_the_values_of_its_steps() -> None:
         ({"beta_schedule": "cyclical", "beta_cycles": 3}, False),
     ],
 )
-def test_only_what_is_constant_has_one_table_for_all_epochs(settings: dict[str, Any], expected: bool) -> None:
+def test_only_constant_schedules_have_the_same_table_in_all_epochs(settings: dict[str, Any], expected: bool) -> None:
     config = vf.Config(epochs=4, **settings)
     tables = [epoch_schedule(epoch, config, 10) for epoch in range(4)]
     assert is_constant(config) == all(torch.equal(table, tables[0]) for table in tables) == expected

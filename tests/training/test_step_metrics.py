@@ -1,4 +1,4 @@
-"""What steps leave on the device, and how the host reads it."""
+"""The metrics that steps leave on the device, and how the host reads them."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SKIPPED = torch.tensor([0.0, 0, 0, 0, 1], dtype=torch.float64)
 
 
 def entered(steps: list[float | None]) -> StepMetrics:
-    """A step_metrics of steps with two images and the given loss an image; None is a skipped step."""
+    """Return the metrics of steps with two images each and the given loss per image; None is a skipped step."""
     step_metrics = StepMetrics(CPU)
     for loss in steps:
         terms = SKIPPED if loss is None else torch.tensor([2 * loss, loss, loss, 2, 0], dtype=torch.float64)
@@ -22,7 +22,7 @@ def entered(steps: list[float | None]) -> StepMetrics:
 def test_an_epochs_averages_are_over_the_images_that_were_learned_from() -> None:
     step_metrics = entered([3.0, None, 5.0])
     assert step_metrics.finish_epoch() == {"train_loss": 4.0, "train_nll": 2.0, "train_kl": 2.0, "skipped_steps": 1}
-    assert step_metrics.finish_epoch()["train_loss"] is None  # counted anew
+    assert step_metrics.finish_epoch()["train_loss"] is None  # the sums were reset
 
 
 @pytest.mark.parametrize("before", [0, 3, LATEST - 1, LATEST + 2])
@@ -38,7 +38,7 @@ def test_skips_in_a_row_are_those_at_the_end(before: int, skips: int) -> None:
     assert again.step == step_metrics.step == len(steps)
 
 
-def test_the_latest_steps_are_kept_one_by_one_and_told_when_asked_for() -> None:
+def test_the_latest_steps_are_kept_individually_and_reported_on_request() -> None:
     steps: list[float | None] = [float(n) for n in range(LATEST + 10)]
     step_metrics = entered(steps)
     assert (step_metrics.latest(len(steps), 3)[:, 0] / 2).tolist() == steps[-3:]
@@ -50,7 +50,7 @@ def test_the_latest_steps_are_kept_one_by_one_and_told_when_asked_for() -> None:
     assert step_metrics.arrived() is None
 
 
-def test_a_host_copy_is_what_was_asked_for_not_what_came_later() -> None:
+def test_a_host_copy_holds_the_values_at_the_request_not_later_ones() -> None:
     source = torch.zeros(2)
     copy = HostCopy(source)
     assert copy.latest() is None

@@ -1,4 +1,4 @@
-"""The test loss: what it is, and what it does not depend on."""
+"""The test loss: its value, and its independence of the batch size."""
 
 import pytest
 import torch

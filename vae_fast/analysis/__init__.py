@@ -1,1 +1,1 @@
-"""Trained models: opened, measured, and what they generate."""
+"""Trained models: opening them, measuring them, and generating images with them."""

@@ -1,21 +1,21 @@
-"""What a run's losses say, epoch by epoch, in words: computed from the records of metrics.jsonl alone."""
+"""What a run's losses show, epoch by epoch, in words; computed from the records of metrics.jsonl alone."""
 
 from collections.abc import Sequence
 from typing import Any
 
-FAST, STILL = 0.02, 0.002  # the share of the training loss that an epoch takes off: above these it falls fast, or still
-WORSE = 0.002  # the share by which the test loss lies above its lowest before that counts
-LOST = 0.5  # above its lowest, of the training loss
+FAST, STILL = 0.02, 0.002  # the share by which an epoch lowers the training loss: above these it falls fast, or still
+WORSE = 0.002  # the share by which the test loss has to exceed its lowest value to count as worse
+LOST = 0.5  # the share by which the training loss has to exceed its lowest value to count as diverged
 
 Record = dict[str, Any]
 
 
 def observe(records: Sequence[Record]) -> str:
-    """Of the last of some consecutive records, what its training loss says beside those before.
+    """Describe the last of some consecutive records by comparing its losses with the earlier ones.
 
-    "first epoch", "falling fast", "still falling", "levelled off", "rising", "diverged", "back from a divergence",
-    "overfitting since epoch N"; "beta changes" where the loss before was another objective. Shares are of what can be
-    learned: the loss above the pixels' entropy, where the records have that.
+    Returns "first epoch", "falling fast", "still falling", "levelled off", "rising", "diverged", "back from a
+    divergence", "overfitting since epoch N", or "beta changes" if the previous loss was another objective. Shares refer
+    to what can be learned: the loss above the entropy of the pixels, if the records contain it.
     """
     now, beta = (records[-1].get(key) for key in ("train_loss", "beta"))
     if now is None:
@@ -39,17 +39,17 @@ def observe(records: Sequence[Record]) -> str:
 
 
 def observed(records: Sequence[Record]) -> list[Record]:
-    """The records of a run, each with what was to be observed at its end, as `observation`."""
+    """Return the records of a run, each with its description from `observe` as `observation`."""
     return [{**record, "observation": observe(records[: i + 1])} for i, record in enumerate(records)]
 
 
 def nats(value: float | None) -> str:
-    """For tables; null stands for what is not known or not finite."""
+    """Format a value for tables; "-" stands for None, a value that is unknown or not finite."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def _overfitting_since(records: Sequence[Record]) -> int | None:
-    """The epoch of the lowest test loss, if the test loss has risen since and the training loss fallen."""
+    """Return the epoch of the lowest test loss if since then the test loss has risen and the training loss fallen."""
     judged = [record for record in records if record.get("test_loss") is not None]
     if not judged or judged[-1] is not records[-1]:
         return None
@@ -61,6 +61,6 @@ def _overfitting_since(records: Sequence[Record]) -> int | None:
 
 
 def _learnable(record: Record, part: str = "train") -> float:
-    """The loss above what no decoder can reach."""
+    """Return the part of the loss above the entropy of the pixels, which no decoder can get below."""
     loss: float = record[f"{part}_loss"]
     return max(loss - (record.get("entropy") or 0.0), 0.01 * loss)

@@ -1,4 +1,4 @@
-"""What a trained VAE makes: images of latents, reconstructions, and samples."""
+"""What a trained VAE generates: images decoded from latents, reconstructions, and samples."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ BATCH = 1000
 
 @torch.inference_mode()
 def decode(model: VAE, z: Tensor) -> Tensor:
-    """Images of latents [..., Z]: the likelihood's means in [0, 1], [..., *input_shape], float32 on the CPU."""
+    """Decode latents [..., Z] to the likelihood's means in [0, 1]: [..., *input_shape], float32 on the CPU."""
     device = next(model.parameters()).device
     mean = model.likelihood.mean
     parts = [mean(model.decode(part.to(device))).float().cpu() for part in z.reshape(-1, model.latent).split(BATCH)]
@@ -21,21 +21,21 @@ def decode(model: VAE, z: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def means(model: VAE, images: Tensor) -> Tensor:
-    """The posterior's means of images [N, ...], [N, Z] on the CPU: what reconstructions decode."""
+    """Return the posterior means of images [N, ...]: [N, Z] on the CPU, the latents that reconstructions decode."""
     device = next(model.parameters()).device
     return torch.cat([model.encode(part.flatten(1).to(device))[0].cpu() for part in images.split(BATCH)])
 
 
 def prior(model: VAE, count: int, seed: int) -> Tensor:
-    """Draws of N(0, I), [count, Z]: row i is the same however many there are."""
+    """Draw from N(0, I): [count, Z]; row i does not depend on `count`."""
     return standard_normal(count, model.latent, seed, 0, stream=streams.SAMPLING)
 
 
 def sample(model: VAE, count: int, seed: int) -> Tensor:
-    """Images decoded from `prior`: [count, *input_shape]."""
+    """Decode draws from `prior` to images [count, *input_shape]."""
     return decode(model, prior(model, count, seed))
 
 
 def reconstruct(model: VAE, images: Tensor) -> Tensor:
-    """The decoded means of the posteriors of images [N, ...]: [N, *input_shape]."""
+    """Decode the posterior means of images [N, ...] to images [N, *input_shape]."""
     return decode(model, means(model, images))

@@ -1,21 +1,21 @@
-"""Ways through the latent space: between two latents, and along single dimensions."""
+"""Paths through the latent space: between two latents, and along single dimensions."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-LOWEST_SINE = 1e-3  # of the angle between two latents, below which the sphere's arc is taken for the line
+LOWEST_SINE = 1e-3  # of the angle between two latents; below it the straight line replaces the arc
 
 
 def linear(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """From a to b, [..., Z] each, on a straight line, both ends included: [..., steps, Z]."""
+    """Interpolate from a to b, [..., Z] each, on a straight line, both ends included: [..., steps, Z]."""
     t = torch.linspace(0, 1, steps, dtype=a.dtype)[:, None]
     return (1 - t) * a.unsqueeze(-2) + t * b.unsqueeze(-2)
 
 
 def spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """The same on the arc that keeps the length between those of a and b, where the prior's mass lies.
+    """Interpolate on the arc that keeps the length between those of a and b, where the prior has its mass.
 
     White: Sampling Generative Networks, 2016. Shoemake: Animating Rotation with Quaternion Curves, SIGGRAPH 1985.
     """
@@ -31,14 +31,14 @@ PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"linear": linear, "
 
 
 def quantiles(steps: int, outermost: float = 0.02) -> Tensor:
-    """Of N(0, 1): at `outermost`, at 1 - `outermost` and at even distances of probability between them."""
+    """Return quantiles of N(0, 1) at probabilities evenly spaced from `outermost` to 1 - `outermost`."""
     probabilities = torch.linspace(outermost, 1 - outermost, steps, dtype=torch.float64)
     values: Tensor = torch.special.ndtri(probabilities)
     return values.float()
 
 
 def sweeps(around: Tensor, dimensions: Sequence[int], values: Tensor) -> Tensor:
-    """Latents [len(dimensions), steps, Z]: `around` [Z], in each row one dimension taking each of `values` [steps]."""
+    """Return latents [len(dimensions), steps, Z]: `around` [Z], with one dimension per row set to `values` [steps]."""
     z = around.expand(len(dimensions), len(values), -1).clone()
     for row, dimension in zip(z, dimensions, strict=True):
         row[:, dimension] = values

@@ -1,4 +1,4 @@
-"""What the latent dimensions of a trained VAE carry, and which of them are in use."""
+"""How much each latent dimension of a trained VAE carries, and which of them are in use."""
 
 from dataclasses import dataclass
 
@@ -15,27 +15,27 @@ BATCH = 1000
 
 @dataclass(frozen=True)
 class Latents:
-    """Of each of the Z dimensions, over the images: float64 [Z] on the CPU.
+    """Statistics of each of the Z dimensions over the images: float64 [Z] on the CPU.
 
     kl: the mean of KL(q(z_j | x) || N(0, 1)), in nats.
-    variance: of the posterior's mean, Cov_x(E[z_j | x]), the activity of Burda et al. 2016, section 5.
+    variance: the variance of the posterior mean, Cov_x(E[z_j | x]), the activity of Burda et al. 2016, section 5.
     """
 
     kl: Tensor
     variance: Tensor
 
     def active(self, threshold: float = ACTIVE) -> int:
-        """How many dimensions are active."""
+        """Return the number of active dimensions."""
         return int((self.variance > threshold).sum())
 
     def most_active(self) -> list[int]:
-        """All dimensions, from the one that carries most to the one that carries least."""
+        """Return all dimensions, from the one that carries most to the one that carries least."""
         return self.kl.argsort(descending=True, stable=True).tolist()
 
 
 @torch.inference_mode()
 def survey(model: VAE, images: Pixels) -> Latents:
-    """One pass over `images` [N, D], wherever they are, in float64 sums."""
+    """Measure the dimensions in one pass over `images` [N, D], on whatever device they are, with float64 sums."""
     device = next(model.parameters()).device
     sums = torch.zeros(3, model.latent, dtype=torch.float64, device=device)  # of kl, mu, mu^2
     for start in range(0, len(images), BATCH):

@@ -1,4 +1,4 @@
-"""Estimates that take long, one for each image, kept on the disk so that the work goes on where it was interrupted."""
+"""Long-running estimates, one per image, kept on disk so that the work continues where it was interrupted."""
 
 import hashlib
 import io
@@ -18,12 +18,14 @@ SAVE_EVERY = 5.0  # seconds
 
 
 class Estimates:
-    """Of the first images, in order; `values` is float64 [n], `seconds` what they have taken, with those kept before.
+    """Estimates for the first n images, in order; `values` is float64 [n].
+
+    `seconds` is the time that they have taken, including those loaded from the file.
 
     Args:
-        path: the file, or None to keep nothing. One that holds estimates of something else is begun anew. It stays when
-            all are there, until its owner has done something with them.
-        model, images, samples, seed: what the estimates are of, [N, D].
+        path: the file, or None to keep nothing. A file with estimates of something else is started over. The file stays
+            when all estimates are complete, until the caller has used them.
+        model, images, samples, seed: what the estimates depend on; images: [N, D].
     """
 
     def __init__(self, path: Path | None, model: nn.Module, images: Pixels, samples: int, seed: int) -> None:
@@ -41,7 +43,7 @@ class Estimates:
 
     @property
     def are_kept(self) -> bool:
-        """Whether the work can go on from the file."""
+        """Return whether the work can be continued from the file."""
         return self._path is not None
 
     def append(self, batch: Tensor) -> None:
@@ -57,7 +59,7 @@ class Estimates:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             atomic.replace(self._path, content.getvalue())
-        except OSError as error:  # the estimate itself goes on
+        except OSError as error:  # the estimation itself continues
             print(f"warning: {self._path}: {error.strerror}: an interruption would lose the estimates", file=sys.stderr)
             self._path = None
         self._saved = time.monotonic()

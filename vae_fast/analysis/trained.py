@@ -1,4 +1,4 @@
-"""A trained model, and the images to look at it with: what the commands share that work on a run."""
+"""A trained model and images to examine it with: the common part of the commands that work on a run."""
 
 import sys
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ PARTS = ("test", "train", "valid")
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Images [N, C, H, W] on the host, and their labels, int64 [N], where there are any.
+    """Images [N, C, H, W] on the host, and their labels, int64 [N], if there are any.
 
-    part: "test", "train", "valid", or "all" of a set that is not divided. is_runs_own: those that the run was trained
-    beside; what is kept of others carries their fingerprint.
+    part: "test", "train", "valid", or "all" of a set that is not divided.
+    is_runs_own: whether they belong to the run's own data; files made from other images carry their fingerprint.
     """
 
     pixels: Pixels
@@ -42,29 +42,29 @@ class Selection:
     is_runs_own: bool
 
     def pick(self, indices: Sequence[int]) -> Tensor:
-        """Those images, [n, C, H, W], as they are; DataError for one that is not there."""
+        """Return the images at `indices`, [n, C, H, W], unchanged; raise DataError for an index out of range."""
         for index in indices:
             if not 0 <= index < len(self.pixels):
                 raise DataError(f"index: expected less than the {self._counted}, got {index}")
         return torch.cat([self.pixels[index : index + 1].to("cpu") for index in indices])
 
     def label(self, index: int) -> str:
-        """Empty where there is none."""
+        """Return the label of an image as text, empty if there is none."""
         return "" if self.labels is None else str(int(self.labels[index]))
 
     @cached_property
     def sha256(self) -> str:
-        """Of the pixels, as hexadecimal digits."""
+        """Return the SHA-256 of the pixels in hexadecimal."""
         return sha256([self.pixels])
 
     @property
     def slug(self) -> str:
-        """For the names of files."""
+        """Return a short name of the images for file names."""
         return f"{self.data}{self._fingerprint and f'-{self._fingerprint}'}-{self.part}-{self.binarize}"
 
     @property
     def suffix(self) -> str:
-        """For the names of files that carry none for the run's own images."""
+        """Return the suffix for file names: empty for the run's own images, their slug for others."""
         return "" if self.is_runs_own else f"-{self.slug}"
 
     @property
@@ -87,14 +87,14 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A model and, if it lies in a run directory, the run.
+    """A model and, if it is part of a run directory, the run.
 
     Attributes:
-        model: in eval mode, on the device that was asked for, whichever it was trained on.
-        source: the checkpoint directory or file that it was read from.
+        model: in eval mode, on the requested device, whichever it was trained on.
+        source: the checkpoint directory or file from which it was read.
         run: the run's directory, or None.
         config: the run's settings, or None.
-        completed: epochs that the run had completed when it saved this checkpoint.
+        completed: the number of epochs that the run had completed when it saved this checkpoint.
     """
 
     model: VAE
@@ -106,9 +106,10 @@ class Trained:
     @classmethod
     @pytorch_state.as_it_starts()
     def open(cls, path: str | Path, device: str = "auto") -> "Trained":
-        """Of a run directory (its latest valid checkpoint), a checkpoint, or an export.
+        """Open a run directory (its latest valid checkpoint), a checkpoint, or an export.
 
-        Raises RunError for what cannot be read or a device that is not there, ConfigError for one that no machine has.
+        Raises RunError for a model that cannot be read or a device that this machine lacks, and ConfigError for a
+        device that no machine has.
         """
         path = Path(path).expanduser()
         if (path / "checkpoints").is_dir() and not (path / "config.toml").is_file():
@@ -129,46 +130,46 @@ class Trained:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(C, H, W), as pictures want it."""
+        """Return the shape (C, H, W), as pictures need it."""
         shape = self.model.input_shape
         return (1,) * (3 - len(shape)) + shape
 
     @property
     def seed(self) -> int:
-        """The run's: with it the noise is that of its test loss."""
+        """Return the seed of the run, which reproduces the noise of its test loss; 0 without a run."""
         return self.config.seed if self.config else 0
 
     def place(self, *names: str) -> Path | None:
-        """Where in the run's directory something is kept; None for a model without a run."""
+        """Return a path inside the run's directory; None for a model without a run."""
         return self.run.joinpath(*names) if self.run else None
 
     @property
     def title(self) -> str:
-        """Names, not paths: it goes into what may be given away."""
+        """Return a title of names, not paths, because it appears in files that may be shared."""
         return f"{self.run.absolute().name}, {self.source.name}" if self.run else self.source.absolute().name
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The tables of the run's config.toml; empty without a run."""
+        """Return the tables of the run's config.toml, empty without a run."""
         return RunDirectory.of(self.run).recorded if self.run else {}
 
     def records(self) -> list[dict[str, Any]]:
-        """What the run recorded of its epochs, up to the last one that this checkpoint has completed."""
+        """Return the run's records of its epochs, up to the last one that this checkpoint has completed."""
         if self.run is None:
             return []
         return [record for record in RunDirectory.of(self.run).metrics() if record["epoch"] <= self.completed]
 
     @pytorch_state.as_it_starts()
     def images(self, part: str = "test", **settings: Any) -> Selection:
-        """The images of one part of the run's data set, treated as in the run, but for `settings`.
+        """Return the images of one part of the run's data set, treated as in the run except for `settings`.
 
         Args:
-            part: "test", "train" or "valid" (what --valid held out). Of other data that are a single array, all.
-            settings: data, data_root and binarize of `Config`, where they are to be others; None leaves them. Data that
-                hold the run's images, wherever they lie, are the run's.
+            part: "test", "train" or "valid" (what --valid held out). Other data in a single array are taken whole.
+            settings: data, data_root and binarize of `Config`, to override those of the run; None overrides nothing.
+                Data that contain the run's images count as the run's, wherever they are stored.
 
-        Raises DataError for images that cannot be had or have another shape, ConfigError where no run says which,
-        RunError where the run's are no longer those that it was trained on.
+        Raises DataError if the images cannot be read or have another shape, ConfigError if no run names them, and
+        RunError if the run's images are no longer those that it was trained on.
         """
         if part not in PARTS:
             raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
@@ -182,7 +183,7 @@ class Trained:
         splits = prepare(config, found, feed)
         if is_own and not given.keys() & {"data", "binarize"}:
             self._require(splits)
-        if config.binarize == "dynamic":  # what is looked at is one sample
+        if config.binarize == "dynamic":  # one fixed sample is shown
             config = replace(config, binarize="static")
             splits = prepare(config, found, feed)
         is_whole = not is_own and part == "test" and splits.test is None
@@ -200,7 +201,7 @@ class Trained:
         return Selection(pixels, splits.labels.get(name), found.name, shown, config.binarize, is_own)
 
     def _settings(self, given: dict[str, Any]) -> Config:
-        """The run's, but for what is given."""
+        """Return the settings of the run, except for those given."""
         if self.config is None:
             if "data" in given:
                 return Config(**given)
@@ -208,23 +209,23 @@ class Trained:
         return replace(self.config, **given)
 
     def _holds_the_runs(self, found: DataSet, feed: FeedName) -> bool:
-        """Whether these are the images that the run was trained on, wherever they are now."""
+        """Return whether these are the images that the run was trained on, wherever they are now."""
         recorded = self.recorded.get("images", {})
         count = sum(len(source.array) for source in found.parts.values())
         if self.config is None or count != sum(recorded.get("count", ())):
-            return False  # without a look at the pixels
+            return False  # no need to read the pixels
         try:
             return bool(prepare(self.config, found, feed).fingerprint() == recorded)
-        except DataError:  # what the run holds out cannot be held out of these
+        except DataError:  # these images cannot be split as the run splits its own
             return False
 
     def _require(self, splits: Splits) -> None:
-        """That these are the images that the run was trained on."""
+        """Raise RunError unless these are the images that the run was trained on."""
         if self.run is not None:
             RunDirectory.of(self.run).require(splits.fingerprint())
 
 
 def _run_of(source: Path) -> Path | None:
-    """The run in whose checkpoints/ a checkpoint lies."""
+    """Return the run directory whose checkpoints/ contains `source`, or None."""
     folder = source.absolute().parent
     return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.toml").is_file() else None

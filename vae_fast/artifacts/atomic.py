@@ -1,7 +1,7 @@
-"""Files that are on the disk once the call returns, and whole or not there whatever happens before.
+"""Durable, atomic writes: a file is on disk once the call returns, and complete or absent whatever happens before.
 
-What is written lies beside its place, as .NAME.RANDOM.vae_fast.tmp, locked while its writer lives. A write that fails
-removes it; of a writer that was killed, `sweep` does.
+Data is first written next to its destination, as .NAME.RANDOM.vae_fast.tmp, locked while its writer lives. A write that
+fails removes the temporary file; `sweep` removes those of killed writers.
 """
 
 import errno
@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.vae_fast\.tmp")
-# Of file systems that cannot say when something is on the disk; directories may also refuse to be asked.
+# From file systems that cannot tell when data is on disk; some also refuse to sync directories.
 NO_FSYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 NO_FSYNC_OF_A_DIRECTORY = NO_FSYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a new file and wait until it is on the disk. OSError, which names the file, if it cannot be whole."""
+    """Write a new file and wait until it is on disk; raise OSError, naming the file, if it cannot be completed."""
     with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with removed_on_failure(path), _closed(descriptor):
@@ -29,7 +29,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append to a file and wait until it is on the disk; what a failure leaves incomplete is cut off again."""
+    """Append to a file and wait until the data is on disk; a failed append is truncated again."""
     with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         with _closed(descriptor):
@@ -43,7 +43,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file, in the place of one that may be there; a reader sees the old one or the new."""
+    """Write a file, replacing an existing one; a reader sees either the old file or the new one."""
     sweep(path.parent)
     with naming(path):
         descriptor, temporary = _new_temporary(path)
@@ -54,13 +54,13 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def read(path: Path) -> bytes:
-    """Read a file. OSError, which names it, also where it comes amid reading."""
+    """Read a file; raise OSError that names it, even for an error during reading."""
     with naming(path):
         return path.read_bytes()
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a directory's entries, are on the disk, as far as the file system can say so."""
+    """Wait until a file, or the entries of a directory, are on disk, as far as the file system can tell."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -73,11 +73,11 @@ def sync(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; what others are writing stays."""
+    """Remove what killed processes left half-written in a folder; files that others are writing stay."""
     for path in folder.glob(".*.vae_fast.tmp"):
         if TEMPORARY.fullmatch(path.name) is None:
             continue
-        with suppress(OSError):  # gone meanwhile, or not ours to remove
+        with suppress(OSError):  # it may be gone by now, or not ours to remove
             is_folder = path.is_dir()
             descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_CLOEXEC)
             with _closed(descriptor):
@@ -87,7 +87,7 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill, which takes its place at the end, whole; after an error nothing is left of it."""
+    """Yield a directory to fill, then move it to `path` as a whole; after an error, remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     temporary = _temporary_name(path)
@@ -107,7 +107,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError name this path: calls on descriptors name none."""
+    """Make an OSError name this path, since calls on descriptors name none."""
     try:
         yield
     except OSError as error:
@@ -116,7 +116,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def removed_on_failure(path: Path) -> Iterator[None]:
-    """Remove a file where an OSError says that it will not be whole, or not come to its place."""
+    """Remove a file if an OSError shows that it will be incomplete or not reach its destination."""
     try:
         yield
     except OSError:
@@ -141,13 +141,13 @@ def _temporary_name(path: Path) -> Path:
 
 
 def _lock(descriptor: int) -> None:
-    with suppress(OSError):  # a file system without locks: then nothing is swept there, either
+    with suppress(OSError):  # on a file system without locks, nothing is swept either
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 @contextmanager
 def _closed(descriptor: int) -> Iterator[int]:
-    """Close at the end. Some file systems tell only then what they could not write; it hides no earlier error."""
+    """Close at the end, when some file systems first report a failed write; an earlier error is not hidden."""
     try:
         yield descriptor
     except BaseException:

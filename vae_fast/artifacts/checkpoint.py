@@ -1,11 +1,11 @@
-"""Checkpoints that are either whole or not there: safetensors and JSON under a SHA-256 manifest, moved in by rename.
+"""Checkpoints that are either complete or absent: safetensors and JSON with a SHA-256 manifest, put in place by rename.
 
 checkpoints/step-00004680/model.safetensors      parameters, and the hyperparameters that rebuild the VAE
                           optimizer.safetensors  the optimizer's tensors, named after their parameters
                           state.json             counters, sums, scaler, best value
                           manifest.json          size and SHA-256 of the three
-checkpoints/latest, best                         relative symlinks, replaced by rename; where a file system has none,
-                                                 files that hold a checkpoint's name
+checkpoints/latest, best                         relative symlinks, replaced by rename; on a file system without
+                                                 symlinks, files that hold a checkpoint's name
 """
 
 import errno
@@ -30,17 +30,17 @@ from vae_fast.models.vae import VAE
 from vae_fast.runtime import pytorch_state
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
-EXPORT = "export.json"  # in a directory that `export` made
-METADATA_KEY = "vae_fast"  # one key only: safetensors writes several in an order that changes from process to process
+EXPORT = "export.json"  # in a directory written by `export`
+METADATA_KEY = "vae_fast"  # just one: safetensors writes several keys in an order that differs between processes
 
 
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EINVAL}
-MOST_LINKS = 40  # as Linux follows
+MOST_LINKS = 40  # Linux follows no more
 NAME = re.compile(r"step-\d{8,}")
 
 
 class Checkpoint(NamedTuple):
-    """What one checkpoint directory holds."""
+    """The content of one checkpoint directory."""
 
     path: Path
     hyperparameters: dict[str, Any]
@@ -50,7 +50,7 @@ class Checkpoint(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A VAE, where it was found, and the state of its run at that time; None where it did not come as a checkpoint."""
+    """A VAE, its source, and the state of its run at that time (None if the source is not a checkpoint)."""
 
     model: VAE
     source: Path
@@ -58,7 +58,7 @@ class Loaded(NamedTuple):
 
 
 class Gone(RunError):
-    """A checkpoint was removed while it was read."""
+    """A checkpoint was removed while it was being read."""
 
 
 def save(
@@ -66,8 +66,8 @@ def save(
 ) -> Path:
     """Write `checkpoints`/step-N, N being state["step"], and point `latest` at it.
 
-    A process killed at any moment leaves the directory whole or absent, and every earlier checkpoint as it was. So does
-    an OSError, which names a file, and after which nothing half-written is left.
+    A process killed at any moment leaves the directory complete or absent, and every earlier checkpoint as it was. The
+    same holds after an OSError, which names a file; it also leaves nothing half-written behind.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     sweep(checkpoints)
@@ -89,33 +89,33 @@ def save(
 
 
 def _write(final: Path, files: dict[str, bytes]) -> None:
-    """Put a directory of files in its place, that of an earlier one too."""
+    """Write a directory of files and move it to `final`, replacing an earlier one."""
     checkpoints = final.parent
     temporary = checkpoints / f".{final.name}.tmp"
     temporary.mkdir()
     for name, data in files.items():
         atomic.write(temporary / name, data)
     atomic.sync(temporary)
-    if final.exists():  # of this step, from before a resume
+    if final.exists():  # an earlier checkpoint of this step, from before a resume
         final.rename(checkpoints / f".{final.name}.old")
     temporary.rename(final)
     atomic.sync(checkpoints)
 
 
 def model_bytes(model: VAE, parameters: dict[str, Tensor]) -> bytes:
-    """The content of model.safetensors: parameters, and what rebuilds the VAE."""
+    """Return the content of model.safetensors: parameters, and the hyperparameters that rebuild the VAE."""
     return safetensors.torch.save(_plain(parameters), {METADATA_KEY: json.dumps(model.hyperparameters)})
 
 
 def directory(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Return the directory of the checkpoint of a step."""
     return checkpoints / f"step-{step:08d}"
 
 
 def point(link: Path, target: Path) -> None:
-    """Make `link` name `target`, a sibling, as a relative symlink; it names the old or the new one at any moment.
+    """Point `link` at `target`, a sibling, with a relative symlink; at any moment it names the old or the new target.
 
-    Where the file system has no symlinks, it is a file that holds the target's name.
+    On a file system without symlinks, `link` becomes a file that holds the name of the target.
     """
     temporary = link.with_name(f".{link.name}.link")
     temporary.unlink(missing_ok=True)
@@ -132,8 +132,8 @@ def point(link: Path, target: Path) -> None:
 
 
 def pointed(link: Path) -> Path:
-    """What a link names, or a file in the place of one; any other path is itself."""
-    for _ in range(MOST_LINKS):  # one of the user's may name ours
+    """Return the path that a link, or a file that stands for one, names; any other path is returned as it is."""
+    for _ in range(MOST_LINKS):  # a link of the user's may name one of ours
         if link.is_symlink():
             link = link.parent / link.readlink()
     if link.is_file() and link.stat().st_size < 256:
@@ -146,7 +146,7 @@ def pointed(link: Path) -> Path:
 def prune(latest: Path, keep: int) -> None:
     """Remove all but the best checkpoint and the last `keep` up to `latest`.
 
-    Those of later steps are invalid ones that a resume went past; they must not count, and the run will replace them.
+    Later checkpoints are invalid ones that a resume skipped; they do not count, and the run will replace them.
     """
     checkpoints = latest.parent
     best = pointed(checkpoints / "best").name
@@ -157,9 +157,9 @@ def prune(latest: Path, keep: int) -> None:
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint directory's content, every byte checked against its manifest.
+    """Return the content of a checkpoint directory, every byte checked against its manifest.
 
-    Raises RunError where it does not hold, `Gone` where the directory is no longer there.
+    Raises RunError if the check fails, and `Gone` if the directory no longer exists.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
@@ -179,7 +179,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def _steps(checkpoints: Path) -> list[Path]:
-    """The checkpoints, oldest first. RunError where they cannot be listed, which `glob` would take for none."""
+    """Return the checkpoints, oldest first; raise RunError (`glob` would find none) if they cannot be listed."""
     try:
         return sorted(path for path in checkpoints.iterdir() if path.name.startswith("step-"))
     except FileNotFoundError:
@@ -189,7 +189,7 @@ def _steps(checkpoints: Path) -> list[Path]:
 
 
 def valid_checkpoints(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
-    """From the newest to the oldest: each checkpoint, or what is wrong with it."""
+    """Yield each checkpoint, or the error that makes it invalid, from the newest to the oldest."""
     for path in reversed(_steps(checkpoints)):
         try:
             yield read(path)
@@ -198,9 +198,9 @@ def valid_checkpoints(checkpoints: Path) -> Iterator[Checkpoint | RunError]:
 
 
 def latest(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest that is valid; `warn` gets a line for each newer one that is not."""
+    """Return the newest valid checkpoint; `warn` gets a line for each newer one that is invalid."""
     found = list(_until_valid(checkpoints))
-    while any(isinstance(one, Gone) for one in found):  # a run under way removes old ones: newer ones are there now
+    while any(isinstance(one, Gone) for one in found):  # a running process removes old ones, so newer ones exist by now
         found = list(_until_valid(checkpoints))
     for one in found:
         if isinstance(one, Checkpoint):
@@ -210,18 +210,18 @@ def latest(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 
 def load(path: str | Path) -> VAE:
-    """The VAE of a run directory (its latest valid checkpoint), a checkpoint, an export or a model.safetensors file.
+    """Load the VAE of a run directory (its latest valid checkpoint), checkpoint, export or model.safetensors file.
 
-    On the CPU, float32, in eval mode. RunError names what is missing or broken.
+    The model is on the CPU, in float32 and in eval mode. Raises RunError, which names what is missing or broken.
     """
     return opened(path).model
 
 
 @pytorch_state.as_it_starts()
 def opened(path: str | Path, warn: Callable[[str], None] = warnings.warn) -> Loaded:
-    """What `load` gives, and where it comes from: of a link (latest, best) that is what it names.
+    """Load a VAE as `load` does, and return its source as well: for a link (latest, best), the path that it names.
 
-    `warn` gets a line for each newer checkpoint of a run directory that is not valid. RunError as for `load`.
+    `warn` gets a line for each newer, invalid checkpoint of a run directory. Raises RunError as `load` does.
     """
     path = Path(path).expanduser()
     if (path / "checkpoints").is_dir():
@@ -233,7 +233,7 @@ def opened(path: str | Path, warn: Callable[[str], None] = warnings.warn) -> Loa
         try:
             return _opened(source)
         except Gone:
-            if pointed(path) == source:  # else the link names a newer one by now
+            if pointed(path) == source:  # otherwise the link names a newer one by now
                 raise
 
 
@@ -256,17 +256,17 @@ def _opened(source: Path) -> Loaded:
     return Loaded(model, source, None)
 
 
-def _model(where: Path, hyperparameters: dict[str, Any], parameters: dict[str, Tensor]) -> VAE:
+def _model(source: Path, hyperparameters: dict[str, Any], parameters: dict[str, Tensor]) -> VAE:
     try:
         model = VAE(**hyperparameters)
         model.load_state_dict(parameters)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RunError(f"{where}: not a model saved by vae_fast ({error or type(error).__name__})") from None
+        raise RunError(f"{source}: not a model saved by vae_fast ({error or type(error).__name__})") from None
     return model.eval()
 
 
 def _hyperparameters(model: bytes) -> dict[str, Any]:
-    """Of the content of model.safetensors, which begins with the length of a JSON header."""
+    """Return the hyperparameters from model.safetensors, which begins with the length of its JSON header."""
     header = json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])
     hyperparameters: dict[str, Any] = json.loads(header["__metadata__"][METADATA_KEY])
     return hyperparameters

@@ -1,8 +1,8 @@
-"""Who may write into a run directory: one process at a time, by a lock that lives as long as the process.
+"""Claims on run directories: one process writes at a time, guarded by a lock that lives as long as the process.
 
-The lock is flock's, on a file in the directory that says who holds it. The kernel releases it when the process ends, in
-whatever way, so no lock outlives its owner; a file that does means nothing by itself. Of the processes of one run the
-first holds it for all. A file system without locks cannot keep others out: the claim then carries a warning.
+The lock is an flock on a file in the directory, which names its holder. The kernel releases it however the process
+ends, so no lock outlives its owner; a file left behind means nothing by itself. Among the processes of one run, the
+first holds the lock for all. A file system without locks cannot keep others out: the claim then carries a warning.
 """
 
 import errno
@@ -18,22 +18,22 @@ from vae_fast.errors import RunError
 from vae_fast.runtime.signals import at_quiet_end
 
 LOCK = ".lock"
-HELD = {errno.EWOULDBLOCK, errno.EACCES}  # the latter where NFS has the lock from another machine
+HELD = {errno.EWOULDBLOCK, errno.EACCES}  # the latter if another machine holds the lock over NFS
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-TRIES = 100  # against processes that remove an empty directory in the moment in which others look into it
+TRIES = 100  # against processes that remove an empty directory just as others look into it
 
 
 class Claim:
-    """A directory, made if it is not there, and its lock, until `release`.
+    """A claimed directory, created if it does not exist, and its lock, held until `release`.
 
     Attributes:
-        warning: why nothing keeps other processes out, None where the lock does.
+        warning: why nothing keeps other processes out; None if the lock does.
     """
 
     def __init__(self, directory: Path, *, fresh: bool = False) -> None:
-        """Claim `directory`; `fresh`: only if it is made by this call.
+        """Claim `directory`; `fresh`: only if this call creates it.
 
-        Raises FileExistsError for a fresh one that is there, RunError, which names the holder, for one that is held.
+        Raises FileExistsError if a fresh directory already exists, and RunError, naming the holder, if it is held.
         """
         self.directory = directory
         self.warning: str | None = None
@@ -41,7 +41,7 @@ class Claim:
             try:
                 self._made = _make(directory, fresh)
                 self._lock()
-            except FileNotFoundError:  # it was just removed by who had made it
+            except FileNotFoundError:  # the process that created it has just removed it
                 continue
             break
         else:
@@ -49,13 +49,13 @@ class Claim:
         _held.add(self)
 
     def release(self) -> None:
-        """Let others have it. Directories that the claim made and that nothing was put into are removed."""
+        """Release the lock. Directories that the claim created and that are still empty are removed."""
         if self in _held:
             _held.discard(self)
             self._give_up()
 
     def _give_up(self) -> None:
-        with suppress(OSError):  # the directory may be gone, or not empty: another run lies beside this one
+        with suppress(OSError):  # the directory may be gone, or hold another run
             (self.directory / LOCK).unlink()
             for made in self._made:
                 made.rmdir()
@@ -72,7 +72,7 @@ class Claim:
                     break
 
     def _take(self, path: Path) -> None:
-        """Lock the file that is open; closed where that fails, and left there, for it may be somebody else's."""
+        """Lock the open file; on failure close it, but leave it in place since it may be another process's."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -87,16 +87,16 @@ class Claim:
             raise RunError(f"{self.directory} is in use by {holder or 'another process'}") from None
 
     def _is_mine(self, path: Path) -> bool:
-        """Whether the locked file is still there, then signed with who holds it; else it is closed."""
-        is_there = False
+        """Return whether the locked file is still in place; if so, write the holder into it, otherwise close it."""
+        still_exists = False
         try:
-            is_there = _is_at(self._descriptor, path)
+            still_exists = _is_at(self._descriptor, path)
         finally:
-            if not is_there:  # of a claim that was released meanwhile
+            if not still_exists:  # it belonged to a claim that was released meanwhile
                 os.close(self._descriptor)
-        if is_there:
+        if still_exists:
             self._sign()
-        return is_there
+        return still_exists
 
     def _sign(self) -> None:
         holder = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
@@ -104,12 +104,12 @@ class Claim:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, holder.encode(), 0)
         except OSError:
-            self._give_up()  # who else has opened the file finds it gone, and tries again
+            self._give_up()  # others that have opened the file find it gone and try again
             raise
 
 
 def _make(directory: Path, fresh: bool) -> list[Path]:
-    """The directories that this call has made, the innermost first."""
+    """Create the directory with its parents and return those that were created, the innermost first."""
     absent = [path for path in directory.parents if not path.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -132,7 +132,7 @@ _held: set[Claim] = set()
 
 
 def _forget() -> None:
-    """In a process that a holder has forked: the lock is the holder's alone, and ends with it."""
+    """Close the locks in a forked child: they belong to the parent alone, and end with it."""
     for claim in _held:
         os.close(claim._descriptor)
     _held.clear()

@@ -23,29 +23,29 @@ from vae_fast.config import Config, read_toml, resumed_directory
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.models.vae import VAE
 
-# On a resume; all else is what the run is.
+# Settings that may change on a resume; all others define the run.
 MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx", "threads"}
 
 
 SEAL = "# The SHA-256 of what follows, as the run wrote it: "
-PROBE = ".vae_fast-"  # and something random: an empty folder by which one sees that there may be some
+PROBE = ".vae_fast-"  # and random characters: an empty folder created to test for write access
 OTHER_FILES = 2 << 20  # bytes: pictures, metrics, config.toml
 
 
 class RunDirectory:
-    """One run on the disk. As a context it gives up its claim at the end.
+    """A run on disk. As a context manager, it releases its claim at the end.
 
     Attributes:
         path: the directory itself.
-        recorded: config.toml's tables, empty before `begin`.
-        claim: what keeps other processes from writing there; None for who only reads, or writes nothing.
+        recorded: the tables of config.toml, empty before `begin`.
+        claim: keeps other processes from writing there; None for readers and dry runs.
     """
 
     def __init__(self, path: Path, recorded: dict[str, Any], claim: Claim | None = None) -> None:
         self.path, self.recorded, self.claim = path, recorded, claim
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For the other processes of a run, whose first one alone holds the claim."""
+        """Pickle without the claim, for the other processes of a run: only the first one holds it."""
         return RunDirectory, (self.path, self.recorded)
 
     def __enter__(self) -> Self:
@@ -57,14 +57,14 @@ class RunDirectory:
 
     @classmethod
     def of(cls, path: Path) -> "RunDirectory":
-        """Of a run that is there; its config.toml has been read before."""
+        """Return the directory of an existing run, whose config.toml is known to be readable."""
         return cls(path, tomllib.loads(atomic.read(path / "config.toml").decode()))
 
     @classmethod
     def open(cls, config: Config) -> "RunDirectory":
-        """The directory to start or go on in, claimed unless it is a dry run.
+        """Open the directory to start or continue in, and claim it except for a dry run.
 
-        Raises RunError if it holds a run that is not to resume, or if another process has it.
+        Raises RunError if it holds a run that is not being resumed, or if another process has claimed it.
         """
         resumed = None
         if config.resume is not None:
@@ -101,15 +101,18 @@ class RunDirectory:
         self.recorded = {**config.recorded(), **tables}
         with self.saving("config.toml"):
             atomic.replace(self.path / "config.toml", _sealed(tomli_w.dumps(self.recorded).encode()))
-            if self.checkpoints.is_dir():  # of a run that goes on
+            if self.checkpoints.is_dir():  # the run is being resumed
                 checkpoint.sweep(self.checkpoints)
                 atomic.sweep(self.pictures)
 
     def require_space(self, saved: int, epochs: int, keep: int) -> None:
-        """RunError if the disk lacks room for checkpoints of so many bytes: those kept, the best, one being written."""
-        there = sum(file.stat().st_size for file in self.checkpoints.rglob("*") if file.is_file())
+        """Raise RunError unless the disk has room for the checkpoints: `saved` bytes for each that may exist at a time.
+
+        These are the last `keep`, the best, and one being written.
+        """
+        used = sum(file.stat().st_size for file in self.checkpoints.rglob("*") if file.is_file())
         most = min(epochs, keep + 1) + 1
-        needed = max(0, saved * most - there) + OTHER_FILES
+        needed = max(0, saved * most - used) + OTHER_FILES
         free = shutil.disk_usage(_existing(self.path)).free
         if free < needed:
             raise RunError(
@@ -120,7 +123,7 @@ class RunDirectory:
 
     @contextmanager
     def saving(self, what: str) -> Iterator[None]:
-        """Turn an OSError into a RunError that says what could not be saved, why, and what is."""
+        """Turn an OSError into a RunError that says what could not be saved, why, and which checkpoint is saved."""
         try:
             yield
         except OSError as error:
@@ -133,10 +136,10 @@ class RunDirectory:
 
     def _survivor(self) -> str:
         saved = sorted(path.name for path in self.checkpoints.glob("step-*"))
-        return f"{saved[-1]} is, go on from there with --resume {self.path}" if saved else "no checkpoint is there yet"
+        return f"{saved[-1]} is, continue from it with --resume {self.path}" if saved else "there is no checkpoint yet"
 
     def require(self, images: dict[str, Any]) -> None:
-        """That they are the images of the run: RunError where what is known of them differs."""
+        """Raise RunError if what is known of these images differs from those of the run."""
         recorded = self.recorded.get("images", images)
         differences = [f"{k} {recorded.get(k)} then, {v} now" for k, v in images.items() if recorded.get(k) != v]
         if differences:
@@ -147,7 +150,7 @@ class RunDirectory:
             )
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of the epochs so far, in order; lines that are none, as a kill may leave, are read past."""
+        """Return the records of the epochs so far, in order, skipping invalid lines, which a kill may leave behind."""
         records: list[dict[str, Any]] = []
         lines = atomic.read(self.metrics_file).splitlines() if self.metrics_file.exists() else []
         for record in map(_record, lines):
@@ -160,7 +163,7 @@ class RunDirectory:
             atomic.append(self.metrics_file, _lines([record]))
 
     def cut_metrics(self, epoch: int) -> list[dict[str, Any]]:
-        """Keep the records up to `epoch`, those that the checkpoint resumed from has seen."""
+        """Keep and return the records up to `epoch`, those that the checkpoint being resumed has seen."""
         kept = [record for record in self.metrics() if record["epoch"] <= epoch]
         if self.metrics_file.exists():
             atomic.replace(self.metrics_file, _lines(kept))
@@ -175,13 +178,13 @@ class RunDirectory:
         *,
         keep: int,
     ) -> None:
-        """Save a checkpoint, with what `Engine.state` gave, and prune those before."""
+        """Save a checkpoint of what `Engine.state` returned, and prune the earlier ones."""
         with self.saving(f"the checkpoint of step {state['step']}"):
             path = checkpoint.save(self.checkpoints, model, parameters, optimizer, state)
             self._follow(path, state["best"], keep)
 
-    def settle(self, path: Path, best: dict[str, float] | None, keep: int) -> None:
-        """Do what should have followed the saving of a checkpoint that a run goes on from: it may have been killed."""
+    def complete_save(self, path: Path, best: dict[str, float] | None, keep: int) -> None:
+        """Finish the save of the checkpoint being resumed: a kill may have come before links and pruning."""
         with self.saving("what names the checkpoints"):
             checkpoint.point(self.checkpoints / "latest", path)
             self._follow(path, best, keep)
@@ -195,12 +198,12 @@ class RunDirectory:
 
 
 def _recorded(path: Path, config: Config) -> dict[str, Any]:
-    """What the run's config.toml says. ConfigError where `config` is of another run."""
+    """Return the content of the run's config.toml; raise ConfigError if `config` belongs to another run."""
     recorded = RunDirectory.of(path).recorded
     _require_as_written(path / "config.toml", recorded)
     before, now = Config(**read_toml(path / "config.toml")).recorded(), config.recorded()
     # Data may have moved, as long as `require` finds the images in them.
-    is_fused = recorded.get("plan", {}).get("step") == "fused"  # compiled before any run began, whatever is asked for
+    is_fused = recorded.get("plan", {}).get("step") == "fused"  # compiled at build time, whatever --compile says
     may_change = MAY_CHANGE | ({"compile"} if is_fused else set()) | ({"data"} if "images" in recorded else set())
     for name in sorted({**before, **now}.keys() - may_change):
         old, new = before.get(name), now.get(name)
@@ -213,12 +216,12 @@ def _recorded(path: Path, config: Config) -> dict[str, Any]:
 
 
 def _sealed(settings: bytes) -> bytes:
-    """With a first line by which a resume notices that they are no longer what the run wrote."""
+    """Prepend a line by which a resume notices that the settings are no longer what the run wrote."""
     return f"{SEAL}{hashlib.sha256(settings).hexdigest()}\n".encode() + settings
 
 
 def _require_as_written(file: Path, recorded: dict[str, Any]) -> None:
-    """RunError for settings that were changed or cut; those of an earlier version have no seal that tells it."""
+    """Raise RunError if the settings were changed or cut; files of an earlier version have no seal to check."""
     first, _, rest = atomic.read(file).partition(b"\n")
     if first.startswith(SEAL.encode()) and _sealed(rest).partition(b"\n")[0] != first:
         raise RunError(
@@ -237,7 +240,7 @@ def _nothing_recorded(path: Path) -> dict[str, Any]:
 
 
 def _fresh(data: str) -> Claim:
-    """Of a directory that no other process has: the first that can be made."""
+    """Claim the first new directory that no other process has created."""
     paths = _fresh_paths(data)
     require_writable(paths[0])
     for path in paths:
@@ -249,14 +252,14 @@ def _fresh(data: str) -> Claim:
 
 
 def _fresh_paths(data: str) -> list[Path]:
-    """Names for a run that begins now, best first."""
+    """Return names for a run that begins now, the best first."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(data).stem) or "data"
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}"
     return [Path("runs", stamp), *(Path("runs", f"{stamp}-{n}") for n in range(2, 1000))]
 
 
 def require_writable(path: Path) -> None:
-    """That a directory, which need not be there yet, can be written to; RunError else."""
+    """Raise RunError if a directory, which need not exist yet, cannot be written to."""
     for folder in (path, *path.parents):
         if folder.is_symlink() and not folder.exists():
             raise RunError(
@@ -269,13 +272,13 @@ def require_writable(path: Path) -> None:
         ours = Path(tempfile.mkdtemp(prefix=PROBE, dir=existing))
     except OSError as error:
         raise RunError(f"--out: nothing can be written in {existing} ({error.strerror})") from None
-    for probe in chain([ours], existing.glob(f"{PROBE}*")):  # also those of processes that were killed here
+    for probe in chain([ours], existing.glob(f"{PROBE}*")):  # also those that killed processes left here
         with suppress(OSError):
             probe.rmdir()
 
 
 def _existing(path: Path) -> Path:
-    """The path itself or the nearest folder around it that is there."""
+    """Return the path itself or its nearest parent that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
@@ -284,7 +287,7 @@ def _mib(nbytes: int) -> str:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl, None where it is none: every value is a number or null."""
+    """Parse a line of metrics.jsonl; return None if it is not a record, whose values are all numbers or null."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):

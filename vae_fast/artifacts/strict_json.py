@@ -1,4 +1,4 @@
-"""JSON as its standard has it, which knows neither NaN nor infinity: null stands for them."""
+"""Strictly standard JSON, which has neither NaN nor infinity: null stands for them."""
 
 import json
 import math
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """Write a value as JSON, null in the place of what is not finite."""
+    """Return a value as JSON, with null for every number that is not finite."""
     return json.dumps(finite(value), indent=indent, allow_nan=False)
 
 
 def finite(value: Any) -> Any:
-    """Replace every number in dicts, lists and tuples that is not finite by None."""
+    """Replace every number in dicts, lists and tuples that is not finite with None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

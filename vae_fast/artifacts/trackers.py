@@ -11,10 +11,10 @@ from vae_fast.errors import RunError
 
 class Tracker(Protocol):
     def epoch(self, record: dict[str, Any]) -> None:
-        """A record of metrics.jsonl."""
+        """Log a record of metrics.jsonl."""
 
     def pictures(self, files: Sequence[Path], epoch: int) -> None:
-        """PNG files."""
+        """Log PNG files."""
 
 
 class Nobody:
@@ -28,16 +28,19 @@ class Nobody:
 
 
 class TensorBoard:
-    """Event files in `folder`: scalars by epoch, of which those after `epoch` of an earlier attempt no longer count."""
+    """A writer of event files in `folder`, with scalars by epoch.
+
+    Scalars after `epoch`, which an earlier attempt wrote, no longer count.
+    """
 
     def __init__(self, folder: Path, epoch: int) -> None:
-        if find_spec("tensorboard") is None:  # before an hour of training
+        if find_spec("tensorboard") is None:  # fail before an hour of training
             raise RunError("--log tensorboard: it is not installed: pip install 'vae_fast[tensorboard]'")
         self._folder, self._purge_step = str(folder), epoch + 1 if epoch else None
 
     @cached_property
     def _writer(self) -> Any:
-        """Made with the first record, so that a run that does not begin leaves nothing."""
+        """Create the writer with the first record, so that a run that does not begin leaves nothing behind."""
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(self._folder, purge_step=self._purge_step)
@@ -61,5 +64,5 @@ class TensorBoard:
 
 
 def tracker(log: str, folder: Path, epoch: int) -> Tracker:
-    """Of `--log`; RunError where its package is missing. epoch: how many are done."""
+    """Return the tracker that `--log` names; raise RunError if its package is missing. epoch: the number completed."""
     return TensorBoard(folder, epoch) if log == "tensorboard" else Nobody()

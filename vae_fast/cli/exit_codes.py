@@ -1,7 +1,7 @@
-"""How a command ends: with one line for what its user can mend, and an exit code.
+"""How a command ends: with an exit code, and with one line for an error that its user can fix.
 
-0 done; 1 this machine, file or run; 2 the settings; 130 and 143 after SIGINT and SIGTERM. Of the processes of a run the
-first speaks for all.
+0: done; 1: an error of this machine, file or run; 2: an error in the settings; 130 and 143: after SIGINT and SIGTERM.
+The first process of a run reports for all of them.
 """
 
 import io
@@ -18,15 +18,15 @@ from vae_fast.runtime.signals import Interrupted, Terminated, begun, done, end_q
 
 
 def exit_code(command: Callable[[], object], quiet_before: str | None = None) -> int:
-    """Of a call of `command`, after the line that says what went wrong.
+    """Call `command` and return its exit code, after printing a line that says what went wrong, if anything did.
 
-    quiet_before: until the command calls `begun`, a signal says only that it came before this.
+    quiet_before: until the command calls `begun`, a signal only prints that it arrived before this.
     """
     if quiet_before is None:
         begun()
     else:
         end_quietly_before(quiet_before)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what the terminal's encoding has not
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may have characters that its encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
@@ -42,7 +42,7 @@ def exit_code(command: Callable[[], object], quiet_before: str | None = None) ->
         return _fail(f"error: {error}", 2 if isinstance(error, ConfigError) else 1, known_to_all=True)
     except torch.OutOfMemoryError as error:
         return _fail(f"error: out of memory: {first_line(error)}", 1)
-    except BrokenPipeError:  # who reads has enough, as `head` has
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         _write_no_more()
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -55,7 +55,7 @@ def exit_code(command: Callable[[], object], quiet_before: str | None = None) ->
 
 
 def _write_no_more() -> None:
-    """Let what is still to be flushed go nowhere."""
+    """Redirect stdout to the null device, so that whatever is still to be flushed is discarded."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""The command line of `train`: flags over a TOML file over a preset over the defaults become a Config."""
+"""The command line of `train`: a Config from defaults, a preset, a TOML file and flags, each overriding the last."""
 
 import inspect
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from vae_fast.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the command line takes its starting values from."""
+    """The sources of the starting values of the command line."""
 
     preset: str | None = None
     """a recipe that ships with vae_fast, see above"""
     config: str | None = None
-    """a TOML file with any of these settings; a run's config.toml runs it again"""
+    """a TOML file with any of these settings; a run's config.toml repeats that run"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class _CommandLine(Config, Sources):
     __doc__ = Config.__doc__
 
     def __post_init__(self) -> None:
-        """Check nothing: that is for the Config that comes of it, when all sources are in."""
+        """Check nothing: the resulting Config checks the settings once all sources have been read."""
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """The command line's settings. ConfigError for what is wrong with them; for a flag that is none, exit with 2."""
+    """Return the command line's settings; raise ConfigError for wrong ones; exit with 2 if a flag cannot be parsed."""
     import tyro
 
     prog = "python -m vae_fast.train"
@@ -65,7 +65,7 @@ def _starting_values(look: _FirstLook) -> dict[str, Any]:
 
 
 def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
-    """ConfigError for what people write after a switch, and for the precision that no flag turns on."""
+    """Raise ConfigError for a value written after a switch, and for the precision that no flag turns on."""
     hints = {"amp": "; the dtype is --amp-dtype"}
     switches = {field.name for field in fields(Config) if field.type in (bool, "bool")}
     words = [

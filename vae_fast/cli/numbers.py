@@ -1,4 +1,4 @@
-"""Numbers on a command line: types for argparse that say what they expected."""
+"""Number types for argparse, whose errors say what was expected."""
 
 import argparse
 import math
@@ -7,22 +7,22 @@ from vae_fast.config import MOST_THREADS
 
 
 def thread_count(text: str) -> int:
-    """For argparse: as `Config.threads`."""
+    """Parse a number of threads for argparse, in the range of `Config.threads`."""
     return _integer(text, 1, f"1 to {MOST_THREADS}", MOST_THREADS)
 
 
 def whole_number(text: str) -> int:
-    """For argparse: 0, 1, ..."""
+    """Parse 0, 1, ... for argparse."""
     return _integer(text, 0, "a whole number from 0")
 
 
 def positive_number(text: str) -> int:
-    """For argparse: 1, 2, ..."""
+    """Parse 1, 2, ... for argparse."""
     return _integer(text, 1, "a whole number from 1")
 
 
 def non_negative(text: str) -> float:
-    """For argparse: a finite number from 0."""
+    """Parse a finite number of at least 0 for argparse."""
     try:
         value = float(text)
     except ValueError:
@@ -33,7 +33,7 @@ def non_negative(text: str) -> float:
 
 
 def at_least_two(text: str) -> int:
-    """For argparse: 2, 3, ..."""
+    """Parse 2, 3, ... for argparse."""
     return _integer(text, 2, "a whole number from 2")
 
 

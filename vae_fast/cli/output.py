@@ -14,12 +14,12 @@ from vae_fast.artifacts.directory import require_writable
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.reporting import pictures
 
-MOST_LISTED = 12  # numbers in the name of a file
-DRAWN = "picture and array go there, with .png and .npy (default: in RUN/pictures/step-N/)"
+MOST_LISTED = 12  # numbers in a file name
+DRAWN = "path of the picture and the array, without .png and .npy (default: in RUN/pictures/step-N/)"
 
 
 def place(trained: Trained, out: Path | None, *names: str) -> Path:
-    """Where a result goes: `out`, or in the run's directory. Errors come now, not after the work."""
+    """Return where a result goes: to `out`, or into the run's directory; raise errors now, not after the work."""
     found = out or trained.place(*names)
     if found is None:
         raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a path")
@@ -30,7 +30,7 @@ def place(trained: Trained, out: Path | None, *names: str) -> Path:
 
 
 def file_place(trained: Trained, out: Path | None, *names: str) -> Path:
-    """The same, of a file, its folder made and free of what killed commands left half-written."""
+    """Return where a file goes, after making its folder and removing the half-written files of killed commands."""
     found = place(trained, out, *names)
     if found.is_dir():
         raise RunError(f"--out: expected a file, {found} is a directory")
@@ -40,7 +40,7 @@ def file_place(trained: Trained, out: Path | None, *names: str) -> Path:
 
 
 def listed(chosen: Sequence[int]) -> str:
-    """Name numbers in the name of a file, so that another choice of them is another file."""
+    """Return the numbers as part of a file name, so that another choice of them gets another file."""
     if list(chosen) == list(range(len(chosen))):
         return f"first{len(chosen)}"
     if len(chosen) <= MOST_LISTED:
@@ -56,7 +56,7 @@ def save_pictures(
     array: Tensor,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Write rows of images as a PNG grid, and `array` beside it as .npy: at `out`, or in the run's pictures/step-N/."""
+    """Write rows of images as a PNG grid and `array` as .npy next to it: at `out`, or in the run's pictures/step-N/."""
     stem = file_place(trained, out, "pictures", trained.source.name, name)
     if stem.suffix in (".png", ".npy"):
         stem = stem.with_suffix("")
@@ -66,5 +66,5 @@ def save_pictures(
     np.save(values, array.numpy())
     atomic.replace(png, picture.getvalue())
     atomic.replace(npy, values.getvalue())
-    said = pictures.drawn_as(trained.image_shape[0])
-    print(f"picture  {png}{said and f'  ({said})'}\narray    {npy}  {list(array.shape)}")
+    remark = pictures.drawn_as(trained.image_shape[0])
+    print(f"picture  {png}{remark and f'  ({remark})'}\narray    {npy}  {list(array.shape)}")

@@ -1,4 +1,4 @@
-"""What the commands that work on a trained model ask for: the run, the device, the images."""
+"""Arguments of the commands that work on a trained model: the run, the device, the images."""
 
 import argparse
 from pathlib import Path
@@ -14,10 +14,10 @@ from vae_fast.paths import expanded
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, whose refusals are a ConfigError of one line, as all others are."""
+    """An argparse parser that raises a ConfigError of one line, like every other error in the settings."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As argparse's; so many threads compute from then on as --threads says."""
+        """Parse as argparse does, and set the number of PyTorch's threads if --threads is given."""
         chosen = super().parse_args(*args, **kwargs)
         if getattr(chosen, "threads", None) is not None:
             torch.set_num_threads(chosen.threads)
@@ -30,9 +30,13 @@ class Parser(argparse.ArgumentParser):
 def parser(
     command: str, description: str | None, example: str, *, out: str | None = None, images: bool = True
 ) -> Parser:
-    """With RUN and --device, --out if there is help for it, and what chooses the images, if there are some.
+    """Return a parser with RUN, --device and --threads.
 
-    example: the arguments after RUN.
+    Args:
+        command, description: the name of the command and the text of its help.
+        example: the arguments after RUN in the example of the help.
+        out: the help of --out, which is added if this is given.
+        images: whether to add the arguments that choose images.
     """
     prog = f"python -m vae_fast.{command}"
     result = Parser(
@@ -49,7 +53,7 @@ def parser(
         "--threads",
         type=numbers.thread_count,
         metavar="N",
-        help="that compute on a CPU (default: as many as PyTorch takes)",
+        help="CPU threads (default: as many as PyTorch uses)",
     )
     if out is not None:
         result.add_argument("--out", type=path, metavar="PATH", help=out)
@@ -57,9 +61,9 @@ def parser(
         result.add_argument("--split", choices=PARTS, default="test", help="which images (default: test)")
         result.add_argument(
             "--data",
-            help="other images than the run's: a name or a path, as for training; a single array is used whole",
+            help="images other than the run's: a name or a path, as for training; a single array is used whole",
         )
-        result.add_argument("--data-root", type=path, help="folder where mnist and fashion-mnist are looked for first")
+        result.add_argument("--data-root", type=path, help="folder that is searched first for mnist and fashion-mnist")
         result.add_argument(
             "--binarize", choices=list(TREATMENTS), help="pixels (default: as in the run; dynamic: one static sample)"
         )
@@ -67,14 +71,14 @@ def parser(
 
 
 def opened(chosen: argparse.Namespace) -> tuple[Trained, Selection]:
-    """The model and the images that the arguments name."""
+    """Open the model and the images that the arguments name."""
     trained = Trained.open(chosen.run, chosen.device)
     settings = {name: getattr(chosen, name) for name in ("data", "data_root", "binarize")}
     return trained, trained.images(chosen.split, **settings)
 
 
 def path(text: str) -> Path:
-    """For argparse: a path, with ~ expanded."""
+    """Parse a path for argparse, with ~ expanded."""
     try:
         return Path(expanded("a path", text))
     except ConfigError as error:

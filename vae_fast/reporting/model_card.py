@@ -1,4 +1,4 @@
-"""The card that goes with an exported model: what it is, what it was trained on and how, what it reached."""
+"""The card of an exported model: what it is, what it was trained on and how, and its results."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,12 +11,15 @@ from vae_fast.data.builtin import LICENCES
 from vae_fast.data.transforms import pixel_kind
 
 UNKNOWN = "not known: the model came without its run"
-RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # the rest where it is not usual
+RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # REST only if not default
 REST = ("lr_warmup", "weight_decay", "clip", "beta_schedule", "beta_warmup", "beta_cycles", "free_bits", "valid")
 
 
 def model_card(trained: Trained, files: Sequence[str]) -> str:
-    """Markdown. files: a description of each that goes with it."""
+    """Return the card in Markdown.
+
+    files: a description of each exported file.
+    """
     model = trained.model
     parameters = sum(p.numel() for p in model.parameters())
     lines = [
@@ -76,11 +79,11 @@ def _numbers(trained: Trained) -> list[str]:
         return ["none were recorded"]
     last = {"step": "not known", **records[-1]}
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
-    told = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
+    losses = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
     pixels = pixel_kind(trained.config.binarize, trained.image_shape)
     return [
         f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
         "`train_loss` is the objective that was minimised:",
         "",
-        *told,
+        *losses,
     ]

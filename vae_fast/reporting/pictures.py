@@ -1,4 +1,4 @@
-"""The pictures that a run leaves: reconstructions, samples and the loss curve, as PNG files."""
+"""The pictures of a run: reconstructions, samples and the loss curve, as PNG files."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -16,15 +16,18 @@ from vae_fast.models.vae import VAE
 
 COLUMNS, SAMPLE_ROWS = 12, 8
 MOST_RECONSTRUCTIONS = 4 * COLUMNS
-STRIP = 16  # pixels: a line of text
+STRIP = 16  # pixels: the height of a line of text
 SMALLEST_TILE = 56  # pixels: smaller images are enlarged by a whole factor
-FLATTEST = 4  # times as wide as high, of a vector
+FLATTEST = 4  # width over height in the drawing of a vector
 
 
 def save_all(
     model: VAE, images: Pixels, seed: int, metrics: Sequence[dict[str, Any]], treatment: str, folder: Path
 ) -> list[Path]:
-    """The three pictures that a run leaves in `folder`. images: [N, C, H, W], of which the first are reconstructed."""
+    """Write the three pictures of a run into `folder` and return their paths.
+
+    images: [N, C, H, W]; the first of them are reconstructed.
+    """
     folder.mkdir(exist_ok=True)
     shown = images[:MOST_RECONSTRUCTIONS].to("cpu")
     drawn: dict[str, Callable[[IO[bytes]], None]] = {
@@ -42,27 +45,27 @@ def save_all(
 
 
 def save_reconstructions(model: VAE, images: Tensor, path: Path | IO[bytes]) -> None:
-    """Rows of images [N, C, H, W] (uint8 or float in [0, 1]), each with a row of its reconstructions below."""
+    """Save rows of images [N, C, H, W] (uint8 or float in [0, 1]), each with its reconstructions in a row below."""
     save_grid(below_each_other(images, generate.reconstruct(model, images), COLUMNS), path)
 
 
 def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> list[Tensor]:
-    """Rows for `save_grid`: so many images, their reconstructions, the next images, ..."""
+    """Return rows for `save_grid`: `columns` images, their reconstructions, the next images, ..."""
     originals = floats(images).cpu()
     parts = zip(originals.split(columns), reconstructions.view_as(originals).split(columns), strict=True)
     return [row for pair in parts for row in pair]
 
 
 def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path | IO[bytes]) -> None:
-    """Images decoded from z ~ N(0, I); image_shape is (C, H, W)."""
+    """Save images decoded from z ~ N(0, I); image_shape is (C, H, W)."""
     images = generate.sample(model, COLUMNS * SAMPLE_ROWS, seed)
     save_grid(list(images.view(-1, *image_shape).split(COLUMNS)), path)
 
 
 def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence[Sequence[str]] | None = None) -> None:
-    """Rows of images in [0, 1], each [n, C, H, W] with n up to that of the first, as `visible` shows them.
+    """Save rows of images in [0, 1], each [n, C, H, W] with n up to that of the first, as `visible` shows them.
 
-    captions: of each row one for all of it, one for every image, or none.
+    captions: for each row, one caption for the whole row, one per image, or none.
     """
     from PIL import Image
 
@@ -84,12 +87,12 @@ def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence
 
 
 def visible(images: Tensor) -> Tensor:
-    """Images [..., C, H, W] as they can be drawn: C of 1 or 3 as they are, else [..., 1, H, W], the mean."""
+    """Return images [..., C, H, W] that can be drawn: unchanged if C is 1 or 3, else their mean, [..., 1, H, W]."""
     return images if images.shape[-3] in (1, 3) else images.mean(-3, keepdim=True)
 
 
 def drawn_as(channels: int) -> str:
-    """What is to be said of pictures of such images; empty if they show what there is."""
+    """Return a remark for pictures of images with this many channels; empty if they show the images unchanged."""
     return "" if channels in (1, 3) else f"drawn as the mean of {channels} channels"
 
 
@@ -98,7 +101,7 @@ def _bytes(sheet: Tensor) -> Any:
 
 
 def _captioned(picture: Any, captions: Sequence[Sequence[str]], row: int, column: int) -> Any:
-    """The picture, whose rows and columns are so many pixels apart, with a strip of text above rows that have some."""
+    """Return the picture, with `row` and `column` pixels per image, plus a strip of text above rows with captions."""
     from PIL import Image, ImageDraw, ImageFont
 
     strips = [STRIP * bool(texts) for texts in captions]
@@ -114,7 +117,7 @@ def _captioned(picture: Any, captions: Sequence[Sequence[str]], row: int, column
 
 
 def save_loss_curve(metrics: Sequence[dict[str, Any]], pixels: str, path: Path | IO[bytes]) -> None:
-    """Train, validation and test loss over the epochs, from the records of metrics.jsonl."""
+    """Plot train, validation and test loss over the epochs, from the records of metrics.jsonl."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

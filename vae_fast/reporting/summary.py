@@ -1,4 +1,4 @@
-"""The last lines of a run: what it reached, and where everything is."""
+"""The last lines of a run: its results, and where everything is."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,10 @@ from vae_fast.reporting.pictures import drawn_as
 def summary(
     config: Config, metrics: list[dict[str, Any]], test: Pixels | None, directory: RunDirectory
 ) -> Iterator[str]:
-    """metrics: the records of metrics.jsonl. test: the images [N, C, H, W], if there are any."""
+    """Yield the last lines of a run.
+
+    metrics: the records of metrics.jsonl. test: the test images [N, C, H, W], if there are any.
+    """
     last = metrics[-1] if metrics else {}
     if test is not None and None not in (last.get("test_loss"), last.get("test_nll")):
         line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image"
@@ -26,6 +29,6 @@ def summary(
     for link in ("latest", "best"):
         if (directory.checkpoints / link).exists():
             yield f"checkpoint   {directory.checkpoints / link}"
-    said = "" if test is None else drawn_as(test.shape[1])
+    remark = "" if test is None else drawn_as(test.shape[1])
     for name in ("reconstructions", "samples", "loss"):
-        yield f"picture      {directory.pictures / name}.png{(said and name != 'loss' and f'  ({said})') or ''}"
+        yield f"picture      {directory.pictures / name}.png{(remark and name != 'loss' and f'  ({remark})') or ''}"

@@ -7,28 +7,28 @@ from torch import Tensor
 
 SHADES = " .:-=+*#%@"
 CHART_ROWS, CHART_COLUMNS = 10, 60
-WIDEST = 112  # characters of a drawing
+WIDEST = 112  # characters per line of a drawing
 
 
 def image(values: Tensor, double: bool = True) -> list[str]:
-    """Lines for [H, W] in [0, 1]: two characters a pixel, or one for a pixel and the one below it."""
+    """Return lines that draw [H, W] in [0, 1]: two characters per pixel, or one for a pixel and the one below it."""
     if values.shape[1] * (1 + double) > WIDEST:
         return [f"({values.shape[0]} x {values.shape[1]} pixels: too wide to draw)"]
     if not double:
-        values = torch.stack([pair.mean(0) for pair in values.split(2)])  # the last row of an odd height alone
+        values = torch.stack([pair.mean(0) for pair in values.split(2)])  # the last row of an odd height stays alone
     shades = (values.clamp(0, 1) * (len(SHADES) - 1)).round().long().tolist()
     return ["".join(SHADES[shade] * (1 + double) for shade in row) for row in shades]
 
 
-def beside(left: Sequence[str], right: Sequence[str], gap: str = "  |  ") -> list[str]:
-    """Two drawings of equal height."""
+def side_by_side(left: Sequence[str], right: Sequence[str], gap: str = "  |  ") -> list[str]:
+    """Return two drawings of equal height, joined line by line."""
     return [f"{a}{gap}{b}" for a, b in zip(left, right, strict=True)]
 
 
 def chart(values: Sequence[float | None]) -> list[str]:
-    """A curve over 1, 2, ..., with gaps where there is None; ValueError if all are.
+    """Return lines that draw a curve over 1, 2, ..., with gaps for None; raise ValueError if all values are None.
 
-    Of more values than there are columns it shows the last and every n-th before.
+    If there are more values than columns, it shows the last value and every n-th before it.
     """
     step = -(-len(values) // CHART_COLUMNS)
     shown = values[::-step][::-1]

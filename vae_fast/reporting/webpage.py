@@ -1,15 +1,15 @@
-"""Pieces of a web page: text that is escaped, tables, pictures and curves, all inside the page itself."""
+"""Parts of a self-contained web page: escaped text, tables, pictures and curves."""
 
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
-# Okabe and Ito's colours, which most people can tell apart, then two more; for classes.
+# Colours of classes: Okabe and Ito's, which most people can tell apart, then two more.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#777777", "#8c4fb0", "#a0522d")
 WIDTH, HEIGHT, MAP_HEIGHT = 736, 300, 520  # of a drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 36, 36
-LEGEND = 224  # units that an entry takes
+LEGEND = 224  # width of a legend entry in these units
 Place = Callable[[float, float], tuple[float, float]]
 
 
@@ -22,13 +22,13 @@ def note(text: str) -> str:
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """The few figures that matter."""
+    """Return the list of the few figures that matter."""
     items = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values.items())
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
 def table(name: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
-    """The first cell of a row is its name; the table has one too, for those who cannot see it."""
+    """Return a table. The first cell of a row is its heading; `name` is the label that screen readers announce."""
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines = [
         f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
@@ -53,7 +53,7 @@ def picture(png: bytes, description: str) -> str:
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]], description: str) -> str:
-    """Lines over epochs: points (epoch, value) by name; each name is a class of the style sheet too."""
+    """Return a chart of lines over epochs: points (epoch, value) by name; a name is also a class of the style sheet."""
     points = [point for line in series.values() for point in line]
     place, ticks = _axes([x for x, _ in points], [y for _, y in points])
     parts = [_grid(place, ticks)]
@@ -61,7 +61,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], description: str
         kind, left = f'class="curve {escape(name)}"', LEFT + LEGEND * i
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
         parts.append(f'<polyline {kind} points="{path}"/>')
-        if len(line) == 1:  # a line of one point cannot be seen
+        if len(line) == 1:  # a line through one point would be invisible
             x, y = place(*line[0])
             parts.append(f'<circle {kind} cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(f'<line {kind} x1="{left}" x2="{left + 40}" y1="15" y2="15"/>')
@@ -74,7 +74,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], description: str
 
 
 def scatter(points: Sequence[tuple[float, float]], classes: Sequence[int] | None, description: str) -> str:
-    """Points in the plane; of classes each point is the class's number, in its colour."""
+    """Return a plot of points in the plane; with `classes`, each point is its class's number in the class's colour."""
     place, _ = _axes([x for x, _ in points], [y for _, y in points], MAP_HEIGHT)
     parts = []
     for i, point in enumerate(points):
@@ -95,7 +95,7 @@ def _drawing(parts: Sequence[str], description: str, height: float = HEIGHT) -> 
 
 
 def _axes(xs: Sequence[float], ys: Sequence[float], height: float = HEIGHT) -> tuple[Place, list[float]]:
-    """Where a point lies in the drawing, and the values of some horizontal lines."""
+    """Return a function that maps a point to its position in the drawing, and the values of some horizontal lines."""
     low, high, first, last = min(ys), max(ys), min(xs), max(xs)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -108,7 +108,7 @@ def _axes(xs: Sequence[float], ys: Sequence[float], height: float = HEIGHT) -> t
 
 def _grid(place: Place, ticks: Sequence[float]) -> str:
     lines = []
-    decimals = max(1, -math.floor(math.log10(ticks[1] - ticks[0] or 1)))  # that tell one line from the next
+    decimals = max(1, -math.floor(math.log10(ticks[1] - ticks[0] or 1)))  # enough to tell one line from the next
     for value in ticks:
         _, y = place(0, value)
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')

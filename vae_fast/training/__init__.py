@@ -1,1 +1,1 @@
-"""The loop and its steps."""
+"""The training loop and its steps."""

@@ -1,7 +1,8 @@
 """A program over static tensors, recorded once as a CUDA graph and replayed without Python.
 
-What is recorded are kernels with their addresses and the Python numbers of the moment. So whatever changes from one
-replay to the next has to live in tensors that the program itself updates, or that the host fills between replays.
+A recording holds kernels with their addresses and with the Python numbers of that moment. Whatever changes from one
+replay to the next therefore has to live in tensors that the program itself updates, or that the host fills between
+replays.
 
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
@@ -16,14 +17,14 @@ from torch import Tensor
 
 Program = Callable[[], None]
 
-WARM_UP_RUNS = 3  # cuBLAS, Triton and the allocator have settled by then
+WARM_UP_RUNS = 3  # enough for cuBLAS, Triton and the allocator to reach a steady state
 TIMED_REPLAYS = 50
-GRAPH_SECONDS = 0.75e-3  # of work in one graph: a launch takes the host 5 to 10 us, as others report, and leaves a gap
+GRAPH_SECONDS = 0.75e-3  # of work per graph: a launch reportedly costs the host 5 to 10 us, and leaves a gap
 MOST_STEPS = 64
 
 
 class Graph(Protocol):
-    """What was recorded."""
+    """A recorded program that can be replayed."""
 
     def replay(self) -> None: ...
 
@@ -32,7 +33,10 @@ Capture = Callable[[Program], Graph]
 
 
 def capture(program: Program) -> Graph:
-    """Record `program` on the current CUDA device, after runs on a side stream. They happen: see `preserved`."""
+    """Record `program` on the current CUDA device, after warm-up runs on a side stream.
+
+    The warm-up runs change the tensors of the program: see `preserved`.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -40,14 +44,14 @@ def capture(program: Program) -> Graph:
             program()
     torch.cuda.synchronize()
     gc.collect()
-    torch.cuda.empty_cache()  # nothing is to be freed while recording
+    torch.cuda.empty_cache()  # nothing may be freed while recording
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(stream):
-        graph.capture_begin(capture_error_mode="thread_local")  # what another thread does meanwhile is its own matter
+        graph.capture_begin(capture_error_mode="thread_local")  # other threads may do as they like meanwhile
         try:
             program()
         except BaseException:
-            with suppress(RuntimeError):  # what it would say hides what went wrong
+            with suppress(RuntimeError):  # its error would hide the original one
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -57,7 +61,7 @@ def capture(program: Program) -> Graph:
 
 @contextmanager
 def preserved(state: Sequence[Tensor]) -> Iterator[None]:
-    """Leave all of `state` as it was, to the bit, whatever happens inside."""
+    """Restore every tensor of `state` bit for bit at the end, whatever happens inside."""
     before = [tensor.detach().clone() for tensor in state]
     try:
         yield
@@ -68,7 +72,7 @@ def preserved(state: Sequence[Tensor]) -> Iterator[None]:
 
 
 def steps_worth_a_graph(graph: Graph) -> int:
-    """How many steps to record together, so that they take GRAPH_SECONDS, by the time that replays of one step take.
+    """Return how many steps to record together to fill GRAPH_SECONDS, judging by timed replays of one step.
 
     Waits for the device.
     """

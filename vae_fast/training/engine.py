@@ -1,9 +1,9 @@
 """Training steps: gather, forward, loss, backward, clip, update, count.
 
-A step is a program over static tensors. What changes from one step to the next lives on the device: the number of the
-step, the epoch's order of images and its schedules, from which that number picks, and the metrics of the steps. So
-nothing waits for the device, and the same program runs as it stands or is recorded as a CUDA graph and replayed. A step
-whose loss or gradient is not finite is skipped by the device itself.
+A step is a program over static tensors. What changes from one step to the next lives on the device: the step number,
+the epoch's order of images and its schedules, both indexed by that number, and the metrics of the steps. So nothing
+waits for the device, and the same program runs eagerly or is recorded as a CUDA graph and replayed. The device itself
+skips a step whose loss or gradient is not finite.
 """
 
 import time
@@ -28,11 +28,11 @@ from vae_fast.training.step_metrics import StepMetrics
 from vae_fast.training.steps import IMPLEMENTATIONS
 
 MOST_SKIPS_IN_A_ROW = 100
-CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops at the latest 150 steps later
-SLOT_BYTES = 1 << 26  # of images handed in for one launch; of larger batches a launch takes fewer, which last longer
-CALL_SECONDS = 10e-3  # of work in one operator call: what Python adds is lost in it, and a signal waits no longer
+CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops within 150 steps
+SLOT_BYTES = 1 << 26  # of images passed in per launch; larger batches mean fewer steps a launch, but longer ones
+CALL_SECONDS = 10e-3  # of work per operator call: Python's overhead is negligible, and a signal waits no longer
 TIMED_CALLS = 3
-MOST_SCALER_SKIPS = 25  # in a row: what finding the scale of fp16 can take, with some to spare
+MOST_SCALER_SKIPS = 25  # in a row: enough for finding fp16's scale, with some to spare
 
 
 class Engine:
@@ -40,13 +40,13 @@ class Engine:
 
     Args:
         model: on the plan's device.
-        images: [N, D], uint8 or float32. With the feed "device" they are there; with others, whose batches `advance`
-            is given, only their shape and dtype count.
-        config, plan: the run's.
-        steps_per_epoch: of batches of config.batch_size.
-        capture: how a program is recorded where the plan has CUDA graphs.
+        images: [N, D], uint8 or float32. With the feed "device" they are on the device; with other feeds `advance` is
+            given the batches, and only the shape and dtype of `images` matter.
+        config, plan: those of the run.
+        steps_per_epoch: the number of batches of config.batch_size images.
+        capture: records a program if the plan has CUDA graphs.
         group: the processes that share each batch; this one takes its part of it.
-        mark: puts the ranges of a step's parts around them.
+        mark: puts profiler ranges around the parts of a step.
 
     An epoch is `begin_epoch`, then `advance` for each of `launches`, then `finish_epoch`.
     """
@@ -66,7 +66,7 @@ class Engine:
         self.model, self.config, self.plan = model, config, plan
         self.steps_per_epoch = steps_per_epoch
         self.step_number = 0  # updates attempted so far
-        self.recent_loss: float | None = None  # as far as the host has heard
+        self.recent_loss: float | None = None  # from the last report that reached the host
         device = plan.torch_device
         self.step_metrics = StepMetrics(device)
         seed = torch.full((), config.seed, dtype=torch.int64, device=device)
@@ -89,39 +89,40 @@ class Engine:
         self._train = step(model, config, plan, self._schedule, seed, self.step_metrics, group, mark)
         self.optimizer = self._train.optimizer
         self._capture = capture
-        self._graphs: dict[int, cuda_graphs.Graph] = {}  # by the number of their steps
-        self._together = 1  # steps a launch
-        self.graphs_failed: str | None = None  # why there are none although the plan wanted them
+        self._graphs: dict[int, cuda_graphs.Graph] = {}  # by their number of steps
+        self._steps_per_launch = 1  # steps in one launch
+        self.graphs_failed: str | None = None  # why recording failed, if the plan asked for graphs
 
     @property
     def learning_rate(self) -> float:
-        """Of the latest step."""
+        """Return the learning rate of the latest step."""
         return learning_rate_at(max(self.step_number - 1, 0), self.config, self.steps_per_epoch)
 
     @property
     def beta(self) -> float:
-        """Of the latest step."""
+        """Return beta of the latest step."""
         return beta_at(max(self.step_number - 1, 0), self.config, self.steps_per_epoch)
 
     def warm_up(self) -> None:
-        """Compile and record what the plan says, and let libraries set themselves up, on steps that leave no trace.
+        """Compile and record what the plan asks for, and initialise libraries, on steps whose effects are undone.
 
-        Completes the plan: how many steps a graph has, if that was still open, is chosen by the time that one takes.
-        RunError if torch.compile fails, or a recording that was asked for; where it was not, the plan goes on without.
+        Completes the plan: the number of steps in a graph, if still undecided, follows from the time that one step
+        takes. Raises RunError if torch.compile fails, or a recording that was explicitly requested; if recording was
+        not requested and fails, the plan continues without graphs.
         """
         self._group.broadcast(list(self.model.parameters()))
         self._train.copy_weights()
         with cuda_graphs.preserved(self._train.changed()), compile_errors():
             self._program(1)
             if self._makes_many_steps_a_call:
-                self._together = min(self._steps_worth_a_call(), self._most_together)
+                self._steps_per_launch = min(self._steps_worth_a_call(), self._max_steps_per_launch)
         if self.plan.cuda_graphs:
             self._record()
 
     def begin_epoch(self, order: Tensor) -> None:
-        """Set the epoch that comes next, or goes on: the images of each step, int64 [steps_per_epoch, B]."""
+        """Begin or continue an epoch in which step i sees the images order[i]; order: int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
-        self._train.copy_weights()  # of a model that was changed from outside
+        self._train.copy_weights()  # the model may have been changed from outside
         if self._images is not None:
             self._order.copy_(order[:, self._share])
         if not (self._is_scheduled and is_constant(self.config)):
@@ -129,15 +130,15 @@ class Engine:
             self._is_scheduled = True
 
     def launches(self, steps: int) -> list[int]:
-        """How many steps each of the next calls of `advance` has to make for `steps` in all."""
-        whole, rest = divmod(steps, self._together)
-        last = [1] * rest if self._graphs else [rest] if rest else []  # graphs are there for one step and for the many
-        return [self._together] * whole + last
+        """Return how many steps each of the next calls of `advance` has to make, for a total of `steps`."""
+        whole, rest = divmod(steps, self._steps_per_launch)
+        last = [1] * rest if self._graphs else [rest] if rest else []  # there are graphs of one step and of several
+        return [self._steps_per_launch] * whole + last
 
     def advance(self, count: int, batches: Tensor | None = None) -> None:
-        """Make `count` steps of the epoch, in one launch where they are recorded together.
+        """Run `count` steps of the epoch, in one launch if they were recorded together.
 
-        batches: the images of this process's share, [count, B, D] on the device, if the plan's feed is not "device".
+        batches: the images of this process's share, [count, B, D] on the device; None with the feed "device".
         """
         if batches is not None:
             self._slots[:count].copy_(batches)
@@ -150,8 +151,8 @@ class Engine:
             self.stop_if_diverged()
 
     def stop_if_diverged(self) -> None:
-        """Raise RunError once the device has skipped too many steps in a row, going by its last report to arrive."""
-        recent = self.step_metrics.arrived(wait=self._group.size > 1)  # then all processes hear of it at the same step
+        """Raise RunError if the last report from the device shows too many skipped steps in a row."""
+        recent = self.step_metrics.arrived(wait=self._group.size > 1)  # wait: all ranks see it at the same step
         if recent is not None:
             self.recent_loss = recent.loss
             if recent.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
@@ -162,16 +163,16 @@ class Engine:
         self.step_metrics.request(self.step_number)
 
     def finish_epoch(self) -> dict[str, float | int | None]:
-        """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
+        """Return the epoch's averages over the images it learned from and its skipped steps; reset the sums. Waits."""
         return self.step_metrics.finish_epoch()
 
     @property
     def is_diverging(self) -> bool:
-        """Whether more of the latest steps were skipped than a scaler looking for its scale explains. Waits."""
+        """Return whether more of the latest steps were skipped than a search for fp16's scale explains. Waits."""
         return self.step_metrics.recent(self.step_number).skips_in_a_row > MOST_SCALER_SKIPS
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Parameters, optimizer tensors and counters: with (config, data) all that a run's future depends on."""
+        """Return parameters, optimizer tensors and counters: with config and data, all that the run depends on."""
         counters = {
             "step": self.step_number,
             "sums": self.step_metrics.sums.tolist(),
@@ -181,7 +182,7 @@ class Engine:
         return self.model.state_dict(), self.optimizer.tensors(), counters
 
     def load_state(self, parameters: dict[str, Tensor], optimizer: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned."""
         self.model.load_state_dict(parameters)
         self.optimizer.load_tensors(optimizer)
         self._train.copy_weights()
@@ -190,11 +191,11 @@ class Engine:
         self._train.scale.load(counters["scaler"])
 
     @property
-    def _most_together(self) -> int:
+    def _max_steps_per_launch(self) -> int:
         return self.steps_per_epoch if self._images is not None else min(self.steps_per_epoch, len(self._slots))
 
     def _steps_worth_a_call(self) -> int:
-        """How many steps of one operator call take CALL_SECONDS, by the fastest of some."""
+        """Return how many steps in one operator call take CALL_SECONDS, judging by the fastest of a few timed calls."""
         fastest = float("inf")
         for _ in range(TIMED_CALLS):
             began = time.perf_counter()
@@ -217,20 +218,20 @@ class Engine:
             self.plan = replace(self.plan, cuda_graphs=False, steps_per_graph=0)
             self.graphs_failed = cause
         else:
-            self._together = max(self._graphs)
-            self.plan = replace(self.plan, steps_per_graph=self._together)
+            self._steps_per_launch = max(self._graphs)
+            self.plan = replace(self.plan, steps_per_graph=self._steps_per_launch)
 
     def _recorded(self) -> dict[int, cuda_graphs.Graph]:
-        """The graphs of the plan: of one step, for an epoch's tail, and of several."""
+        """Return the graphs of the plan: one of a single step, for the end of an epoch, and one of several steps."""
         one = self._group.on_all_ranks(self._capture, partial(self._program, 1))
         worth = self.plan.steps_per_graph or cuda_graphs.steps_worth_a_graph(one)
-        together = min(self._group.on_rank0(lambda: worth), self._most_together)
+        together = min(self._group.on_rank0(lambda: worth), self._max_steps_per_launch)
         if together == 1:
             return {1: one}
         return {1: one, together: self._group.on_all_ranks(self._capture, partial(self._program, together))}
 
     def _program(self, count: int) -> None:
-        """`count` steps. What it reads and writes are static tensors; no Python value of it changes between steps."""
+        """Run `count` steps on static tensors alone; no Python value that they use changes between steps."""
         if self._images is None:
             self._train(self._slots[:count], None, count)
         else:

@@ -1,8 +1,8 @@
-"""What the loss is multiplied by under float16, so that small gradients survive it.
+"""The factor on the loss under float16, which keeps small gradients from vanishing.
 
-It is torch.amp.GradScaler's, but lives on the device alone. Found by trial, it halves after a step whose gradients are
-not finite and doubles after 2,000 others in a row (Micikevicius et al., Mixed Precision Training, 2018, section 3.2).
-`vae_fast.kernels.finish_step_` moves it.
+It follows the rule of torch.amp.GradScaler, but lives on the device alone. It is found by trial: it halves after a step
+whose gradients are not finite and doubles after 2,000 finite steps in a row (Micikevicius et al., Mixed Precision
+Training, 2018, section 3.2). `vae_fast.kernels.finish_step_` updates it.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ FIRST = 2.0**16
 
 
 class LossScale:
-    """The scale of one run, 1 for good unless it is `wanted`.
+    """The loss scale of one run; it stays 1 unless `wanted`.
 
     Attributes:
-        factor: 0-d float32, what to multiply the loss by.
-        moved: what `finish_step_` is to move, None if not wanted.
+        factor: 0-d float32, the factor on the loss.
+        moved: what `finish_step_` has to update, None if not wanted.
     """
 
     def __init__(self, wanted: bool, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class LossScale:
         self.moved = Scale(self.factor, torch.zeros((), dtype=torch.int32, device=device)) if wanted else None
 
     def state(self) -> dict[str, Any]:
-        """As GradScaler.state_dict() gives it; empty if not wanted. Waits."""
+        """Return the state in the format of GradScaler.state_dict(), empty if not wanted. Waits."""
         if self.moved is None:
             return {}
         return {
@@ -40,7 +40,7 @@ class LossScale:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over what `state`, or a GradScaler's state_dict, gave."""
+        """Restore what `state`, or the state_dict of a GradScaler, returned."""
         if self.moved is not None:
             self.moved.factor.fill_(state["scale"])
             self.moved.growth.fill_(state["_growth_tracker"])

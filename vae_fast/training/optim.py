@@ -1,4 +1,4 @@
-"""Adam's state for `vae_fast.kernels.finish_step_`: moments and low-precision copies of the weights, and it by name."""
+"""Adam's state for `vae_fast.kernels.finish_step_`: moments and low-precision weight copies, accessible by name."""
 
 from collections.abc import Iterable, Sequence
 from math import inf
@@ -11,17 +11,18 @@ from vae_fast.kernels import AdamState, Flat, flat_like
 
 
 class Adam:
-    """Adam, or with weight_decay AdamW.
+    """Adam, or AdamW if weight_decay is not 0.
 
     Args:
         parameters: (name, parameter) pairs, float32, on one device.
-        weight_decay: the share of each weight taken off, times lr, at every step.
-        clip: the largest norm of all gradients together; larger ones are scaled down to it.
-        copies: the parameters again, in a dtype of fewer bits: what the products read.
-        flat: move parameters, copies and moments into one tensor each, as Triton's kernel wants them.
+        weight_decay: at every step each weight shrinks by this share of itself times lr.
+        clip: the largest norm of all gradients together; a larger one is scaled down to it.
+        copies: copies of the parameters in a dtype of fewer bits, which the matrix products read.
+        flat: whether to move parameters, copies and moments into one tensor each, as the Triton kernel requires.
 
     Attributes:
-        state: what `finish_step_` works on; settings: those of its keyword arguments that are Adam's.
+        state: what `finish_step_` works on.
+        settings: the keyword arguments of `finish_step_` that belong to Adam.
     """
 
     def __init__(
@@ -36,22 +37,22 @@ class Adam:
         self._names, masters = list(named), list(named.values())
         self.settings: dict[str, Any] = {"weight_decay": weight_decay, "max_norm": inf if clip is None else clip}
         self.state = AdamState(
-            _held(masters, flat),
+            _storage(masters, flat),
             _zeros(masters, flat),
             _zeros(masters, flat),
-            None if copies is None else _held(copies, flat),
+            None if copies is None else _storage(copies, flat),
             torch.zeros((), device=masters[0].device),
         )
         self.copy_weights()
 
     @torch.no_grad()
     def copy_weights(self) -> None:
-        """Bring the copies up to weights that were set from outside."""
+        """Update the copies after the weights were set from outside."""
         if self.state.copies is not None:
             torch._foreach_copy_(self.state.copies.views, self.state.parameters.views)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state by name: the count, and every parameter's two moments."""
+        """Return the state by name: the step count, and the two moments of every parameter."""
         moments = {
             f"{name}.{key}": tensor
             for key, of in (("exp_avg", self.state.means), ("exp_avg_sq", self.state.squares))
@@ -60,7 +61,7 @@ class Adam:
         return {"step": self.state.taken, **moments}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` gave; KeyError or RuntimeError where names or shapes differ."""
+        """Restore what `tensors` returned; raise KeyError or RuntimeError if names or shapes differ."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
 
@@ -69,12 +70,12 @@ def _zeros(like: Sequence[Tensor], flat: bool) -> Flat:
     return flat_like(like, torch.float32) if flat else Flat(None, [torch.zeros_like(t) for t in like])
 
 
-def _held(parameters: Sequence[nn.Parameter], flat: bool) -> Flat:
-    """The parameters' own memory, flat if it is to be."""
+def _storage(parameters: Sequence[nn.Parameter], flat: bool) -> Flat:
+    """Return views of the parameters' own memory, which is moved into one tensor if `flat`."""
     if not flat:
         return Flat(None, [p.detach() for p in parameters])
     held = flat_like(parameters, parameters[0].dtype)
     for parameter, view in zip(parameters, held.views, strict=True):
         view.copy_(parameter.detach())
         parameter.data = view
-    return Flat(held.data, [p.detach() for p in parameters])  # which share the parameters' version counters
+    return Flat(held.data, [p.detach() for p in parameters])  # these share the parameters' version counters

@@ -1,4 +1,4 @@
-"""How this run executes and from where its images come: chosen when it begins, kept when it is resumed, and printed."""
+"""How a run executes and where its images come from: chosen when it begins, kept when it is resumed, and printed."""
 
 import torch
 
@@ -15,7 +15,7 @@ from vae_fast.training.progress import Printer
 
 
 def choose_plan(config: Config, directory: RunDirectory, printer: Printer, processes: int) -> Plan:
-    """The plan, printed part by part with its reason; on a resume the one that the run began with."""
+    """Choose the plan and print each part with its reason; on a resume, take the plan that the run began with."""
     before = directory.recorded
     if "plan" in before and before.get("device") == config.device:
         plan = recorded_plan(before["plan"], config, processes)
@@ -29,7 +29,7 @@ def choose_plan(config: Config, directory: RunDirectory, printer: Printer, proce
         plan, reasons = make_plan(config, processes)
     for name, value in plan.recorded().items():
         if name == "feed" or value == "":
-            continue  # until the images are known, or not of this plan
+            continue  # the feed waits until the images are known; an empty value is not part of this plan
         shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
         printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
     return plan
@@ -38,7 +38,7 @@ def choose_plan(config: Config, directory: RunDirectory, printer: Printer, proce
 def choose_images_feed(
     config: Config, plan: Plan, found: DataSet, directory: RunDirectory, printer: Printer
 ) -> FeedName:
-    """From where the images come, printed with its reason: as when the run began, unless the settings have changed."""
+    """Choose where the images come from and print the reason: as when the run began, unless the settings changed."""
     before = directory.recorded
     if "plan" in before and before.get("feed") == config.feed:
         feed: FeedName = before["plan"]["feed"]
@@ -56,7 +56,7 @@ def choose_images_feed(
 
 
 def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
-    """RunError if the network with its optimizer, one batch and `images` bytes of images do not fit on the device."""
+    """Raise RunError if the network with its optimizer, one batch and `images` bytes of images do not fit."""
     needed, free = images + network_memory(config, pixels), free_memory(device)
     if needed > free:
         raise RunError(

@@ -8,12 +8,12 @@ from typing import Any
 
 Advance = Callable[[int, float | None], None]
 
-REDRAW_EVERY = 16  # steps: a bar that redraws no faster than the eye sees
+REDRAW_EVERY = 16  # steps: redrawing more often than the eye can follow would be wasted
 LINE_EVERY = 10.0  # seconds
 
 
 class Printer:
-    """Lines that stay, and on a terminal a bar for the steps under way; nothing at all if `quiet`."""
+    """A printer of lasting lines and, on a terminal, of a progress bar; it prints nothing if `quiet`."""
 
     def __init__(self, quiet: bool = False, stderr: bool = False) -> None:
         from rich.console import Console
@@ -26,9 +26,9 @@ class Printer:
 
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
-        """A function to call with the steps done so far and the latest loss: on a terminal a bar, gone at the end.
+        """Yield a function to call with the steps done so far and the latest loss; a terminal shows a bar meanwhile.
 
-        With a unit of what is done ("images") the bar says how many a second; without a terminal there are lines then.
+        With a unit ("images") the bar also shows the rate per second, and without a terminal lines are printed instead.
         """
         rate = _Rate(done, unit)
         if not self._has_bar:
@@ -51,12 +51,12 @@ class Printer:
             yield advance
 
     def _lines(self, title: str, total: int, rate: "_Rate") -> Advance:
-        told = time.monotonic()
+        last_printed = time.monotonic()
 
         def advance(done: int, loss: float | None) -> None:
-            nonlocal told
-            if time.monotonic() - told >= LINE_EVERY:
-                told = time.monotonic()
+            nonlocal last_printed
+            if time.monotonic() - last_printed >= LINE_EVERY:
+                last_printed = time.monotonic()
                 so_far = "" if loss is None else f"  {loss:.2f}"
                 self.line(f"{title}{so_far}  {done:,} of {total:,}, {rate(done)}")
 
@@ -64,7 +64,7 @@ class Printer:
 
 
 class _Rate:
-    """How many a second, as text; empty without a unit."""
+    """The rate per second, as text; empty without a unit."""
 
     def __init__(self, first: int, unit: str) -> None:
         self._first, self._unit, self._began = first, unit, time.monotonic()
@@ -75,19 +75,19 @@ class _Rate:
 
 
 def _terms(loss: float, nll: float, kl: float, beta: float) -> str:
-    """What a loss consists of. beta: of the epoch's last step, and of no other where it is scheduled."""
+    """Describe the terms of a loss. beta: the one of the epoch's last step; with a schedule, earlier steps differ."""
 
     def is_weighted_by(weight: float) -> bool:
         return math.isclose(loss, nll + weight * kl, rel_tol=1e-5, abs_tol=0.005)
 
     if is_weighted_by(1):
         return f"nll {nll:.2f} + kl {kl:.2f}"
-    where = "" if is_weighted_by(beta) else " at its end"
-    return f"nll {nll:.2f}, kl {kl:.2f}, beta {beta:g}{where}; -ELBO {nll + kl:.2f}"
+    suffix = "" if is_weighted_by(beta) else " at its end"
+    return f"nll {nll:.2f}, kl {kl:.2f}, beta {beta:g}{suffix}; -ELBO {nll + kl:.2f}"
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
-    """One epoch's record of metrics.jsonl as a line."""
+    """Return the record of one epoch from metrics.jsonl as a line of text."""
     parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
     for name in ("train", "valid", "test"):
         if record.get(f"{name}_loss") is not None:

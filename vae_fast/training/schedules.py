@@ -1,4 +1,4 @@
-"""The learning rate and beta of every step, as the settings have them."""
+"""The learning rate and beta of every step, according to the settings."""
 
 import math
 
@@ -9,7 +9,7 @@ from vae_fast.config import Config
 
 
 def learning_rate_at(step: int, config: Config, steps_per_epoch: int) -> float:
-    """The learning rate of a step (counted from 0): a linear warm-up, then constant or half a cosine down to 0."""
+    """Return the learning rate of a step (counted from 0): linear warm-up, then constant or half a cosine down to 0."""
     warmup = round(config.lr_warmup * steps_per_epoch)
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -20,7 +20,7 @@ def learning_rate_at(step: int, config: Config, steps_per_epoch: int) -> float:
 
 
 def beta_at(step: int, config: Config, steps_per_epoch: int) -> float:
-    """beta of a step (counted from 0): constant, a linear warm-up, or cyclical annealing.
+    """Return beta of a step (counted from 0): constant, a linear warm-up, or cyclical annealing.
 
     Cyclical: in each of `beta_cycles` equal parts of the run, beta rises linearly over the first half and stays there
     (Fu et al.: Cyclical Annealing Schedule, 2019).
@@ -34,9 +34,9 @@ def beta_at(step: int, config: Config, steps_per_epoch: int) -> float:
 
 
 def epoch_schedule(epoch: int, config: Config, steps_per_epoch: int) -> Tensor:
-    """Learning rate and beta of every step of an epoch (counted from 0): float32 [steps_per_epoch, 2].
+    """Return learning rate and beta of every step of an epoch (counted from 0): float32 [steps_per_epoch, 2].
 
-    On the device it is what lets a replayed step follow schedules without the host.
+    On the device, this table lets a replayed step follow the schedules without the host.
     """
     steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
     rows = [(learning_rate_at(s, config, steps_per_epoch), beta_at(s, config, steps_per_epoch)) for s in steps]
@@ -44,5 +44,5 @@ def epoch_schedule(epoch: int, config: Config, steps_per_epoch: int) -> Tensor:
 
 
 def is_constant(config: Config) -> bool:
-    """Whether every epoch has the same values."""
+    """Return whether learning rate and beta are the same in every step of the run."""
     return (config.lr_schedule, config.lr_warmup, config.beta_schedule) == ("constant", 0, "constant")

@@ -1,6 +1,6 @@
-"""What the steps leave on the device about themselves, for the host to read when it wants to.
+"""Metrics that the steps leave on the device, for the host to read when it needs them.
 
-The columns of a step's terms are those of `vae_fast.kernels.reference.TERM_NAMES`.
+The columns of a step's terms are `vae_fast.kernels.reference.TERM_NAMES`.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from torch import Tensor
 from vae_fast.kernels import Record
 from vae_fast.kernels.reference import COLUMNS, IMAGES, KL, LOSS, NLL, SKIPPED
 
-LATEST = 256  # steps whose terms are kept one by one
+LATEST = 256  # steps whose terms are kept individually
 
 
 class Recent(NamedTuple):
-    """The latest steps, as far as the host has heard of them."""
+    """A summary of the latest steps that the host knows of."""
 
-    loss: float | None  # per image, over the steps kept that were not skipped
+    loss: float | None  # per image, over the kept steps that were not skipped
     skips_in_a_row: int
 
 
@@ -28,30 +28,30 @@ class StepMetrics:
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.sums = torch.zeros(COLUMNS, dtype=torch.float64, device=device)
         self.ring = torch.zeros(LATEST, COLUMNS, dtype=torch.float64, device=device)
-        self.record = Record(self.step, self.sums, self.ring)  # what a step writes to
+        self.record = Record(self.step, self.sums, self.ring)  # what a step writes into
         self._copy = HostCopy(self.ring)
         self._copied_step = 0
 
     def request(self, step_number: int) -> None:
-        """Have the ring copied to the host, as it is after `step_number` steps, unless a copy is under way."""
+        """Start copying the ring to the host as it is after `step_number` steps, unless a copy is under way."""
         if self._copy.request():
             self._copied_step = step_number
 
     def arrived(self, wait: bool = False) -> Recent | None:
-        """What the requested copy says, None if none was requested or it is yet to arrive, unless it is to `wait`."""
+        """Return the summary of the requested copy; None if none was requested or, without `wait`, not yet here."""
         ring = self._copy.latest(wait)
         return None if ring is None else _recent(ring, self._copied_step)
 
     def recent(self, step_number: int) -> Recent:
-        """The same after `step_number` steps. Waits."""
+        """Return the summary after `step_number` steps. Waits."""
         return _recent(self.ring.cpu(), step_number)
 
     def latest(self, step_number: int, count: int) -> Tensor:
-        """The terms of the `count` steps before `step_number`, float64 [count, COLUMNS]; at most LATEST. Waits."""
+        """Return the terms of the `count` <= LATEST steps before `step_number`: float64 [count, COLUMNS]. Waits."""
         return self.ring.cpu()[(torch.arange(-count, 0) + step_number) % LATEST]
 
     def finish_epoch(self) -> dict[str, float | int | None]:
-        """The epoch's averages over the images it learned from, and its skipped steps; then count anew. Waits."""
+        """Return the epoch's averages over the images it learned from and its skipped steps; reset the sums. Waits."""
         sums = self.sums.tolist()
         self.sums.zero_()
         images = sums[IMAGES]
@@ -60,7 +60,7 @@ class StepMetrics:
         return {**averages, "skipped_steps": int(sums[SKIPPED])}
 
     def load(self, step_number: int, sums: list[float], skips_in_a_row: int) -> None:
-        """Go on after `step_number` steps."""
+        """Restore the metrics as they were after `step_number` steps."""
         self.step.fill_(step_number)
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
         ring = torch.zeros(self.ring.shape, dtype=torch.float64)
@@ -76,7 +76,7 @@ def _recent(ring: Tensor, step_number: int) -> Recent:
 
 
 class HostCopy:
-    """A device tensor as the host last saw it. Asking need not wait: copies are asynchronous, into pinned memory."""
+    """A copy of a device tensor on the host, made asynchronously into pinned memory so that nothing has to wait."""
 
     def __init__(self, source: Tensor) -> None:
         self._source = source
@@ -85,7 +85,7 @@ class HostCopy:
         self._requested = False
 
     def request(self) -> bool:
-        """Start a copy, unless one is under way: whether it was started."""
+        """Start a copy unless one is under way, and return whether it was started."""
         if self._requested:
             return False
         self._copy.copy_(self._source, non_blocking=True)
@@ -95,7 +95,7 @@ class HostCopy:
         return True
 
     def latest(self, wait: bool = False) -> Tensor | None:
-        """The requested copy once it has arrived, None before, unless it is to `wait` for it."""
+        """Return the requested copy once it has arrived, None before that; with `wait`, wait for it."""
         if not self._requested:
             return None
         if self._event is not None and not self._event.query():

@@ -1,4 +1,4 @@
-"""One run under way: its epochs, their evaluation, its checkpoints, and what a signal does to it."""
+"""A run in progress: its epochs, evaluations and checkpoints, and how it reacts to signals."""
 
 import time
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ from vae_fast.training.validation import Validation
 
 
 class Trainer:
-    """One run under way: its parts, and what it has recorded so far."""
+    """A run in progress: its parts, and what it has recorded so far."""
 
     def __init__(
         self,
@@ -51,27 +51,27 @@ class Trainer:
         self.mark = mark = marks(config.nvtx, profiler=config.profile in ("torch", "memory"))
         device = plan.torch_device
         resident = plan.feed == "device"
-        to_come = splits.nbytes if resident and device.type == "cuda" else 0  # a CPU's images are there
+        to_come = splits.nbytes if resident and device.type == "cuda" else 0  # a CPU's images are in memory already
         require_memory(to_come, config, splits.image_shape.numel(), device)
         self.sampler = BatchSampler(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
         self.model = new_model(config, splits.image_shape).to(device)
         images = _placed(splits.train, device if resident else None)
         self.prefetcher = None if resident else Prefetcher(images, device, mark)
         self.engine = Engine(self.model, images, config, plan, self.sampler.steps_per_epoch, group=group, mark=mark)
-        self.held_out = {  # by the name under which metrics report them
+        self.held_out = {  # by their names in the metrics
             name: _placed(part, device if resident else None)
             for name, part in (("valid", splits.valid), ("test", splits.test))
             if part is not None
         }
         self.evaluations: dict[str, Validation] = {}
         self.metrics: list[dict[str, Any]] = []
-        self.epoch = 0  # completed
+        self.epoch = 0  # the number of completed epochs
         self.best: dict[str, float] | None = None  # the lowest loss on held-out images, and its step
         self.entropy = _entropy(splits.train, config.binarize)
         self._describe()
 
     def rehearse(self) -> None:
-        """One step, and nothing written."""
+        """Run one step and write nothing."""
         self._require_space()
         if self.directory.recorded:
             self._resume()
@@ -88,7 +88,7 @@ class Trainer:
         self.printer.line(f"dry run: one step done, loss {outcome}; the run would go to {self.directory.path}")
 
     def begin(self) -> None:
-        """Take up the state to resume from, if there is one; compile; only then write config.toml."""
+        """Load the state to resume from, if any, and compile; only then write config.toml."""
         self._require_space()
         if self.directory.recorded:
             self._resume()
@@ -105,7 +105,7 @@ class Trainer:
         self.group.on_rank0(self._write_config)
 
     def run(self) -> None:
-        """The epochs that are left. After a signal the state is saved at the step boundary: Interrupted."""
+        """Run the remaining epochs; after a signal, save the state at the next step boundary and raise Interrupted."""
         begun()
         with collected_signals() as received:
             while self.epoch < self.config.epochs:
@@ -134,7 +134,7 @@ class Trainer:
         )
 
     def _warm_up(self) -> None:
-        """Compile and record what the plan says, and tell how long it took: no epoch's time holds it."""
+        """Compile and record what the plan asks for, and print how long it took, since no epoch's time includes it."""
         if self.plan.is_torch_compiled:
             self.printer.line("compiling the step: half a minute if it is new to this machine")
         began = time.perf_counter()
@@ -149,7 +149,7 @@ class Trainer:
             self.printer.line(f"{', '.join(done)} in {time.perf_counter() - began:.1f} s")
 
     def _record_evaluations(self) -> None:
-        """Evaluations as graphs, if the steps are; as they come where that fails, unless it was asked for."""
+        """Record evaluations as graphs if the steps are; run them eagerly if that fails and was not requested."""
         wanted = cuda_graphs.capture if self.engine.plan.cuda_graphs and self.prefetcher is None else None
         try:
             self.evaluations = self.group.on_all_ranks(self._new_evaluations, wanted)
@@ -168,10 +168,10 @@ class Trainer:
         }
 
     def _train_epoch(self, epoch: int, received: list[int]) -> dict[str, Any]:
-        """The steps of an epoch from where the run stands: its record, the evaluation's part still missing."""
+        """Run the remaining steps of an epoch and return its record, without the part from the evaluation."""
         total = self.sampler.steps_per_epoch
         done = self.engine.step_number - (epoch - 1) * total
-        began = time.perf_counter() - self.profile.seconds  # what it takes for itself is no step's
+        began = time.perf_counter() - self.profile.seconds  # excludes the profiler's own time
         order = self.mark("data", self._begin_epoch)(epoch)
         launches, advance = self.engine.launches(total - done), self.mark("step", self.engine.advance)
         with (
@@ -204,14 +204,14 @@ class Trainer:
         return order
 
     def _batches(self, order: Tensor, sizes: list[int]) -> AbstractContextManager[Iterator[Tensor | None]]:
-        """What `Engine.advance` is given: nothing where the images are on the device."""
+        """Return the batches for `Engine.advance`: None for each launch if the images are on the device."""
         if self.prefetcher is None:
             return nullcontext(repeat(None))
         share = self.group.shard(self.config.batch_size)
         return self.prefetcher.chunks(order[:, share].contiguous(), sizes)
 
     def _evaluate(self) -> dict[str, float | None]:
-        """test_* (null where no images are held out for it) and, with --valid, valid_*."""
+        """Return test_* (None if there are no test images) and, with --valid, valid_*."""
         record: dict[str, float | None] = dict.fromkeys(("test_loss", "test_nll", "test_kl"))
         for name, evaluate in self.evaluations.items():
             for key, value in evaluate().items():
@@ -220,7 +220,7 @@ class Trainer:
         return finite
 
     def _close_epoch(self, record: dict[str, Any]) -> None:
-        """Record the epoch, then save it: in this order, so that a resume never lacks a record."""
+        """Record the epoch, then save it, in this order so that a resume never lacks a record."""
         self.epoch = record["epoch"]
         self.metrics.append(record)
         self.group.on_rank0(self.directory.append_metrics, record)
@@ -228,7 +228,7 @@ class Trainer:
             self.group.on_rank0(self.tracker.epoch, record)
         self.printer.line(epoch_line(record, self.config.epochs))
         self.engine.stop_if_diverged()
-        # What is saved is to be good: the checkpoints before serve.
+        # Only a good state is saved; after a divergence the earlier checkpoints serve.
         if self._learned_nothing(record) or self.engine.is_diverging:
             self.printer.line(f"warning: no checkpoint after epoch {self.epoch}: its steps were skipped, not finite")
             return
@@ -252,7 +252,7 @@ class Trainer:
             self._take_up(found)
 
     def _checkpoint(self) -> checkpoint.Checkpoint | None:
-        """The newest valid checkpoint, after checking that it is this run's, on these images; None to start anew."""
+        """Return the newest valid checkpoint after checking that the images are the run's; None to start afresh."""
         path = self.directory.path
         self.directory.require(self.splits.fingerprint())
         warnings: list[str] = []
@@ -277,13 +277,13 @@ class Trainer:
         if done == most:
             self.printer.line(f"nothing is left to do: all {self.config.epochs} epochs are done; --epochs adds some")
         if not self.config.dry_run:
-            self.group.on_rank0(self.directory.settle, found.path, self.best, self.config.keep)
+            self.group.on_rank0(self.directory.complete_save, found.path, self.best, self.config.keep)
         scheduled = self.config.lr_schedule == "cosine" or self.config.beta_schedule == "cyclical"
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
             self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
         before = self.directory.recorded.get("environment", {})
         now = environment(self.plan.torch_device, self.group.size)
-        if self.plan.step == "fused":  # whose bits do not depend on them
+        if self.plan.step == "fused":  # its bits do not depend on threads
             before = {**before, "threads": now["threads"]}
         for change in changes(before, now):
             self.printer.line(f"warning: not bit-exact with the start of the run: {change}")
@@ -299,11 +299,11 @@ class Trainer:
 
 
 def _entropy(images: Pixels, binarize: str) -> float:
-    """Of the pixels, in nats an image, by the first thousand: below it no loss can fall; 0 of binary ones."""
+    """Return the mean pixel entropy of the first 1,000 images, a lower bound of the loss in nats; 0 if binary."""
     return mean_entropy(images[:1000].flatten(1)) if binarize == "none" else 0.0
 
 
 def _placed(images: Pixels, device: torch.device | None) -> Pixels:
-    """[N, C, H, W] -> [N, D], on the device or, without one, where they are."""
+    """Flatten [N, C, H, W] to [N, D], and move the images to the device if one is given."""
     flat = images.flatten(1)
     return flat if device is None else flat.to(device)

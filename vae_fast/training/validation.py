@@ -1,6 +1,6 @@
-"""loss = nll + kl, nll and kl of images held out, averaged exactly, in nats; float32 whatever the training's precision.
+"""loss = nll + kl, nll and kl of held-out images, averaged exactly, in nats; float32 whatever the training's precision.
 
-One sample of z an image, with the noise of its own index, so that the result does not depend on the batch.
+Each image gets one sample of z, with the noise of its own index, so that the result does not depend on the batch.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ BATCH = 1000
 
 
 def validate(model: VAE, images: Pixels, seed: int) -> dict[str, float]:
-    """One pass over `images` [N, D], wherever they are."""
+    """Evaluate the model in one pass over `images` [N, D], on whatever device they are."""
     return Validation(model, images, seed)()
 
 
@@ -28,10 +28,10 @@ class Validation:
 
     Args:
         model: the VAE.
-        images: [N, D], uint8 or float32; those on another device than the model go there batch by batch.
-        seed: of the noise.
-        capture: how to record a batch, and one of the size of the last, so that they are replayed; None to run them as
-            they are. It takes images that are on the device, where the number of a batch's first one then is, too.
+        images: [N, D], uint8 or float32; if they are on another device than the model, they are copied batch by batch.
+        seed: the seed of the noise.
+        capture: records one graph per batch size, the last batch being smaller, to be replayed; None to run eagerly.
+            It requires images on the device; the index of a batch's first image is then on the device, too.
         group: the processes that share the images.
     """
 
@@ -51,7 +51,7 @@ class Validation:
             range(first, min(first + BATCH, share.stop)) for first in range(share.start, share.stop, BATCH)
         ]
         self._first = torch.zeros((), dtype=torch.int64, device=self._device)
-        self._graphs: dict[int, Graph] = {}  # by the number of their images
+        self._graphs: dict[int, Graph] = {}  # by their number of images
         if capture is not None:
             sizes = sorted({len(batch) for batch in self._batches})
             self._graphs = {size: capture(partial(self._add_resident, size)) for size in sizes}

@@ -1,8 +1,9 @@
-"""What else trains this VAE: other frameworks, each the way its own users write it.
+"""Other frameworks that train this VAE, each the way its own users write it.
 
-Every module has `build(pixels, batch, precision, steps)`, a trainer on the device of the pixels (uint8 [N, 784]), and
-`unavailable(device, precision)`, why there can be none. All begin with the weights of `benchmarks.contenders.network`
-and train with Adam at 1e-3 on grey pixels. Each module's docstring says what could not be made the same.
+Every module has `build(pixels, batch, precision, steps)`, which returns a trainer on the device of the pixels (uint8
+[N, 784]), and `unavailable(device, precision)`, which returns why there can be none. All start with the weights of
+`benchmarks.contenders.network` and train with Adam at 1e-3 on grey pixels. Each module's docstring says what could not
+be made the same.
 """
 
 from dataclasses import dataclass
@@ -16,17 +17,17 @@ from benchmarks.contenders.network import Trainer
 
 @dataclass(frozen=True)
 class Peer:
-    """A framework: its name in tables, and what is imported only when it is asked for."""
+    """A framework: its name in tables, and its module, which is imported only on demand."""
 
     label: str
     package: str
-    """the distribution that brings it, whose version is to be stated"""
+    """the distribution that provides it, whose version is recorded"""
     _module: str
     own_threads: bool = False
-    """whether it computes on a CPU with other threads than PyTorch's"""
+    """whether it computes on a CPU with threads other than PyTorch's"""
 
     def build(self, pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-        """Its trainer; only where `reason` gives None."""
+        """Return its trainer; call it only where `reason` returns None."""
         trainer: Trainer = self.module().build(pixels, batch, precision, steps)
         return trainer
 
@@ -43,13 +44,16 @@ PEERS = {
 
 
 def reason(name: str, device: str, precision: str) -> str | None:
-    """Why this peer cannot train on "cpu" or "cuda" in "fp32", "bf16" or "fp16", in one line; None where it can."""
+    """Return, in one line, why this peer cannot train on a device in a precision; None where it can.
+
+    The device is "cpu" or "cuda", the precision "fp32", "bf16" or "fp16".
+    """
     peer = PEERS[name]
     try:
         module = peer.module()
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed: pip install 'vae_fast[peers]'"
-    except (ImportError, AttributeError) as error:  # an old library beside a new one that it builds on
+    except (ImportError, AttributeError) as error:  # an old library with a new one that it builds on
         return f"{peer.package} cannot be imported: {str(error).splitlines()[0]}"
     why: str | None = module.unavailable(device, precision)
     return why

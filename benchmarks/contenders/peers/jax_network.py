@@ -1,8 +1,9 @@
 """The network in JAX, for the peers that are built on it.
 
-XLA's own threads: as many as PyTorch has, unless the environment says otherwise (PJRT_NPROC). On a CPU it flushes
-denormals, whatever PyTorch does. Float32 products are told to be so, as PyTorch's are: on a GPU JAX would take TF32.
-With bf16, products take bfloat16, forward and backward, and give float32 (`preferred_element_type`), as all else is.
+XLA uses its own threads: as many as PyTorch has, unless the environment says otherwise (PJRT_NPROC). On a CPU it
+flushes denormals, whatever PyTorch does. Float32 products are explicitly exact, as PyTorch's are: on a GPU JAX would
+use TF32. With bf16, products take bfloat16, forward and backward, and return float32 (`preferred_element_type`), like
+everything else.
 """
 
 import os
@@ -21,7 +22,7 @@ DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def unavailable(device: str, precision: str) -> str | None:
-    """Why JAX cannot train there, or so."""
+    """Return why JAX cannot train on this device or in this precision; None where it can."""
     if precision not in DTYPES:
         return f"{precision} is not measured: JAX scales no losses, the scaler would be ours"
     try:
@@ -32,14 +33,14 @@ def unavailable(device: str, precision: str) -> str | None:
 
 
 def jax_device(device: torch.device) -> Any:
-    """JAX's name for a device of PyTorch. RuntimeError where it has none."""
+    """Return JAX's device for a device of PyTorch; raise RuntimeError where it has none."""
     os.environ.setdefault("PJRT_NPROC", str(torch.get_num_threads()))  # both are read when JAX first looks for devices
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes 3/4 of a GPU that others share
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX takes 3/4 of a GPU that others share
     return jax.devices(device.type)[device.index or 0]
 
 
 def initial_parameters(device: Any) -> tuple[list[Any], list[Any]]:
-    """The encoder's and the decoder's layers: pairs of weight [n, m] and bias [m], float32."""
+    """Return the encoder's and the decoder's layers: pairs of weight [n, m] and bias [m], float32."""
     network = Network()
 
     def layers(module: torch.nn.Sequential) -> list[Any]:
@@ -50,7 +51,7 @@ def initial_parameters(device: Any) -> tuple[list[Any], list[Any]]:
 
 
 def mlp(layers: Any, x: Any, dtype: Any) -> Any:
-    """Linear, ReLU, linear: [B, n] -> [B, m], float32; products in `dtype`."""
+    """Apply linear, ReLU, linear: [B, n] -> [B, m], float32; products in `dtype`."""
     (w1, b1), (w2, b2) = layers
     return linear(jax.nn.relu(linear(x, w1, b1, dtype)), w2, b2, dtype)
 
@@ -61,12 +62,12 @@ def linear(x: Any, w: Any, b: Any, dtype: Any) -> Any:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: Any, w: Any, dtype: Any) -> Any:
-    """x w, float32, of operands in `dtype`; JAX by itself would leave one side of its gradients' products float32."""
+    """Return x w, float32, from operands in `dtype`; JAX itself would leave one operand of the gradients float32."""
     return _product(x, w, dtype)
 
 
 def _product(x: Any, w: Any, dtype: Any) -> Any:
-    exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None  # else a GPU would take TF32 for float32
+    exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None  # otherwise a GPU would use TF32 for float32
     return jnp.dot(x.astype(dtype), w.astype(dtype), precision=exact, preferred_element_type=jnp.float32)
 
 
@@ -83,12 +84,12 @@ product.defvjp(_product_forward, _product_backward)
 
 
 def batch_of(images: Any, rows: Any) -> Any:
-    """uint8 images [N, D] and rows [B] -> [B, D], float32 in [0, 1]."""
+    """Return the rows [B] of uint8 images [N, D] as [B, D], float32 in [0, 1]."""
     return images[rows].astype(jnp.float32) / 255
 
 
 def trainer_of(train: Callable[..., Any], state: Any, images: Any, shape: tuple[int, int]) -> Trainer:
-    """Compiles `train`, of (state, images, order) the next state and the mean loss, for orders of this shape [S, B]."""
+    """Compile `train`, which maps (state, images, order) to the next state and the mean loss, for orders [S, B]."""
     (device,) = images.devices()
     order = jax.device_put(jnp.zeros(shape, jnp.int32), device)
     compiled = jax.jit(train, donate_argnums=0).lower(state, images, order).compile()

@@ -1,7 +1,7 @@
 """JAX as its users write a fast loop: `jit` of `lax.scan` over all steps of a call, on resident uint8 images.
 
-The same: weights, order of the images, objective (one draw of z, the KL in closed form), Adam. Not the same: the noise
-is JAX's own (threefry). Compiled when it is built. Threads, denormals and precision: `jax_network`.
+The same: weights, order of the images, objective (one draw of z, the KL in closed form), Adam. Different: the noise is
+JAX's own (threefry). It is compiled when it is built. For threads, denormals and precision see `jax_network`.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ LR, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 
 
 def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """A trainer on the pixels' device: see `benchmarks.contenders.peers`."""
+    """Return a trainer on the pixels' device: see `benchmarks.contenders.peers`."""
     device, dtype = jax_device(pixels.device), DTYPES[precision]
     images = jax.device_put(pixels.cpu().numpy(), device)
 
@@ -56,7 +56,10 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
 
 
 def adam(parameters: Any, moments: Any, gradients: Any) -> tuple[Any, Any]:
-    """One update, as torch.optim.Adam does it: Kingma and Ba (2015), algorithm 1. `moments`: both, and the step."""
+    """Return one update, as torch.optim.Adam does it: Kingma and Ba (2015), algorithm 1.
+
+    `moments` holds both moments and the step.
+    """
     means, squares, t = moments
     t = t + 1
     means = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, means, gradients)

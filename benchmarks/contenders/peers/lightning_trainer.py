@@ -1,9 +1,9 @@
-"""Lightning: the network as a LightningModule, one `Trainer.fit` of one epoch a call.
+"""Lightning: the network as a LightningModule, one `Trainer.fit` of one epoch per call.
 
 The same: weights, order of the images, objective, torch.optim.Adam. Its own: a DataLoader over a TensorDataset of
-floats in the host's memory (the pixels are divided by 255 before the clock runs), image by image; the loop; AMP by
-`precision`. In its favour: logger, checkpoints, progress bar and summary are off, and the loss is summed up in a tensor
-where `self.log` would be usual. Not in its favour: `fit` sets everything up anew in each call, which a run of many
+floats in the host's memory (the pixels are divided by 255 before the clock starts), image by image; the loop; AMP by
+`precision`. In its favour: logger, checkpoints, progress bar and summary are off, and the loss is summed in a tensor
+where `self.log` would be usual. To its disadvantage: `fit` sets everything up again in each call, which a run of many
 epochs does once.
 """
 
@@ -26,12 +26,12 @@ PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 
 
 def unavailable(device: str, precision: str) -> str | None:
-    """Why Lightning cannot train there, or so."""
+    """Return why Lightning cannot train on this device in this precision; None where it can."""
     return "Lightning's fp16 needs a GPU" if (device, precision) == ("cpu", "fp16") else None
 
 
 class Module(LightningModule):
-    """The network, its loss and its optimizer, which outlives a `fit` so that the next goes on with its moments."""
+    """The network, its loss and its optimizer, which outlives a `fit` so that the next continues with its moments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Module(LightningModule):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's advice (more workers, a GPU), and PyTorch's to Lightning, which 2.6 does not heed yet."""
+    """Silence Lightning's advice (more workers, a GPU) and PyTorch's to Lightning, which 2.6 does not follow yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
@@ -65,7 +65,7 @@ def quiet() -> Iterator[None]:
 
 @quiet()
 def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[Tensor], float]:
-    """A trainer on the pixels' device: see `benchmarks.contenders.peers`."""
+    """Return a trainer on the pixels' device: see `benchmarks.contenders.peers`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module, dataset, device = Module(), TensorDataset(floats(pixels)), pixels.device
     trainer = Trainer(
@@ -77,7 +77,7 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[T
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=False,  # would put a sampler of its own in the order's place
+        use_distributed_sampler=False,  # would replace the order with its own sampler
     )
 
     @quiet()

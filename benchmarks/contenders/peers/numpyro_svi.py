@@ -1,10 +1,10 @@
 """NumPyro as its VAE example writes it: SVI, and `lax.fori_loop` over the epoch within one `jit`.
 
 The same: weights, order of the images, the Bernoulli on grey values (its `log_prob` is minus the binary cross entropy
-with logits, once it is told not to make values between 0 and 1 impossible), Adam, the mean over the batch (model and
+with logits, once its validation no longer rules out values between 0 and 1), Adam, the mean over the batch (model and
 guide are scaled by 1/B; the example sums). The example's `Trace_ELBO` samples the KL; `TraceMeanField_ELBO` has it in
-closed form, as all others here do. Not the same: the noise is NumPyro's own, and Adam that of jax.example_libraries.
-Compiled when it is built. Threads, denormals and precision: `jax_network`.
+closed form, as all others here do. Different: the noise is NumPyro's own, and Adam is that of jax.example_libraries. It
+is compiled when it is built. For threads, denormals and precision see `jax_network`.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ LR = 1e-3
 
 
 def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
-    """A trainer on the pixels' device: see `benchmarks.contenders.peers`."""
+    """Return a trainer on the pixels' device: see `benchmarks.contenders.peers`."""
     device = jax_device(pixels.device)
     images = jax.device_put(pixels.cpu().numpy(), device)
     svi = make_svi(*initial_parameters(device), batch, DTYPES[precision])
@@ -53,10 +53,10 @@ def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Trainer:
 
 
 def make_svi(encoder: Any, decoder: Any, batch: int, dtype: Any) -> SVI:
-    """SVI of the VAE, from these layers."""
+    """Return the SVI of the VAE with these layers."""
 
     def module(layers: Any) -> tuple[Any, Any]:
-        """What `numpyro.module` wants of a network: its parameters, and how to apply it."""
+        """Return what `numpyro.module` needs of a network: functions that give its parameters and that apply it."""
         return lambda key, shape: (None, layers), lambda layers, x: mlp(layers, x, dtype)
 
     def model(x: Any) -> None:

@@ -1,9 +1,9 @@
 """pythae: its `VAE` and the `train_step` of its `BaseTrainer`, which trains for one epoch of its loader.
 
 The same: weights, order of the images, binary cross entropy and KL, mean over the batch, torch.optim.Adam. Its own: a
-dataset of floats in the host's memory (the pixels are divided by 255 before the clock runs), taken image by image and
-put together by its `collate_dataset_output`; a decoder that ends in a sigmoid, followed by F.binary_cross_entropy;
-`.item()` at every step. Only the sampler of its DataLoader is ours, for the order; it would draw its own shuffle.
+dataset of floats in the host's memory (the pixels are divided by 255 before the clock starts), taken image by image and
+collated by its `collate_dataset_output`; a decoder that ends in a sigmoid, followed by F.binary_cross_entropy;
+`.item()` at every step. Only the sampler of its DataLoader is ours, for the order; its own would shuffle.
 
 Left out of what is timed, in its favour: what `train` does around `train_step` in every epoch (a deep copy of the best
 model, a progress bar, log lines) and at its end (files).
@@ -26,7 +26,7 @@ from benchmarks.contenders.network import D, Network, Z, floats
 
 
 def unavailable(device: str, precision: str) -> str | None:
-    """Why pythae cannot train there, or so."""
+    """Return why pythae cannot train in this precision; None where it can."""
     return None if precision == "fp32" else "pythae turns AMP off for the binary cross entropy"
 
 
@@ -50,7 +50,7 @@ class Decoder(BaseDecoder):
 
 
 class Order(Sampler[int]):
-    """The rows of `rows`, int64 [S, B], one after the other."""
+    """A sampler of the entries of `rows`, int64 [S, B], in order."""
 
     rows: Tensor
 
@@ -65,7 +65,7 @@ class Order(Sampler[int]):
 
 
 class OrderedTrainer(BaseTrainer):
-    """pythae's trainer, over the images in an order that is given."""
+    """pythae's trainer, over the images in a given order."""
 
     def __init__(self, order: Order, *arguments: object, **settings: object) -> None:
         self.order = order
@@ -77,7 +77,7 @@ class OrderedTrainer(BaseTrainer):
 
 
 def build(pixels: Tensor, batch: int, precision: str, steps: int) -> Callable[[Tensor], float]:
-    """A trainer on the pixels' kind of device: see `benchmarks.contenders.peers`."""
+    """Return a trainer on the pixels' kind of device: see `benchmarks.contenders.peers`."""
     logging.getLogger("pythae.trainers.base_trainer.base_trainer").setLevel(logging.WARNING)
     network, order = Network(), Order(steps, batch)
     settings = VAEConfig(input_dim=(D,), latent_dim=Z, reconstruction_loss="bce")

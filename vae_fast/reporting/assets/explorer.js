@@ -1,4 +1,4 @@
-// The latent explorer: the decoder, run here, on the latents that the sliders set.
+// The latent explorer: runs the decoder in the browser on the latents that the sliders set.
 "use strict";
 (() => {
   const model = JSON.parse(document.getElementById("model").textContent);
@@ -64,7 +64,7 @@
     const pixels = decode(z), size = height * width;
     const image = new ImageData(width, height);
     for (let i = 0; i < size; i++) {
-      let mean = 0; // of other numbers of channels than 3
+      let mean = 0; // of the channels, drawn unless there are 3
       for (let c = 0; c < channels; c++) mean += pixels[i + c * size] / channels;
       for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round(255 * (channels === 3 ? pixels[i + c * size] : mean));
       image.data[4 * i + 3] = 255;

@@ -1,4 +1,4 @@
-"""The training step by autograd: any network, any precision, compiled or not, on any device."""
+"""The training step with autograd: any network, any precision, compiled or not, on any device."""
 
 from copy import deepcopy
 from functools import partial
@@ -23,10 +23,10 @@ from vae_fast.training.steps.base import place
 
 
 class AutogradStep:
-    """Forward and autograd's backward, compiled as one function if the plan says so, and `finish_step_`.
+    """A forward pass, autograd's backward pass, compiled with it if the plan says so, and `finish_step_`.
 
-    In mixed precision the network is computed in a twin of the model, whose weights are the model's in the products'
-    dtype: `finish_step_` writes both, so that no step has to cast them. Arguments as for `Step`.
+    In mixed precision a twin of the model computes the network; its weights are the model's in the dtype of the
+    products. `finish_step_` writes both, so that no step has to cast them. Arguments as for `Step`.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class AutogradStep:
         )
         self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
         compiled = plan.is_torch_compiled
-        inner = unmarked if compiled else mark  # no range is inside what is compiled
+        inner = unmarked if compiled else mark  # compiled code cannot contain ranges
         self._forward, self._backward = inner("forward", self._activations), inner("backward", backward)
         self._learn = mark("gradients", compiled_with_backward(self._gradients)) if compiled else self._gradients
         self._update = mark("optimizer", self._finished)
-        self._sends = compiled and config.free_bits > 0 and not group.is_alone  # from inside what is compiled
+        # Whether the compiled code itself talks to other processes.
+        self._communicates = compiled and config.free_bits > 0 and not group.is_alone
         self._has_run = False
 
     def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:
@@ -66,7 +67,7 @@ class AutogradStep:
             self._step(images[i] if order is None else images, order)
 
     def copy_weights(self) -> None:
-        """Bring what the products read up to weights that were set from outside."""
+        """Update what the products read after the weights were set from outside."""
         self.optimizer.copy_weights()
 
     def _step(self, images: Tensor, order: Tensor | None) -> None:
@@ -74,14 +75,14 @@ class AutogradStep:
         try:
             learned = self._learn(*given)
         except RuntimeError as error:
-            if not (self._sends and self._has_run):  # else it was compiled and has worked: whom it sends to is gone
+            if not (self._communicates and self._has_run):  # otherwise it has worked before, so a peer must be gone
                 raise
             raise ContactLost("a compiled step has lost contact with the other processes") from error
         self._has_run = True
         self._update(*learned)
 
     def changed(self) -> list[Tensor]:
-        """All tensors that a step changes."""
+        """Return all tensors that a step changes."""
         copies, scale = self.optimizer.state.copies, self.scale.moved
         return [
             *self.optimizer.state.parameters.views,
@@ -94,7 +95,10 @@ class AutogradStep:
     def _gradients(
         self, images: Tensor, order: Tensor | None, schedule: Tensor, step: Tensor, seed: Tensor, scale: Tensor
     ) -> tuple[Terms, Rates, tuple[Tensor, ...]]:
-        """Of the loss times the scale. What changes between steps are arguments: a compiler sees all else once."""
+        """Return the terms, the rates, and the gradients of the loss times the scale.
+
+        What changes between steps is passed as arguments, because a compiler sees everything else only once.
+        """
         rows, rates = place(order, schedule, step)
         x = images if rows is None else images.index_select(0, rows)  # [B, D]
         if self._config.binarize == "dynamic":
@@ -120,7 +124,7 @@ class AutogradStep:
             return forward(self.network, x, noise)
 
     def _finished(self, terms: Terms, rates: Rates, gradients: tuple[Tensor, ...]) -> None:
-        """Change the model by the gradients of all processes."""
+        """Update the model with the gradients of all processes."""
         if not self._group.is_alone:
             gradients, parts = self._group.reduce_gradients(
                 gradients, torch.stack([t.double().sum() for t in terms[:2]])

@@ -1,4 +1,4 @@
-"""What the engine asks of an implementation of the training step."""
+"""The interface that the engine requires of an implementation of the training step."""
 
 from typing import Protocol
 
@@ -18,17 +18,18 @@ from vae_fast.training.step_metrics import StepMetrics
 class Step(Protocol):
     """One or more training steps, as a program over static tensors.
 
-    Model, optimizer and step metrics change in place, and nothing but the metrics where the loss or the gradients' norm
-    is not finite. Another implementation is a class of this shape in `vae_fast.training.steps.IMPLEMENTATIONS`,
-    and a name for it in the plan.
+    Model, optimizer and step metrics change in place; only the metrics change if the loss or the norm of the gradients
+    is not finite. To add an implementation, add a class with this interface to
+    `vae_fast.training.steps.IMPLEMENTATIONS`, and a name for it to the plan.
 
     Args:
-        model, config, plan: as the engine's.
+        model, config, plan: those of the engine.
         schedule: float32 [steps_per_epoch, 2], learning rate and beta; its values change between epochs.
-        seed: 0-d int64, of the noise.
-        step_metrics: of the steps.
-        group: the processes whose batches together are the run's.
-        mark: puts the ranges forward and backward, or gradients where they are one, and optimizer around what they say.
+        seed: 0-d int64, the seed of the noise.
+        step_metrics: where the steps record their metrics.
+        group: the processes whose batches together form the run's batch.
+        mark: puts the profiler ranges forward and backward, or gradients where both are one, and optimizer around those
+            parts.
     """
 
     optimizer: Adam
@@ -47,21 +48,21 @@ class Step(Protocol):
     ) -> None: ...
 
     def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:
-        """Make `steps` steps.
+        """Run `steps` steps.
 
-        images: [N, D], from which `order`, int64 [steps_per_epoch, B], picks by the number of a step; with None for it
-        the batches themselves, [steps, B, D].
+        images: [N, D], from which `order`, int64 [steps_per_epoch, B], selects by step number; if `order` is None, the
+        batches themselves, [steps, B, D].
         """
 
     def changed(self) -> list[Tensor]:
         """Return all tensors that a step changes."""
 
     def copy_weights(self) -> None:
-        """Bring what the products read up to weights that were set from outside."""
+        """Update what the products read after the weights were set from outside."""
 
 
 def place(order: Tensor | None, schedule: Tensor, step: Tensor) -> tuple[Tensor | None, Rates]:
-    """Which images step number `step` sees, int64 [B], and its rates; schedule: [steps_per_epoch, 2], lr and beta."""
+    """Return the images that step number `step` sees, int64 [B], and its row of `schedule` (learning rate, beta)."""
     position = (step % len(schedule)).view(1)
     rates = Rates(*schedule.index_select(0, position).view(2).unbind())
     return None if order is None else order.index_select(0, position).view(-1), rates

@@ -21,9 +21,9 @@ from vae_fast.training.steps.base import place
 
 
 class FusedStep:
-    """The MLP's forward and backward written out, with Adam, in one C++ operator on a CPU: float32 or bfloat16.
+    """The forward and backward passes of the MLP and Adam in one C++ operator on a CPU, in float32 or bfloat16.
 
-    Arguments as for `Step`; there is nothing to mark inside an operator.
+    Arguments as for `Step`; `mark` is unused because an operator cannot contain ranges.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class FusedStep:
             self._threads.run(partial(self._steps, images, order, steps), steps)
 
     def changed(self) -> list[Tensor]:
-        """All tensors that a step changes."""
+        """Return all tensors that a step changes."""
         copies = [] if self._copies is None else [self._copies]
         return [*self._parameters, *copies, *self.optimizer.tensors().values(), *self._step_metrics.record]
 
     def copy_weights(self) -> None:
-        """Bring what the products read up to weights that were set from outside."""
+        """Update what the products read after the weights were set from outside."""
         if self._copies is not None:
             mlp_copy_(self._parameters, self._copies)
 
@@ -101,7 +101,7 @@ class FusedStep:
         )
 
     def _shared_step(self, images: Tensor, order: Tensor | None) -> None:
-        """One step on this process's part of a batch."""
+        """Run one step on this process's part of a batch."""
         adam, seed, step = self.optimizer.state, self._seed, self._step_metrics.step
         rows, (lr, beta) = place(order, self._schedule, step)
         given = self._copies, images, rows, seed, step, beta
