@@ -121,6 +121,7 @@ def last_loss(seed: int, fused: bool) -> float:
     return total / 20
 
 
+@pytest.mark.sweep  # examples/own_vae.py is run by default
 @pytest.mark.usefixtures("one_thread")
 def test_a_custom_vae_learns_as_before() -> None:
     """Replace the two lines: the loss differs by no more than it does between seeds."""

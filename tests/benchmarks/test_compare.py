@@ -177,6 +177,7 @@ def test_wrong_usage_exits_with_2(compared: Callable[..., tuple[int, str, str]],
 
 
 @needs_library
+@pytest.mark.sweep  # two processes of pytest, each with a benchmark
 def test_what_got_slower_is_measured_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Keep a real drop, and clear a false one, which is only written into a file here, by measuring again."""
     test = "benchmarks/bench_adam.py::test_adam[cpu-fp32-1-fused]"
