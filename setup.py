@@ -1,7 +1,7 @@
-"""Builds the optional C++ operators with CMake; everything else about the package stands in pyproject.toml.
+"""Build the optional C++ operators with CMake; everything else about the package is in pyproject.toml.
 
-They are an optimisation, so nothing that goes wrong here fails an install: the reason goes into kernels/_C_missing.txt,
-where `python -m vae_fast.env` finds it, because pip hides what a build prints.
+They are an optimisation, so a failure here does not fail the installation: the reason is written to
+kernels/_C_missing.txt, where `python -m vae_fast.env` finds it, because pip hides a build's output.
 """
 
 import os
@@ -15,12 +15,12 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 ROOMS = [".".join(file.parent.relative_to(ROOT).parts) for file in sorted(ROOT.glob("vae_fast/*/**/__init__.py"))]
-# The scripts of the Python that builds come first: there pip puts cmake and ninja, on the PATH or not.
+# The scripts folder of the building Python comes first: pip installs cmake and ninja there, even if it is not on PATH.
 SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 class MissingError(Exception):
-    """What the library lacks to be built, in one line."""
+    """An error that says in one line what is missing for building the library."""
 
 
 class BuildLibrary(build_ext):
@@ -28,7 +28,7 @@ class BuildLibrary(build_ext):
         folder = ROOT / "kernels" if self.inplace else Path(self.build_lib, "vae_fast", "kernels")
         folder.mkdir(parents=True, exist_ok=True)
         library, reason = folder / "_C.so", folder / "_C_missing.txt"
-        library.unlink(missing_ok=True)  # one of an earlier build, of other sources or for another torch
+        library.unlink(missing_ok=True)  # from an earlier build, with other sources or another torch
         reason.unlink(missing_ok=True)
         try:
             shutil.copy(build_library(Path(self.build_temp, "cmake").resolve()), library)
@@ -38,7 +38,7 @@ class BuildLibrary(build_ext):
             print(f"vae_fast goes without its C++ operators: {error}", file=sys.stderr)
 
     def get_ext_filename(self, fullname):
-        return os.path.join(*fullname.split(".")) + ".so"  # no module of Python, so no tag of a Python version
+        return os.path.join(*fullname.split(".")) + ".so"  # not a Python module, so no tag of a Python version
 
 
 def build_library(folder: Path) -> Path:

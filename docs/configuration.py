@@ -22,7 +22,8 @@ HEAD = """# Configuration
 Every setting is a flag of `python -m vae_fast.train` (`--batch-size 64`; switches also as `--no-amp`), a key of a
 TOML file (`batch_size = 64`) and an argument of `vf.Config` (`batch_size=64`). Later sources win: the defaults below, a
 preset (`--preset {presets}`), a file (`--config FILE`), flags. A run's `config.toml` is such a
-file. `python docs/configuration.py` writes this page from the code."""
+file. A command line without `--data`, `--preset`, `--config` and `--resume` starts from the preset `digits`.
+`python docs/configuration.py` writes this page from the code."""
 
 
 def page() -> str:

@@ -23,5 +23,6 @@ with torch.no_grad():
     mu, logvar = model.encode(images)  # [8, Z] each
     reconstructions = model.decode(mu).sigmoid()  # [8, C, H, W], means of the pixels
     samples = model.decode(torch.randn(8, model.latent)).sigmoid()
-error = (reconstructions - images / 255).abs().mean()
+pixels = images / 255 if images.dtype == torch.uint8 else images
+error = (reconstructions - pixels).abs().mean()
 print(f"mean absolute error of the reconstructions {error:.3f}; mean pixel of the samples {samples.mean():.3f}")

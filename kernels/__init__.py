@@ -1,6 +1,6 @@
 """The operators of `vae_fast`: reparameterization, the ELBO and the counter-based noise they draw.
 
-The folder stands at the top level of the repository and installs as `vae_fast.kernels`.
+The folder is at the top level of the repository and is installed as `vae_fast.kernels`.
 """
 
 if __name__ != "vae_fast.kernels":

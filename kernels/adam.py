@@ -1,9 +1,9 @@
-"""One step of Adam over all parameters, with the gradients' norm, clipping, and the test that all is finite.
+"""One step of Adam over all parameters, with the gradients' norm, clipping, and the test that all values are finite.
 
-With the C++ operators, two parallel passes do it: one for the norm, one for the update. Elsewhere it is PyTorch's fused
-kernel, called directly: torch.optim.Adam(fused=True) keeps a step count for every parameter and regroups them all at
-every step, which on a CPU took as long again as the kernel itself. Here one count serves all. On a GPU parameters and
-moments lie flat, so that one launch goes over all of them.
+The C++ operators do it in two parallel passes, one for the norm and one for the update. Without them it is PyTorch's
+fused kernel, called directly: torch.optim.Adam(fused=True) keeps a step count for every parameter and regroups them all
+at every step, which on a CPU took as long again as the kernel itself. Here one count serves all. On a GPU parameters
+and moments are flat, so that one launch covers all of them.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ HAS_LIBRARY = extension.load()
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
-# Values: what each tensor's place is a multiple of, and what one program of the kernel updates: 8 a thread, so that 16
-# bytes of a bfloat16 gradient are read at once.
+# In values: every tensor begins at a multiple of it, and one program of the kernel updates this many, 8 per thread, so
+# that 16 bytes of a bfloat16 gradient are read at once.
 ALIGNMENT = 1024
 
 
 class Flat(NamedTuple):
-    """Tensors as `views` of one, `data`, 1-d, zero between them; None where they lie apart."""
+    """Tensors as `views` of a 1-d tensor `data`, with zeros between them; `data` is None for separate tensors."""
 
     data: Tensor | None
     views: list[Tensor]
 
 
 def flat_like(tensors: Sequence[Tensor], dtype: torch.dtype) -> Flat:
-    """Make zeros of the tensors' shapes, on their device, each from a multiple of ALIGNMENT on."""
+    """Return zeros of the tensors' shapes, on their device, each beginning at a multiple of ALIGNMENT."""
     sizes = [-(-t.numel() // ALIGNMENT) * ALIGNMENT for t in tensors]
     data = tensors[0].new_zeros(sum(sizes), dtype=dtype)
     parts = data.split(sizes)
@@ -75,14 +75,15 @@ def adam_(
         parameters, means, squares: of equal shapes, float32, contiguous, on one device.
         count: the steps taken so far, 0-d float32.
         gradients: of the same shapes, float32; the values they hold afterwards are not specified.
-        lr: the learning rate, a number or 0-d float32 on the parameters' device, where a CUDA graph reads it anew.
-        weight_decay: the share of each weight taken off, times lr; it does not pass through the moments.
-        max_norm: gradients whose norm is larger are scaled down to it.
-        loss: 0-d float64; None for one that is finite.
+        lr: the learning rate, a number or 0-d float32 on the parameters' device, where a CUDA graph reads it at each
+            replay.
+        weight_decay: lr times this fraction of each weight is subtracted, without passing through the moments.
+        max_norm: gradients with a larger norm are scaled down to it.
+        loss: 0-d float64; None if it is known to be finite.
 
     Returns:
         The norm of all gradients before they are scaled, 0-d float32. In C++ squares are summed in float32 over runs of
-        8192 values and in float64 from run to run, the same for any number of threads.
+        8192 values and in float64 across runs, with the same result for any number of threads.
 
     Raises TypeError or ValueError for tensors that do not fit.
 
@@ -91,7 +92,7 @@ def adam_(
     """
     if not isinstance(lr, Tensor):
         lr = torch.full((), lr, dtype=torch.float32, device=count.device)
-    torch.autograd.graph.increment_version(parameters)  # whoever saved one for a backward pass is to notice
+    torch.autograd.graph.increment_version(parameters)  # so that autograd notices if one was saved for a backward pass
     if count.device.type == "cpu" and HAS_LIBRARY:
         norm: Tensor = torch.ops.vae_fast.adam_(
             parameters, means, squares, count, gradients, lr, BETA1, BETA2, EPSILON, weight_decay, max_norm, loss
@@ -125,7 +126,7 @@ def adam_(
 
 
 def _check(like: Tensors, **lists: Tensors) -> None:
-    """PyTorch's kernel reads and writes as if all were contiguous float32 of their parameter's shape."""
+    """Raise unless all are contiguous float32 of their parameter's shape, which PyTorch's kernel assumes."""
     if {len(tensors) for tensors in lists.values()} != {len(like)}:
         raise ValueError(
             f"adam_: expected as many means, squares and gradients as parameters, got {len(lists['means'])}, "

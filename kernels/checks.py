@@ -1,7 +1,8 @@
-"""What the public operators refuse. Each check names the argument, what was expected and what came.
+"""Checks of the public operators' arguments. Each error names the argument, what was expected and what was passed.
 
-On every call of a training step, so in the order of what costs least, without a container for arguments: reading a
-tensor's dtype or shape takes 0.05 to 0.1 us, and on a CPU these checks took as long as the operators themselves.
+They run on every call of a training step, so the cheapest come first and no container is built for the arguments:
+reading a tensor's dtype or shape takes 0.05 to 0.1 us, and on a CPU these checks took as long as the operators
+themselves.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ _NUMBERS = (float, int)
 
 
 def _kind(value: object) -> str:
-    """The name of a value's type; numpy.float32 with its module, since it is no float."""
+    """Return the name of a value's type, with its module for others than Python's and PyTorch's: "numpy.float32"."""
     kind = type(value)
     return kind.__name__ if kind.__module__ in ("builtins", "torch") else f"{kind.__module__}.{kind.__name__}"
 
@@ -40,7 +41,7 @@ def on_device(name: str, tensor: Tensor, device: torch.device | str | None) -> N
 
 
 def count(name: str, value: int, bits: int = 63) -> None:
-    """An int in [0, 2^bits)."""
+    """Raise unless the value is an int in [0, 2^bits)."""
     if not isinstance(value, _INTEGERS) or isinstance(value, bool):
         raise TypeError(f"{name}: expected an int, got {_kind(value)}")
     if value < 0 or value >= 1 << bits:
@@ -48,7 +49,7 @@ def count(name: str, value: int, bits: int = 63) -> None:
 
 
 def counter(name: str, value: int | Tensor, device: torch.device | str | None) -> Tensor:
-    """A seed or step as the 0-d int64 tensor that the noise reads; only an int's range can be checked."""
+    """Return a seed or step as the 0-d int64 tensor that the noise reads; the range is checked for an int only."""
     if isinstance(value, Tensor):
         if value.dtype != torch.int64 or value.dim() != 0:
             raise ValueError(f"{name}: expected a 0-d int64 tensor, got {value.dtype} {list(value.shape)}")
@@ -65,7 +66,7 @@ def counter(name: str, value: int | Tensor, device: torch.device | str | None) -
 
 
 def images(logits: Tensor, target: Tensor) -> None:
-    """Logits [B, ...] and a target of the same shape, or one of the two flattened, on one device."""
+    """Raise unless logits are [B, ...], the target has their shape or one of the two is flattened, on one device."""
     floating("logits", logits)
     if not isinstance(target, Tensor):
         raise TypeError(f"target: expected a tensor, got {_kind(target)}")
@@ -88,14 +89,14 @@ def _flat_shape(tensor: Tensor) -> tuple[int, int]:
 
 
 def stats(tensor: Tensor) -> None:
-    """An encoder's output, [B, 2 Z] or [B, 2 C, ...]."""
+    """Raise unless the tensor can be an encoder's output, [B, 2 Z] or [B, 2 C, ...]."""
     floating("stats", tensor)
     if tensor.dim() < 2 or tensor.shape[1] % 2:
         raise ValueError(f"stats: expected [B, 2 Z] or [B, 2 C, ...], got {list(tensor.shape)}")
 
 
 def posterior(logits: Tensor | None, mu: Tensor, logvar: Tensor) -> None:
-    """mu and logvar, [B, Z] or [B, ...], on one device: of as many images as the logits, and where they are."""
+    """Raise unless mu and logvar are [B, Z] or [B, ...], on one device, with the logits' batch size and device."""
     floating("mu", mu)
     floating("logvar", logvar)
     if mu.dim() < 2 or mu.shape != logvar.shape or (logits is not None and mu.shape[0] != logits.shape[0]):
@@ -111,7 +112,7 @@ def posterior(logits: Tensor | None, mu: Tensor, logvar: Tensor) -> None:
 
 
 def log_scale(value: float | Tensor | None, likelihood: str, logits: Tensor, target: Tensor) -> Tensor | None:
-    """The log of the scale as a tensor [] or [D], where the likelihood has one."""
+    """Return the log of the scale as a tensor [] or [D], or None for a likelihood that has no scale."""
     if (value is not None) != (likelihood in reference.SCALED):
         wanted = "a float or tensor" if value is None else "None"
         came = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
@@ -138,14 +139,17 @@ def log_scale(value: float | Tensor | None, likelihood: str, logits: Tensor, tar
 
 
 def _broadcasts(shape: torch.Size, image: torch.Size) -> bool:
-    """Whether a scale's shape broadcasts to an image's; of one dimension it would be taken for [D], and means a row."""
+    """Return whether a scale's shape broadcasts to an image's.
+
+    One dimension is refused unless it has a single value: it would mean a row of the image, but [D] is read as pixels.
+    """
     padded = (1,) * (1 + len(image) - len(shape)) + tuple(shape)
     fits = len(padded) == 1 + len(image) and all(n in (1, m) for n, m in zip(padded, (1, *image), strict=True))
     return fits and (len(shape) > 1 or shape.numel() == 1)
 
 
 def beta(value: float | Tensor, logits: Tensor) -> None:
-    """A number, or a tensor [] or [B]."""
+    """Raise unless the value is a number or a tensor [] or [B]."""
     if isinstance(value, Tensor):
         if value.is_complex():
             raise TypeError(f"beta: expected a float or a real tensor, got {value.dtype}")
@@ -159,7 +163,7 @@ def beta(value: float | Tensor, logits: Tensor) -> None:
 
 
 def weight(name: str, value: Tensor, like: Tensor, shapes: tuple[tuple[int, ...], ...]) -> None:
-    """A factor of a gradient: float32, of one of the shapes, on the device of `like`."""
+    """Raise unless a gradient's factor is float32, of one of the shapes, on the device of `like`."""
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         raise TypeError(f"{name}: expected a float32 tensor, got {getattr(value, 'dtype', _kind(value))}")
     if value.shape not in shapes:

@@ -1,9 +1,9 @@
-"""Which implementation answers a call: the one asked for, or with impl="auto" the device's if it can, or the reference.
+"""The choice of the implementation for a call: the requested one; with impl="auto" the device's, else the reference.
 
-The reference takes everything. Triton takes float32, float16 and bfloat16 on a GPU, and C++ on a CPU where the library
-is built; neither is differentiated by torch.func or in forward mode (transforms.py), where "auto" is the reference.
-torch.compile traces these functions, so what they ask of the machine are constants: it could follow neither
-the loading of a file nor a search of PATH.
+The reference accepts everything. Triton accepts float32, float16 and bfloat16 on a GPU; C++ accepts them on a CPU where
+the library is built. Neither can be differentiated by torch.func or in forward mode (transforms.py), where "auto" is
+the reference. torch.compile traces these functions, so facts about the machine are constants: it could trace neither
+loading a file nor searching PATH.
 """
 
 import os
@@ -16,10 +16,10 @@ from . import extension, registration, transforms
 
 IMPLEMENTATIONS = ("auto", "triton", "cpp", "reference")
 HAS_LIBRARY, LIBRARY_STATUS = extension.load(), extension.status()
-# As Triton looks for one: CC alone if it is set.
+# Found the way Triton looks for one: CC alone if it is set.
 HAS_C_COMPILER = any(map(shutil.which, [os.environ["CC"]] if "CC" in os.environ else ["clang", "gcc"]))
 
-# Which arguments of a public function decide, in the order in which `chosen` is given them.
+# The arguments of a public function that the choice depends on, in the order in which `chosen` receives them.
 ARGUMENTS = {
     "random_bits": ("seed",),
     "reparameterize": ("mu", "logvar"),
@@ -31,15 +31,15 @@ ARGUMENTS = {
     "sample_posterior_from": ("stats",),
 }
 NOT_IN_CPP = {"sample_posterior_from": "C++ takes row_offset as an int"}
-# By Triton and C++: the dtypes of floating arguments; and, after checks.py, uint8 is a target's and int64 a seed's.
+# The floating dtypes that Triton and C++ accept. After checks.py only a target can be uint8 and only a seed int64.
 TAKEN = (torch.float32, torch.float16, torch.bfloat16)
 _ALL_TAKEN = (*TAKEN, torch.uint8, torch.int64)
 
 
 def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
-    """The implementation for a call of a public function with these tensors, all on one device, in ARGUMENTS' order.
+    """Return the implementation for a call of a public function with these tensors, in the order of ARGUMENTS.
 
-    RuntimeError if the one asked for cannot be had, or not for these.
+    The tensors are on one device. Raises RuntimeError if the requested one is not available, or not for these tensors.
     """
     first = tensors[0]
     assert first is not None
@@ -56,7 +56,7 @@ def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
     if transforms.active():
         if impl == "auto":
             return "reference"
-        if function != "random_bits":  # which has no derivatives at all
+        if function != "random_bits":  # it has no derivatives at all
             reason = reason or transforms.refused(*tensors)
     if reason is None:
         return wanted
@@ -66,7 +66,7 @@ def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
 
 
 def preferred(device: torch.device) -> str:
-    """What impl="auto" takes on a device, and why, for people to read."""
+    """Return a readable line on what impl="auto" chooses on a device, and why."""
     impl = _made_for(device.type == "cuda")
     reason = _elsewhere(impl, device.type == "cpu", device.type == "cuda") or missing(impl)
     if reason is not None:
@@ -80,7 +80,7 @@ def _made_for(is_cuda: bool) -> str:
 
 
 def _elsewhere(impl: str, is_cpu: bool, is_cuda: bool) -> str | None:
-    """Why an implementation does not run on a device, or None."""
+    """Return why an implementation does not run on a device, or None."""
     if impl == "cpp":
         return None if is_cpu else "it runs on a CPU"
     if registration.INTERPRETED:
@@ -89,7 +89,7 @@ def _elsewhere(impl: str, is_cpu: bool, is_cuda: bool) -> str | None:
 
 
 def missing(impl: str) -> str | None:
-    """What an implementation lacks on this machine, whatever the arguments, or None."""
+    """Return what an implementation lacks on this machine whatever the arguments, or None."""
     if impl == "cpp":
         return None if HAS_LIBRARY else LIBRARY_STATUS
     if not registration.HAS_TRITON:
@@ -100,7 +100,7 @@ def missing(impl: str) -> str | None:
 
 
 def _refused(function: str, tensors: tuple[Tensor | None, ...]) -> str | None:
-    """What keeps Triton and C++ from these arguments, or None."""
+    """Return why Triton and C++ cannot process these arguments, or None."""
     for tensor in tensors:  # without enumerate, which takes a tenth of a microsecond on every call
         if tensor is not None and tensor.dtype not in _ALL_TAKEN:
             break

@@ -1,7 +1,8 @@
-"""The C++ operators: an optional shared library beside this file.
+"""The C++ operators: an optional shared library next to this file.
 
-A library built with one torch may crash inside another, so it carries the version it was built with, and that is read
-from the file before anything of it runs. Where it is absent or does not fit, the reference implementations serve.
+A library built with one torch may crash inside another, so it contains the version it was built with, which is read
+from the file before any of its code runs. If the library is missing or does not match, the reference implementations
+are used.
 """
 
 import functools
@@ -14,7 +15,8 @@ import torch
 from .registration import INTERPRETED
 
 torch.library.define("vae_fast::instruction_set", "() -> str")
-# Nanoseconds until one of PyTorch's threads sees what another wrote, over `count` round trips: csrc/core_latency.cpp.
+# The nanoseconds until one of PyTorch's threads sees what another wrote, averaged over `count` round trips; see
+# csrc/core_latency.cpp.
 torch.library.define("vae_fast::core_latency", "(int count) -> float")
 
 _LIBRARY = Path(__file__).with_name("_C.so")
@@ -24,12 +26,12 @@ _REMEDY = "reinstall vae_fast with pip install --no-build-isolation"
 
 
 def load() -> bool:
-    """Whether the C++ operators are there, after loading them the first time. Never raises."""
+    """Return whether the C++ operators are available; the first call loads them. Never raises."""
     return _attempt()[0]
 
 
 def status() -> str:
-    """One line on whether the C++ operators are loaded, and why not."""
+    """Return one line on whether the C++ operators are loaded, and if not, why."""
     return f"C++ operators: {_attempt()[1]}"
 
 
@@ -40,7 +42,7 @@ def _attempt() -> tuple[bool, str]:
     if not _LIBRARY.exists():
         return False, f"not built: {_reason()}"
     loaded, outcome = _load(_LIBRARY)
-    if not loaded:  # unlike an absent library, this is news to whoever installed it
+    if not loaded:  # unlike a missing library, this is unexpected
         logging.getLogger("vae_fast").warning("C++ operators: %s", outcome)
     return loaded, outcome
 
@@ -54,8 +56,8 @@ def _load(library: Path) -> tuple[bool, str]:
         if version != torch.__version__:
             return False, f"not loaded: built with torch {version}, this is torch {torch.__version__}; {_REMEDY}"
         torch.ops.load_library(library)
-    except (OSError, RuntimeError) as error:  # the latter where another copy has registered the same operators
-        reason = error.__cause__ or error  # torch wraps what the system's loader said
+    except (OSError, RuntimeError) as error:  # RuntimeError if another copy has registered the same operators
+        reason = error.__cause__ or error  # torch wraps the error of the system's loader
         return False, f"not loaded: {' '.join(str(reason).split())}; {_REMEDY}"
     return True, f"built with torch {version}, loaded, {torch.ops.vae_fast.instruction_set()} code"
 

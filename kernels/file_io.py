@@ -1,7 +1,7 @@
-"""Rows of a file, in any order, into one tensor: what a shuffled batch of images that stay on disk is made of.
+"""Reading rows of a file, in any order, into one tensor: how shuffled batches are made of images that stay on disk.
 
-By pread, not through a map: pages of a map count as resident memory and have to be dropped again, which took four times
-as long at 128 rows of 784 bytes, and a map of a file that is cut short meanwhile ends the process.
+It uses pread, not a memory map: pages of a map count as resident memory and have to be dropped again, which took four
+times as long at 128 rows of 784 bytes, and if a mapped file is truncated meanwhile the process dies.
 """
 
 import os
@@ -22,9 +22,9 @@ def _read_rows_fake(file: int, offset: int, rows: Tensor, out: Tensor) -> int:
 
 
 def read_rows(file: int, offset: int, rows: Tensor, out: Tensor) -> None:
-    """Fill out[i] with row rows[i] of a file whose rows follow each other from `offset` on.
+    """Fill out[i] with row rows[i] of a file whose rows are stored one after the other from `offset` on.
 
-    In C++ it holds no lock of Python's, and asks for all rows that are not in memory before it waits for the first.
+    The C++ version releases the GIL, and requests all rows that are not in memory before it waits for the first.
 
     Args:
         file: a descriptor, open for reading.
@@ -33,7 +33,7 @@ def read_rows(file: int, offset: int, rows: Tensor, out: Tensor) -> None:
         out: [n, ...] on the CPU, contiguous; out[0] has as many bytes as a row of the file.
 
     Raises:
-        EOFError: the file ends before a row does. OSError: it cannot be read.
+        EOFError: the file ends before the end of a row. OSError: the file cannot be read.
         TypeError, ValueError: an argument is not as above.
     """
     if HAS_LIBRARY:
@@ -63,13 +63,13 @@ def _read_rows(file: int, offset: int, rows: Tensor, out: Tensor) -> int:
 
 
 def read_span(file: int, offset: int, out: Tensor) -> None:
-    """Fill `out`, contiguous on the CPU, with the bytes of a file from `offset` on; raises as `read_rows` does."""
+    """Fill `out`, contiguous on the CPU, with the bytes of a file from `offset` on; raise as `read_rows` does."""
     if out.numel() and not _fill(file, out.numpy().data.cast("B"), offset):
         raise EOFError("the file ends early")
 
 
 def _fill(file: int, target: memoryview, offset: int) -> bool:
-    """Whether the file had enough bytes."""
+    """Fill `target` with the bytes from `offset` on and return whether the file had enough of them."""
     done = 0
     while done < len(target):  # Linux reads at most 2 GiB at a time
         got = os.preadv(file, [target[done:]], offset + done)

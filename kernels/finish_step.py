@@ -1,7 +1,7 @@
-"""What ends a training step: the test that all is finite, clipping, Adam, low-precision copies, counters, the scale.
+"""The end of a training step: the finiteness test, clipping, Adam, low-precision copies, counters and the loss scale.
 
-On a GPU with Triton it is one operator, two launches however many parameters there are, on tensors that lie flat
-(`adam.Flat`). Elsewhere `adam_` does the update, and PyTorch's operators the rest.
+On a GPU with Triton it is one operator with two launches for any number of parameters, on flat tensors (`adam.Flat`).
+Elsewhere `adam_` does the update, and PyTorch's operators do the rest.
 """
 
 from math import inf
@@ -25,9 +25,10 @@ torch.library.define(
 
 
 class AdamState(NamedTuple):
-    """What Adam works on. The four are alike: parameters and moments float32, copies of the weights in another dtype.
+    """The tensors that Adam updates.
 
-    parameters, means, squares: of equal shapes. copies: the same rounded, or None. taken: how many steps, 0-d float32.
+    parameters, means, squares: float32, of equal shapes and layout. copies: the parameters rounded to another dtype, in
+    the same layout, or None. taken: the number of steps taken, 0-d float32.
     """
 
     parameters: Flat
@@ -38,9 +39,10 @@ class AdamState(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A step's losses. nll and kl: float32 [rows], whose sums are those over its images.
+    """The terms of a step's loss.
 
-    penalty: what beta weighs in place of the mean of kl, 0-d float32, if it is anything else.
+    nll, kl: float32 [rows]; their sums are the sums over the step's images. penalty: 0-d float32, multiplied by beta in
+    place of the mean of kl; None for the mean of kl.
     """
 
     nll: Tensor
@@ -49,18 +51,18 @@ class Terms(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What the schedules say of a step: learning rate and beta, 0-d float32."""
+    """The scheduled values of a step: learning rate and beta, 0-d float32."""
 
     lr: Tensor
     beta: Tensor
 
 
 class Record(NamedTuple):
-    """What is counted, in place. step: attempted so far, 0-d int64.
+    """The counters, updated in place.
 
-    sums, ring: loss, nll and kl summed over the images, in nats, the number of the images, and whether the step was
-    skipped (`reference.TERM_NAMES`); of all steps together, float64 [5], and of each of the latest in the place of its
-    number, float64 [latest, 5].
+    step: steps attempted so far, 0-d int64. sums, ring: loss, nll and kl summed over the images, in nats, the number of
+    images, and whether the step was skipped (`reference.TERM_NAMES`): `sums`, float64 [5], of all steps together, and
+    `ring`, float64 [latest, 5], of each of the latest steps, at its number modulo the length.
     """
 
     step: Tensor
@@ -69,14 +71,14 @@ class Record(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The loss's scale under float16, 0-d float32, and the steps taken since it last changed, 0-d int32."""
+    """The loss scale under float16, 0-d float32, and the steps taken since it last changed, 0-d int32."""
 
     factor: Tensor
     growth: Tensor
 
 
 class StepEnd(NamedTuple):
-    """What `finish_step_` is given."""
+    """The arguments of `finish_step_`."""
 
     adam: AdamState
     gradients: Tensors
@@ -102,26 +104,30 @@ def finish_step_(
     images: int,
     impl: str = "auto",
 ) -> None:
-    """End a training step: everything that its gradients change, in place and without the host.
+    """Finish a training step: update all that depends on its gradients, in place and without involving the host.
 
-    The gradients are divided by the scale, scaled down to a norm of max_norm where theirs is larger, and taken by Adam.
-    Where the loss or their norm is not finite the step is skipped: parameters, moments, copies and count stay, and the
-    step is entered as (0, 0, 0, 0, 1). The scale halves after a skipped step, and doubles after 2,000 taken in a row.
+    The gradients are divided by the scale, scaled down to max_norm if their norm is larger, and passed to Adam. If the
+    loss or their norm is not finite the step is skipped: parameters, moments, copies and count do not change, and the
+    step is recorded as (0, 0, 0, 0, 1). The scale halves after a skipped step and doubles after 2,000 steps taken in a
+    row.
 
     Args:
-        adam: parameters and moments; for Triton they lie flat, as `flat_like` lays them.
+        adam: parameters and moments; Triton needs them flat, as `flat_like` lays them out.
         gradients: one for each parameter, of its shape, float32, bfloat16 or float16, of the loss times the scale; the
             values they hold afterwards are not specified.
-        terms: the losses; rates: of this step; record: the counters; scale: of the loss, None for 1.
-        weight_decay: the share of each weight taken off, times lr; it does not pass through the moments (AdamW).
+        terms: the loss's terms.
+        rates: the learning rate and beta of this step.
+        record: the counters.
+        scale: the loss scale; None for 1.
+        weight_decay: lr times this fraction of each weight is subtracted, without passing through the moments (AdamW).
         max_norm: the largest norm of all gradients together.
-        images: how many the step has.
-        impl: "triton", "torch" (`adam_` and PyTorch's operators), or "auto": the first for tensors that lie flat.
+        images: the number of images in the step.
+        impl: "triton", "torch" (`adam_` and PyTorch's operators), or "auto": "triton" for flat tensors.
 
     Sums are float32 within 1024 values, those of the terms float64; the order is fixed, so that the same arguments give
     the same bits.
 
-    Raises TypeError or ValueError for tensors that do not fit, RuntimeError where Triton is asked for and is not there.
+    Raises TypeError or ValueError for tensors that do not fit, RuntimeError if Triton is requested but not available.
 
     Source: reference.py, `finish_step_`, which names the papers.
     """
@@ -155,14 +161,14 @@ def _check(adam: AdamState, gradients: Tensors, terms: Terms) -> None:
 def _require_triton(adam: AdamState) -> None:
     device, missing = adam.taken.device, dispatch.missing("triton")
     if adam.parameters.data is None:
-        raise RuntimeError("impl='triton' of finish_step_ is not available: parameters do not lie flat (flat_like)")
+        raise RuntimeError("impl='triton' of finish_step_ is not available: the parameters are not flat (flat_like)")
     if missing is not None or (device.type != "cuda" and not registration.INTERPRETED):
         reason = missing or f"it runs on a GPU, and the parameters are on {device}"
         raise RuntimeError(f"impl='triton' of finish_step_ is not available: {reason}")
 
 
 def operator_arguments(end: StepEnd) -> tuple[object, ...]:
-    """The same as the operator takes it."""
+    """Return the arguments in the form that the operator takes."""
     adam, gradients, terms, rates, record, scale, weight_decay, max_norm, images = end
     flat = (adam.parameters.data, adam.means.data, adam.squares.data, adam.copies.data if adam.copies else None)
     norm = None if max_norm == inf else max_norm
@@ -197,7 +203,7 @@ def _finish_step(end: StepEnd) -> None:
 
 
 def enter_(record: Record, entry: Tensor) -> None:
-    """Enter a step: its terms, float64 [5]."""
+    """Record a step's terms, float64 [5]."""
     step, sums, ring = record
     sums += entry
     ring.index_copy_(0, (step % len(ring)).view(1), entry.view(1, COLUMNS))
@@ -205,7 +211,7 @@ def enter_(record: Record, entry: Tensor) -> None:
 
 
 def _entry(terms: Terms, beta: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Loss, nll and kl summed over the images, and their number; the first once more alone. float64."""
+    """Return loss, nll and kl summed over the images with the number of images, float64 [4], and the loss alone."""
     of_nll, of_kl = terms.nll.sum(dtype=torch.float64), terms.kl.sum(dtype=torch.float64)
     loss = of_nll + beta * (of_kl if terms.penalty is None else images * terms.penalty.double())
     count = loss.new_full((), images)

@@ -1,4 +1,4 @@
-"""The public operators: what they take, and the calls of the implementations that answer (dispatch.py)."""
+"""The public operators: they check their arguments and call the implementation that dispatch.py chooses."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ _LIKELIHOODS = tuple(reference.LIKELIHOODS)
 
 
 class Elbo(NamedTuple):
-    """The negative ELBO: `loss` is what training minimises; `nll` and `kl` are [B], in nats per image."""
+    """The negative ELBO: `loss`, which training minimises, and its terms `nll` and `kl`, [B], in nats per image."""
 
     loss: Tensor
     nll: Tensor
@@ -37,16 +37,16 @@ def random_bits(
     impl: str = "auto",
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """32 random bits for each of `rows` x `columns` places: Philox4x32-10, a pure function of its arguments.
+    """Return 32 random bits for each of `rows` x `columns` positions: Philox4x32-10, a pure function of its arguments.
 
     Args:
         rows, columns: the shape. Column j of row r has counter (j // 4, row_offset + r, step mod 2^32, stream).
         seed, step: ints, or 0-d int64 tensors on one device; 0 <= seed < 2^63.
-        row_offset: what to add to the row's index, so that parts of a batch draw what the whole would.
-        stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
+        row_offset: added to the row's index, so that parts of a batch draw the same bits as the whole batch.
+        stream: separates uses: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle; 16 and up are yours.
         impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built); all yield the
             same integers.
-        device: where the result goes when seed and step are ints; the CPU by default.
+        device: the device of the result when seed and step are ints; the CPU by default.
 
     Returns:
         int64 [rows, columns], values in [0, 2^32).
@@ -61,7 +61,7 @@ def random_bits(
     elif isinstance(step, Tensor):
         device = step.device
     elif device is None:
-        device = "cpu"  # whatever torch.set_default_device says
+        device = "cpu"  # regardless of torch.set_default_device
     seed, step = checks.counter("seed", seed, device), checks.counter("step", step, device)
     checks.count("rows", rows)
     checks.count("columns", columns)
@@ -95,11 +95,12 @@ def reparameterize(
             A tensor must keep its value until the backward pass, which draws the noise again. Under torch.func.vmap
             every sample has the same rows, and so the same noise, unless seed or step is mapped too.
         row_offset: the index of the first row in the global batch.
-        stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
-        impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built), both not for
-            float64. They agree within float32's rounding. The latter two have first derivatives by backward alone: a
-            second one raises, and so do torch.func.grad, jvp and forward mode; pass impl="reference". "auto" takes
-            one of the two where it can, and the reference within torch.func and forward mode.
+        stream: separates uses: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle; 16 and up are yours.
+        impl: "auto", "reference", "triton" (on a GPU), or "cpp" (on a CPU, where the library is built); neither of the
+            last two accepts float64. All agree within float32's rounding. "triton" and "cpp" have first derivatives
+            only, and only through backward(): a second derivative, torch.func.grad, jvp and forward mode raise; pass
+            impl="reference" for those. "auto" chooses one of the two where possible, and the reference within
+            torch.func and forward mode.
 
     Returns:
         z, [..., Z], of the promoted dtype of mu and logvar; computed in float32, or in float64 if either is float64.
@@ -141,28 +142,28 @@ def sample_posterior(
     stream: int = 0,
     impl: str = "auto",
 ) -> PosteriorSample:
-    """`reparameterize` and the KL term of `elbo_loss` from one reading of an encoder's output; one gradient for both.
+    """Draw z as `reparameterize` does and compute the KL term of `elbo_loss`, reading an encoder's output only once.
 
     z = mu + exp(logvar / 2) * eps and kl_b = -1/2 sum_j (1 + logvar - mu^2 - e^logvar), the sum taken in float32, or in
-    float64 for stats in float64.
+    float64 for stats in float64. One gradient, by stats, covers both results.
 
     Args:
-        stats: [B, 2 Z], mu in the first half of the columns and logvar in the second, or [B, 2 C, ...], of channels;
-            float32, float16, bfloat16 or float64. Large logvar is not clamped: e^logvar overflows float32 at 88.7, and
-            kl is then inf.
+        stats: [B, 2 Z], mu in the first half of the columns and logvar in the second, or [B, 2 C, ...], in halves of
+            the channels; float32, float16, bfloat16 or float64. Large logvar is not clamped: e^logvar overflows float32
+            at 88.7, and kl is then inf.
         seed, step: ints, or 0-d int64 tensors on the same device; 0 <= seed < 2^63, step counts training steps from 0.
             A tensor must keep its value until the backward pass, which draws the noise again. Under torch.func.vmap
             every sample has the same rows, and so the same noise, unless seed or step is mapped too.
-        row_offset: the index of the first row in the global batch: an int; or a 0-d int64 tensor on the same device, so
-            that a replayed graph may go from batch to batch, and then without gradients.
-        stream: keeps uses apart: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle, 16 and up yours.
-        impl: as for `reparameterize`; z and kl of "triton" and "cpp" are one node of the graph, so that going back
-            through one and then the other takes retain_graph=True.
+        row_offset: the index of the first row in the global batch: an int; or, without gradients, a 0-d int64 tensor on
+            the same device, so that a replayed graph can advance from batch to batch.
+        stream: separates uses: 0 training, 1 evaluation, 2 sampling, 3 binarization, 4 shuffle; 16 and up are yours.
+        impl: as for `reparameterize`; z and kl of "triton" and "cpp" share one node of the autograd graph, so that
+            separate backward passes through the two need retain_graph=True.
 
     Returns:
         PosteriorSample(z, kl): z [B, Z] or [B, C, ...] in stats' dtype, with the noise that `reparameterize` draws for
-        mu flattened to [B, Z]; kl [B] in float32, or float64 for stats in float64. Both differentiable in stats, with a
-        gradient of its dtype; where only one of them is used the other contributes nothing.
+        mu flattened to [B, Z]; kl [B] in float32, or float64 for stats in float64. Both are differentiable in stats,
+        with a gradient of its dtype; if only one of them is used the other contributes nothing.
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
@@ -201,29 +202,29 @@ def elbo_loss(
     reduction: str = "mean",
     impl: str = "auto",
 ) -> Elbo:
-    """The negative evidence lower bound, loss_b = nll_b + beta kl_b, in nats per image.
+    """Compute the negative evidence lower bound, loss_b = nll_b + beta kl_b, in nats per image.
 
     nll_b = -sum_d log p(x_bd | z_b) and kl_b = -1/2 sum_j (1 + logvar - mu^2 - e^logvar), sums taken in float32, or
     in float64 if any floating input is float64.
 
     Args:
         logits: [B, ...], the decoder's output; for "gaussian" and "discretized_logistic" it is the mean.
-        target: the images, of the logits' shape or either of the two flattened to [B, D]; uint8 (k stands for
-            k / 255) or float in [0, 1] (the range is not checked: that would synchronise). No gradient.
+        target: the images, of the logits' shape, or one of the two flattened to [B, D]; uint8 (k stands for k / 255) or
+            float in [0, 1] (the range is not checked: that would synchronise). No gradient.
         mu, logvar: [B, Z] or [B, ...], the same shape; kl sums over all but the first dimension. Large logvar is not
             clamped: e^logvar overflows float32 at 88.7, and kl is then inf.
         beta: the weight of the KL term: a float, or a 0-d or [B] tensor. No gradient.
         likelihood: "bernoulli", "continuous_bernoulli", "gaussian" or "discretized_logistic".
-        log_scale: the log of the scale, for the last two only: a float, or a tensor, 0-d, [D], or of a shape that
-            broadcasts to an image's, such as [C, 1, 1] or [1, C, 1, 1] for one a channel. Differentiable.
-        reduction: "mean", "sum" or "none", over the batch; of `loss` only.
-        impl: as for `reparameterize`; nll and kl of "triton" and "cpp" are one node of the graph, so that going back
-            through one and then the other takes retain_graph=True.
+        log_scale: the log of the scale, for the last two likelihoods only: a float, or a tensor, 0-d, [D], or of a
+            shape that broadcasts to an image's, such as [C, 1, 1] or [1, C, 1, 1] for one per channel. Differentiable.
+        reduction: "mean", "sum" or "none", over the batch; applies to `loss` only.
+        impl: as for `reparameterize`; nll and kl of "triton" and "cpp" share one node of the autograd graph, so that
+            separate backward passes through the two need retain_graph=True.
 
     Returns:
         Elbo(loss, nll, kl): loss 0-d, or [B] with "none"; nll and kl always [B]; all three float32 (float64 if any
-        input is) and differentiable in logits, mu, logvar and log_scale, each gradient of its input's dtype. An empty
-        batch gives [0], 0 or NaN for "none", "sum" or "mean".
+        input is) and differentiable in logits, mu, logvar and log_scale, with gradients of their inputs' dtypes. For an
+        empty batch the loss is [0], 0 or NaN with "none", "sum" or "mean".
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
@@ -254,20 +255,20 @@ def nll(
     log_scale: float | Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """nll_b = -sum_d log p(x_bd | z_b), the reconstruction term of `elbo_loss` alone, in nats per image.
+    """Compute only the reconstruction term of `elbo_loss`, nll_b = -sum_d log p(x_bd | z_b), in nats per image.
 
     Args:
         logits, target, likelihood, log_scale: as for `elbo_loss`.
         impl: as for `elbo_loss`.
 
     Returns:
-        [B], float32 (float64 if any floating input is), differentiable in logits and log_scale, each gradient of its
-        input's dtype.
+        [B], float32 (float64 if any floating input is), differentiable in logits and log_scale, with gradients of their
+        inputs' dtypes.
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
 
-    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; the likelihoods' are named in reference.py.
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; those of the likelihoods are in reference.py.
     """
     checks.images(logits, target)
     checks.one_of("likelihood", likelihood, _LIKELIHOODS)
@@ -280,11 +281,11 @@ def nll(
 
 
 def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, e^logvar) || N(0, 1)) of every latent dimension, in nats, of their own shape: [B, Z] or [B, ...].
+    """Compute KL(N(mu, e^logvar) || N(0, 1)) of every latent dimension, in nats, in mu's shape: [B, Z] or [B, ...].
 
-    float32, or float64 if either input is; differentiable. Its sum over all but the first dimension is the kl of
-    `elbo_loss`; free bits (Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow,
-    appendix C.8) are made from it.
+    The result is float32, or float64 if either input is, and differentiable. Its sum over all but the first dimension
+    is the kl of `elbo_loss`; free bits (Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive
+    Flow, appendix C.8) are computed from it.
 
     Raises TypeError or ValueError for other shapes, dtypes and devices.
     """
@@ -297,7 +298,7 @@ def _constant(target: Tensor) -> Tensor:
 
 
 def _bits(rows: int, latent: int, seed: Tensor, step: Tensor, row_offset: int, stream: int, impl: str) -> Tensor:
-    """What the reference makes its normals from, which are made in pairs."""
+    """Draw the bits for the reference's normals: an even number of columns, because normals are made in pairs."""
     return random_bits(rows, latent + latent % 2, seed, step, row_offset=row_offset, stream=stream, impl=impl)
 
 
@@ -312,11 +313,11 @@ def _sample_posterior_from(
 
 
 def _weighted(nll: Tensor, kl: Tensor, beta: float | Tensor) -> Tensor:
-    """nll + beta kl, [B], with no gradient for beta."""
+    """Return nll + beta kl, [B], with no gradient for beta."""
     if isinstance(beta, Tensor):
         weight = beta if beta.dtype == kl.dtype else beta.to(kl.dtype)
         return torch.addcmul(nll, kl, weight.detach() if weight.requires_grad else weight)
-    if torch.compiler.is_compiling():  # Inductor would compile anew for every alpha
+    if torch.compiler.is_compiling():  # Inductor would recompile for every alpha
         return nll + beta * kl
     return nll + kl if beta == 1 else torch.add(nll, kl, alpha=float(beta))
 

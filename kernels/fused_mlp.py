@@ -1,12 +1,12 @@
 """Whole training steps of an MLP VAE on a CPU, as one operator: gather, forward, loss, backward, norm, clip and Adam.
 
-One parallel region computes a step, on matrix products of its own. In float32 (csrc/simd/product.h) activations lie
-with the images side by side, so that no weight is ever copied; in bfloat16 (csrc/simd/tiles.h) they lie as the CPU's
-instructions want them, and of each weight there are two copies. Adam takes the gradient by a few rows of a weight while
-they are in the cache, and writes the copies. `mlp_steps_` is for one process; `mlp_gradients` stops before Adam, for
-several that average.
+One parallel region computes a step, with its own matrix products. In float32 (csrc/simd/product.h) activations are
+stored with the images side by side, so that no weight is ever copied; in bfloat16 (csrc/simd/tiles.h) they are stored
+in the layout of the CPU's instructions, and each weight has two copies. Adam uses the gradient by a few rows of a
+weight while they are in the cache, and writes the copies. `mlp_steps_` is for one process; `mlp_gradients` stops before
+Adam, for several processes that average gradients.
 
-The network is vae_fast.models.vae.VAE's with the Bernoulli likelihood; the loss is objective.py's.
+The network is that of vae_fast.models.vae.VAE with the Bernoulli likelihood; the loss is that of objective.py.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def _mlp_fake(*arguments: object) -> None:
 
 
 def mlp_refuses(parameters: Sequence[Tensor], activation: str, likelihood: str = "bernoulli") -> str | None:
-    """Why a network cannot be trained by these operators, or None if it can."""
+    """Return why a network cannot be trained by these operators, or None if it can."""
     if not HAS_LIBRARY:
         return extension.status()
     if activation not in FUSED_ACTIVATIONS:
@@ -70,33 +70,33 @@ def mlp_refuses(parameters: Sequence[Tensor], activation: str, likelihood: str =
 
 
 def mlp_workspace(parameters: Sequence[Tensor], batch: int, free_bits: float = 0.0, products: str = FLOAT32) -> Tensor:
-    """The memory that steps of a batch of this size or a smaller one need, float32 [...], for the threads set now.
+    """Allocate the memory that steps need, float32 [...], for batches of up to this size and the current thread count.
 
-    Free bits need more: they wait for the whole batch's KL before any gradient.
+    Free bits need more: no gradient can be computed before the whole batch's KL is known.
     """
     size = torch.ops.vae_fast.mlp_workspace(parameters, batch, free_bits, products)
     return torch.empty(size, dtype=torch.float32, device="cpu")
 
 
 def bf16_loops() -> list[str]:
-    """The loops for products in bfloat16 that this CPU has, the fastest first.
+    """Return the names of the bfloat16 product loops that this CPU can run, the fastest first.
 
-    amx: its tiles. avx512_bf16: `vdpbf16ps`. portable: the same sums as the latter, from floats, on any CPU. Two more
-    serve tests: portable_as_amx adds up in the order of AMX, emulated_amx is the code for AMX on a model of its tiles.
+    amx: its tiles. avx512_bf16: `vdpbf16ps`. portable: the same sums as avx512_bf16, from floats, on any CPU. Two more
+    are for tests: portable_as_amx adds in the order of AMX, emulated_amx is the code for AMX on a model of its tiles.
     """
     loops: list[str] = torch.ops.vae_fast.bf16_loops()
     return loops
 
 
 def mlp_copies(parameters: Sequence[Tensor]) -> Tensor:
-    """The bfloat16 copies of the weights that products read, two of each, in tiles: int32 [...], two values in each."""
+    """Make the bfloat16 weight copies that products read, two per weight, in tiles: int32 [...], two values in each."""
     copies = torch.empty(torch.ops.vae_fast.mlp_copies_size(parameters), dtype=torch.int32, device="cpu")
     mlp_copy_(parameters, copies)
     return copies
 
 
 def mlp_copy_(parameters: Sequence[Tensor], copies: Tensor) -> None:
-    """Make the copies those of parameters that something other than a step has changed."""
+    """Refresh the copies of parameters that something other than a step has changed."""
     torch.ops.vae_fast.mlp_copy_(parameters, copies)
 
 
@@ -125,46 +125,47 @@ def mlp_steps_(
     products: str = FLOAT32,
     seconds: Tensor | None = None,
 ) -> None:
-    """Train on some batches, one after the other: parameters, moments, count, copies and the record change in place.
+    """Train on some batches, one after the other: update parameters, moments, count, copies and the record in place.
 
-    Of a step whose loss or gradients are not finite only the record changes. A step is the same to the bit as
-    `mlp_gradients` and `adam_`, for any number of threads.
+    A step with a loss or gradients that are not finite changes only the record. A step gives the same bits as
+    `mlp_gradients` followed by `adam_`, for any number of threads.
 
     Args:
         parameters: weight [N, M] and bias [N] of every layer in the order of VAE.parameters(): the encoder's hidden
-            layers, stats [2 Z, M], the decoder's hidden layers, as many, and logits [D, M]; float32, contiguous.
+            layers, stats [2 Z, M], the same number of decoder's hidden layers, and logits [D, M]; float32, contiguous.
         means, squares: Adam's moments, of equal shapes.
         count: the steps taken so far, 0-d float32.
-        copies: `mlp_copies` of the parameters as they are, which become those of the new ones; None in float32.
+        copies: `mlp_copies` of the current parameters, updated with them; None in float32.
         images: [N, D], uint8 (k is the pixel k/255) or float32.
-        order: which images make the batches of an epoch, int64 [steps of an epoch, B]; None for images that are the
+        order: the indices of the images in an epoch's batches, int64 [steps of an epoch, B]; None if the images are the
             batches of these steps, one after the other.
         schedule: learning rate and beta, the KL term's weight, of an epoch's steps, float32 [steps of an epoch, 2].
-        seed: of the noise, 0-d int64, as for `reparameterize`; likewise row_offset and stream.
-        record: its step, which is also the noise's, says where in order and schedule the steps begin; each enters its
-            terms (loss B, sum of nll, sum of kl, B, 0), the loss being the batch's mean, or (0, 0, 0, 0, 1) if skipped.
+        seed: the noise's seed, 0-d int64, as for `reparameterize`; likewise row_offset and stream.
+        record: its step, which is also the noise's, determines where in order and schedule the steps begin; each
+            records its terms (loss B, sum of nll, sum of kl, B, 0), the loss being the batch's mean, or (0, 0, 0, 0, 1)
+            if it is skipped.
         activation: one of `FUSED_ACTIVATIONS`.
-        workspace: `mlp_workspace`'s; what it holds means nothing between calls.
-        steps: how many.
-        weight_decay: the share of each weight taken off, times lr.
+        workspace: from `mlp_workspace`; its contents mean nothing between calls.
+        steps: the number of steps.
+        weight_decay: lr times this fraction of each weight is subtracted.
         max_norm: gradients whose norm over all parameters is larger are scaled down to it.
         free_bits: in nats, for each latent dimension (Kingma et al. 2016, appendix C.8).
-        binarize: train on Bernoulli samples of the pixels, drawn anew at every step.
-        weight: a factor before the gradients, which are those of the mean over the batch.
+        binarize: train on Bernoulli samples of the pixels, drawn again at every step.
+        weight: a factor for the gradients, which are those of the mean over the batch.
         products: float32, or one of `bf16_loops`: then the operands of the products are rounded to bfloat16,
             activations and gradients once each. All else is float32.
-        seconds: to which each thread adds what it spends on forward products, backward products, weights' gradients
-            with Adam, the keeping of operands, and all together, float64 [threads, 5].
+        seconds: float64 [threads, 5]; each thread adds the time it spends on forward products, backward products,
+            weight gradients with Adam, storing operands, and everything together.
 
     Products and sums over a layer's inputs or the batch accumulate in float32, in the order of the inputs or images
-    (csrc/simd/tiles.h says in which order bfloat16's do); the losses in float32 over 48 pixels of an image, then in
-    float64.
+    (csrc/simd/tiles.h documents the order in bfloat16); the losses accumulate in float32 over 48 pixels of an image,
+    then in float64.
 
     Raises TypeError, ValueError or IndexError for arguments that do not fit, before anything changes.
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; for Adam see `adam_`.
     """
-    torch.autograd.graph.increment_version(parameters)  # whoever saved one for a backward pass is to notice
+    torch.autograd.graph.increment_version(parameters)  # so that autograd notices if one was saved for a backward pass
     torch.ops.vae_fast.mlp_steps_(
         parameters,
         means,
@@ -214,15 +215,16 @@ def mlp_gradients(
     weight: float = 1.0,
     products: str = FLOAT32,
 ) -> None:
-    """The gradients of the loss of one batch, written to `gradients`, of the parameters' shapes.
+    """Compute the gradients of the loss of one batch and write them to `gradients`, which have the parameters' shapes.
 
     Args:
-        rows: which of the images make the batch, int64 [B], or None for all in their order.
-        step, beta: the noise's, and the weight of the KL term; 0-d int64 and float32.
-        terms: float64 [5], what a step enters in its record.
+        rows: the indices of the batch's images, int64 [B], or None for all in their order.
+        step: the noise's step, 0-d int64.
+        beta: the weight of the KL term, 0-d float32.
+        terms: float64 [5], filled with what a step adds to its record.
 
-    The other arguments are those of `mlp_steps_`. Where several processes share a batch, each passes as `weight` its
-    part of the images, and the gradients add up. A loss that is not finite makes all of them NaN.
+    The other arguments are those of `mlp_steps_`. If several processes share a batch, each passes its fraction of the
+    images as `weight`, and the sum of their gradients is the batch's. A loss that is not finite makes all of them NaN.
     """
     torch.ops.vae_fast.mlp_gradients(
         parameters,
@@ -246,9 +248,9 @@ def mlp_gradients(
 
 
 def set_flush_denormal(on: bool) -> bool:
-    """Have every thread of PyTorch's pool take denormal numbers for zero, or not; whether the CPU can.
+    """Make every thread of PyTorch's pool treat denormal numbers as zero, or not; return whether the CPU can.
 
-    `torch.set_flush_denormal` acts on the calling thread alone, and threads that exist already do not follow.
+    `torch.set_flush_denormal` affects the calling thread only, not other threads that already exist.
     """
     done: bool = torch.ops.vae_fast.set_flush_denormal(on)
     return done

@@ -1,7 +1,7 @@
-"""A linear layer whose matrix products run in the library that is fast on this CPU.
+"""A linear layer whose matrix products run in the library that is fastest on this CPU.
 
-PyTorch takes MKL for float32 products, and MKL gives CPUs of other makers its AVX2 code even where they have AVX-512.
-oneDNN, which PyTorch carries as well, uses what the CPU has: 0.6 of the time at 128 x 784 x 400 on an AMD Zen 5.
+PyTorch uses MKL for float32 products, and MKL runs its AVX2 code on CPUs of other vendors even if they have AVX-512.
+oneDNN, which PyTorch also includes, uses what the CPU has: 0.6 of the time at 128 x 784 x 400 on an AMD Zen 5.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import extension, transforms
 
-# oneDNN's product as an operator of our own: Inductor takes PyTorch's for one with constant weights, and fails.
+# oneDNN's product as an operator of our own: Inductor assumes that PyTorch's has constant weights, and fails.
 # a [B, N], b [M, N], bias [M], float32 of any strides -> a b^T + bias. The kernel is csrc/matmul.cpp.
 torch.library.define("vae_fast::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
 
@@ -21,10 +21,10 @@ def _product_fake(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight^T + bias, as torch.nn.functional.linear; float32 [B, N] on a CPU may go to oneDNN.
+    """Return x weight^T + bias, as torch.nn.functional.linear does; float32 [B, N] on a CPU may be computed by oneDNN.
 
     x [B, N], weight [M, N], bias [M] -> [B, M], accumulated in float32 by the library. Differentiable in all three;
-    within torch.func and in forward mode it is PyTorch's own.
+    within torch.func and in forward mode PyTorch's own operator is used.
     """
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and x.numel() > 0
     if USE_ONEDNN and suits and not torch.is_autocast_enabled("cpu") and not transforms.active():
@@ -34,9 +34,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _choose() -> tuple[bool, str]:
-    """Whether oneDNN takes the products, by a rule rather than a timing: the same machine always computes the same."""
+    """Return whether to use oneDNN, and why: by a rule, not a timing, so that a machine always computes the same."""
     if not extension.load():
-        return False, "oneDNN is called by the C++ operators, which are not there"
+        return False, "oneDNN is called by the C++ operators, which are not loaded"
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False, "no AVX-512"
     if not torch.backends.mkldnn.is_available():
@@ -45,10 +45,10 @@ def _choose() -> tuple[bool, str]:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             maker = next(line.split(":")[1].strip() for line in file if line.startswith("vendor_id"))
     except (OSError, StopIteration):
-        return False, "the CPU's maker is not known"
+        return False, "the CPU's vendor is not known"
     if maker == "GenuineIntel":
         return False, "MKL knows this CPU"
-    return True, f"AVX-512 on {maker}, of which MKL makes no use"
+    return True, f"AVX-512 on {maker}, which MKL does not use"
 
 
 USE_ONEDNN, WHY = _choose()

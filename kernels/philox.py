@@ -1,13 +1,13 @@
 """Counter-based noise: Philox4x32-10 and the normals made from it, in plain PyTorch.
 
 Philox (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011) is a keyed bijection of a
-128-bit counter. A number is computed from where it is used and from nothing else, so no generator state exists that
-would have to be saved, split between devices or advanced inside a captured graph.
+128-bit counter. A number depends only on where it is used, so there is no generator state that would have to be saved,
+split between devices or advanced inside a captured graph.
 
     key     = (seed low 32 bits, seed high 32 bits)
     counter = (column // 4, row, step mod 2^32, stream)
 
-One call gives four words; column j takes word j % 4. These functions are the specification of the noise: every other
+One call gives four words; column j uses word j % 4. These functions are the specification of the noise: every other
 implementation yields the same integers.
 """
 
@@ -25,7 +25,7 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
-    """Philox4x32-10 of counters under a key; all words are int64 tensors holding values in [0, 2^32)."""
+    """Apply Philox4x32-10 to counters under a key; all words are int64 tensors of values in [0, 2^32)."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -37,10 +37,11 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
 
 
 def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of the 64-bit product, in halves of the multiplier so that no int64 overflows.
+    """Return the high and low 32 bits of the 64-bit product, using halves of the multiplier so that no int64 overflows.
 
-    A product that wraps is right in eager PyTorch, but undefined in the C++ that torch.compile generates: there the
-    compiler takes it for positive, drops the mask after the shift, and other bits come out (seen with gcc 12).
+    A product that wraps is correct in eager PyTorch, but undefined in the C++ that torch.compile generates: there the
+    compiler assumes that it is positive and drops the mask after the shift, which gives different bits (seen with gcc
+    12).
     """
     lower = word * (multiplier & 0xFFFF)
     upper = word * (multiplier >> 16) + (lower >> 16)
@@ -50,7 +51,7 @@ def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
 def random_bits(
     rows: int, columns: int, seed: Tensor, step: Tensor, row_offset: int | Tensor = 0, stream: int = 0
 ) -> Tensor:
-    """32 random bits for each of `rows` x `columns` places.
+    """Return 32 random bits for each of `rows` x `columns` positions.
 
     `seed` and `step` are 0-d int64 tensors; the result is on their device, int64 [rows, columns] in [0, 2^32).
     """
@@ -63,7 +64,7 @@ def random_bits(
 
 
 def normals(bits: Tensor) -> Tensor:
-    """Standard normal noise, float64 of the shape of `bits` [..., an even number], by Box and Muller (1958).
+    """Return standard normal noise, float64 of the shape of `bits` [..., an even number], by Box and Muller (1958).
 
     Words 2i and 2i + 1 give normals 2i and 2i + 1: sqrt(-2 ln u1) times cosine and sine of 2 pi u2, with
     u1 = ((r >> 8) + 1) 2^-24 in (0, 1] and u2 = (r' >> 8) 2^-24 in [0, 1). In float64, because the angle alone, rounded

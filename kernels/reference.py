@@ -1,8 +1,8 @@
-"""The formulas in plain PyTorch. This file is the specification: every fast implementation is held against it.
+"""The formulas in plain PyTorch. This file is the specification: every fast implementation is compared with it.
 
-Arithmetic is float32 for float32, float16 and bfloat16 input, and float64 as soon as one floating input is float64.
+Arithmetic is float32 for float32, float16 and bfloat16 inputs, and float64 as soon as one floating input is float64.
 Gradients are autograd's. Nothing is clamped: where a value overflows (exp(logvar) in float32 above 88.7) the result is
-inf, NaN goes in and comes out, and whoever trains decides what to do with such a step.
+inf, NaN propagates, and the training loop decides what to do with such a step.
 """
 
 import math
@@ -18,14 +18,14 @@ LEVELS = 255  # the uint8 value k stands for the pixel k / 255
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float64 if any given tensor is float64, else float32."""
+    """Return float64 if any given tensor is float64, else float32."""
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, bits: Tensor) -> Tensor:
-    """z = mu + exp(logvar / 2) * eps (Kingma and Welling: Auto-Encoding Variational Bayes, 2013, section 2.4).
+    """Draw z = mu + exp(logvar / 2) * eps (Kingma and Welling: Auto-Encoding Variational Bayes, 2013, section 2.4).
 
-    `bits` are Philox's for the rows of mu: int64 [rows, Z rounded up to an even number].
+    `bits` are the bits that Philox draws for the rows of mu: int64 [rows, Z rounded up to an even number].
     """
     dtype = compute_dtype(mu, logvar)
     eps = philox.normals(bits)[:, : mu.shape[-1]]
@@ -34,38 +34,38 @@ def reparameterize(mu: Tensor, logvar: Tensor, bits: Tensor) -> Tensor:
 
 
 def sample_posterior(stats: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """z and kl of the posterior whose mu and logvar are the two halves of `stats` [B, 2 Z]; `bits` as above."""
+    """Return z and kl of the posterior with mu and logvar in the two halves of `stats` [B, 2 Z]; `bits` as above."""
     mu, logvar = stats.chunk(2, dim=1)
     return reparameterize(mu, logvar, bits), kl(mu, logvar)
 
 
 def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, e^logvar) || N(0, 1)), elementwise (Kingma and Welling 2013, appendix B)."""
+    """Return KL(N(mu, e^logvar) || N(0, 1)), elementwise (Kingma and Welling 2013, appendix B)."""
     dtype = compute_dtype(mu, logvar)
     mu, logvar = mu.to(dtype), logvar.to(dtype)
     return -0.5 * (1 + logvar - mu.square() - logvar.exp())
 
 
 def kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    """kl_b, the sum of `kl_per_dimension` over everything but the batch: [B]."""
+    """Return kl_b, the sum of `kl_per_dimension` over everything but the batch: [B]."""
     return kl_per_dimension(mu, logvar).flatten(1).sum(1)
 
 
 def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:
-    """nll_b = -sum_d log p(x_bd | logit_bd), [B]; log_scale [] or [D]."""
+    """Return nll_b = -sum_d log p(x_bd | logit_bd), [B]; log_scale is [] or [D]."""
     dtype = compute_dtype(logits, target, log_scale)
     scale = () if log_scale is None else (log_scale.to(dtype),)
     return LIKELIHOODS[likelihood](logits.flatten(1).to(dtype), _pixels(target, dtype), *scale).sum(1)
 
 
 def _pixels(target: Tensor, dtype: torch.dtype) -> Tensor:
-    """The pixels in [0, 1], [B, D]."""
+    """Return the pixels in [0, 1], [B, D]."""
     pixels = target.flatten(1).to(dtype)
     return pixels / LEVELS if target.dtype == torch.uint8 else pixels
 
 
 def scale_by_pixel(log_scale: Tensor, image: torch.Size) -> Tensor:
-    """A log_scale that broadcasts to [1, *image], for one a channel [C, 1, 1], as `nll` takes it: [D], or [] for one.
+    """Expand a log_scale that broadcasts to [1, *image], such as [C, 1, 1], to `nll`'s [D], or [] for a single value.
 
     float16 and bfloat16 become float32, so that the gradients of the pixels that share a scale are added in float32 and
     rounded once.
@@ -77,7 +77,9 @@ def scale_by_pixel(log_scale: Tensor, image: torch.Size) -> Tensor:
 
 
 def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, bits: Tensor) -> Tensor:
-    """The gradient by `stats` [B, 2 Z] of a loss that has grad_z [B, Z] by z and kl_weight, [] or [Z], by each kl_bj.
+    """Return the gradient by `stats` [B, 2 Z] of a loss with gradients grad_z [B, Z] by z and kl_weight by each kl_bj.
+
+    kl_weight is [] or [Z].
 
     dmu = dz + w mu and dlogvar = (dz exp(logvar / 2) eps + w (e^logvar - 1)) / 2.
     """
@@ -89,10 +91,10 @@ def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, 
 
 
 def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their shape and dtype.
+    """Return the Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their shape, dtype.
 
-    The derivative of softplus(l) - x l is sigmoid(l) - x: written out, because neither torch.inference_mode nor
-    torch.func leaves autograd to be called here.
+    The derivative of softplus(l) - x l, sigmoid(l) - x, is written out because autograd cannot be called here under
+    torch.inference_mode or torch.func.
     """
     value = nll(logits, target, "bernoulli", None)
     by_logit = logits.flatten(1).to(value.dtype).sigmoid() - _pixels(target, value.dtype)
@@ -102,18 +104,18 @@ def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[T
 def elbo(
     logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, likelihood: str, log_scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The two terms of the negative ELBO, nll and kl, in the arithmetic that the widest of all the inputs asks for."""
+    """Return the two terms of the negative ELBO, nll and kl, in float64 if any of the inputs is, else in float32."""
     dtype = compute_dtype(logits, target, mu, logvar, log_scale)
     return nll(logits.to(dtype), target, likelihood, log_scale), kl(mu.to(dtype), logvar.to(dtype))
 
 
 def bernoulli(logit: Tensor, x: Tensor) -> Tensor:
-    """softplus(l) - x l, the cross entropy of x and sigmoid(l), stable for any logit."""
+    """Return softplus(l) - x l, the cross entropy of x and sigmoid(l), stable for any logit."""
     return F.binary_cross_entropy_with_logits(logit, x, reduction="none")
 
 
 def continuous_bernoulli(logit: Tensor, x: Tensor) -> Tensor:
-    """The Bernoulli's value less the log of the constant that makes it a density on [0, 1].
+    """Return the Bernoulli's value minus the log of the constant that makes it a density on [0, 1].
 
     Loaiza-Ganem and Cunningham: The continuous Bernoulli, NeurIPS 2019. Their C(sigmoid(l)) is l / tanh(l / 2), even
     in l and 2 at l = 0.
@@ -122,13 +124,13 @@ def continuous_bernoulli(logit: Tensor, x: Tensor) -> Tensor:
 
 
 def _log_normalizer(logit: Tensor) -> Tensor:
-    """log(l / tanh(l / 2)): near 0, where the derivative 1/l - 1/sinh(l) cancels, by its series.
+    """Return log(l / tanh(l / 2)): near 0, where the derivative 1/l - 1/sinh(l) cancels, by its series.
 
-    The bounds balance cancellation above them (eps / l against l / 6) with the first left-out term below
+    The bounds balance cancellation above them (eps / l against l / 6) with the first omitted term below them
     (0.0022 (l/2)^10).
     """
     near = logit.abs() < (0.05 if logit.dtype == torch.float64 else 0.5)
-    size = torch.where(near, 1.0, logit.abs())  # a where() on the input too: an inf on the branch not taken gives NaN
+    size = torch.where(near, 1.0, logit.abs())  # where() on the input too: an inf on the unused branch gives NaN
     far = size.log() + torch.log1p((-size).exp()) - torch.log(-torch.expm1(-size))
     square = torch.where(near, logit / 2, 0.0).square()
     series = square * (1 / 3 - square * (7 / 90 - square * (62 / 2835 - square * (127 / 18900))))
@@ -136,16 +138,16 @@ def _log_normalizer(logit: Tensor) -> Tensor:
 
 
 def gaussian(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
-    """-log N(x; mean, e^(2 log_scale)); the decoder's output is the mean."""
+    """Return -log N(x; mean, e^(2 log_scale)); the decoder's output is the mean."""
     return 0.5 * ((x - mean) * (-log_scale).exp()).square() + log_scale + 0.5 * math.log(2 * math.pi)
 
 
 def discretized_logistic(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
-    """-log of a logistic's mass on the bin of width 1/255 around x; the end bins reach to infinity.
+    """Return -log of a logistic's mass on the bin of width 1/255 around x; the end bins extend to infinity.
 
     Kingma et al.: Improving Variational Inference with Inverse Autoregressive Flow, 2016, appendix; Salimans et al.:
     PixelCNN++, 2017. The decoder's output is the mean. With a > b the bin's scaled edges, sigmoid(a) - sigmoid(b) =
-    sigmoid(a) sigmoid(-b) (1 - e^(b - a)), whose three logs are stable wherever x lies.
+    sigmoid(a) sigmoid(-b) (1 - e^(b - a)); the logs of the three factors are stable for any x.
     """
     inverse = (-log_scale).exp()
     upper = (x - mean + 0.5 / LEVELS) * inverse
@@ -165,10 +167,10 @@ SCALED = ("gaussian", "discretized_logistic")
 
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's
-GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0, 0.5, 2000  # of the loss's scale: torch.amp.GradScaler's
+GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0, 0.5, 2000  # of the loss scale, as in torch.amp.GradScaler
 
-# The columns of a step's terms, float64 [5]; a skipped step has 1 in the last and 0 in the others. C++ has the same in
-# csrc/step_terms.h, and a test compares the two.
+# The columns of a step's terms, float64 [5]; a skipped step has 1 in the last and 0 in the others. csrc/step_terms.h
+# has the same names, and a test compares the two.
 TERM_NAMES = ("loss", "nll", "kl", "images", "skipped")
 LOSS, NLL, KL, IMAGES, SKIPPED = range(len(TERM_NAMES))
 COLUMNS = len(TERM_NAMES)
@@ -190,13 +192,13 @@ def finish_step_(
     max_norm: float,
     images: int,
 ) -> None:
-    """What ends a training step, in place and in the parameters' dtype; `finish_step.py` says what each argument is.
+    """Finish a training step, in place and in the parameters' dtype; `finish_step.py` documents the arguments.
 
-    The gradients, divided by the loss's scale, are clipped to max_norm (Pascanu et al., On the Difficulty of Training
-    Recurrent Neural Networks, 2013) and go to Adam (Kingma and Ba, Adam, 2014, algorithm 1) with decoupled decay
-    (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017). Unless the loss and their norm are finite
-    nothing but the counters changes, and the step is entered as skipped. (Triton tests the loss row by row, in float32:
-    a row that overflows it counts as not finite.)
+    The gradients, divided by the loss scale, are clipped to max_norm (Pascanu et al., On the Difficulty of Training
+    Recurrent Neural Networks, 2013) and passed to Adam (Kingma and Ba, Adam, 2014, algorithm 1) with decoupled decay
+    (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017). Unless the loss and their norm are finite only
+    the counters change, and the step is recorded as skipped. (Triton tests the loss row by row, in float32: a row whose
+    loss overflows float32 counts as not finite.)
     """
     (nll, kl, penalty), (lr, beta), (step, sums, ring) = terms, rates, record
     inverse = 1.0 if scale is None else 1 / scale[0].to(parameters[0].dtype)

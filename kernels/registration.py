@@ -1,12 +1,13 @@
-"""The operators as PyTorch knows them: schemas, what their results look like, gradients, and the Triton kernels.
+"""The registration of the operators with PyTorch: schemas, shapes of results, gradients, and the Triton kernels.
 
 A schema belongs to no implementation. PyTorch picks the kernel by the device of the arguments: on a CPU that of the C++
-library, which registers itself when it is loaded, on a GPU Triton's, registered here by functions that import Triton
-when they are first called. Under TRITON_INTERPRET=1 the Triton kernels take the CPU's place, for tests without a GPU.
+library, which registers itself when it is loaded; on a GPU Triton's, registered here by functions that import Triton
+when they are first called. Under TRITON_INTERPRET=1 the Triton kernels are registered for the CPU, for tests without a
+GPU.
 
-Backward operators compute the noise and the likelihood's derivative again from the inputs instead of storing them. They
-have no gradients of their own: a second derivative raises. On a CPU csrc/autograd.cpp tells autograd the same as the
-functions below, in a fraction of the time.
+Backward operators recompute the noise and the likelihood's derivative from the inputs instead of storing them. They
+have no gradients of their own: a second derivative raises. On a CPU csrc/autograd.cpp does what the autograd functions
+below do, in a fraction of the time.
 """
 
 import functools
@@ -48,8 +49,8 @@ for _schema in (
     torch.library.define(f"vae_fast::{_schema.partition('(')[0]}", _schema[_schema.index("(") :])
 
 
-# A number as a tensor that compilers leave alone: of a constant seed Inductor would write out all of Philox, round into
-# round, and not come to an end.
+# A number as a tensor that compilers treat as opaque: given a constant seed, Inductor would expand all of Philox, each
+# round nested in the next, and not terminate.
 torch.library.define("vae_fast::scalar", "(SymInt value, Device device) -> Tensor")
 
 
@@ -305,7 +306,7 @@ def _nll_with_gradient_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def on_its_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Triton launches on the current device, which need not be the one where the arguments are."""
+    """Wrap a kernel to run on its arguments' device: Triton launches on the current one, which may be another."""
 
     @functools.wraps(kernel)
     def guarded(*arguments: Any) -> Any:

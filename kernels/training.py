@@ -1,6 +1,6 @@
-"""Operators for a training step, where what a backward pass begins with is known before the forward pass.
+"""Operators for a training step, where the gradients at which backward begins are known before the forward pass.
 
-The loss is a mean: its gradient by each image's nll is 1 / B, and by its KL beta / B, both times the loss's scale.
+The loss is a mean: its gradient by each image's nll is 1 / B, and by its KL beta / B, both times the loss scale.
 """
 
 from typing import NamedTuple
@@ -61,13 +61,13 @@ def sample_posterior_gradient(
     stream: int = 0,
     impl: str = "auto",
 ) -> Tensor:
-    """Compute a loss's gradient by an encoder's output from those by z and by the KL that `sample_posterior` gave.
+    """Compute a loss's gradient by an encoder's output from its gradients by the z and KL of `sample_posterior`.
 
     Args:
         grad_z: [B, Z] or [B, C, ...], the loss's gradient by z; floating.
-        kl_weight: its gradient by the KL of each image, 0-d float32, or by that of each image and dimension, of the
-            shape of z less the batch.
-        stats, seed, step, row_offset, stream, impl: as they were given to `sample_posterior`; the noise is drawn again.
+        kl_weight: its gradient by the KL of each image, 0-d float32, or by the KL of each image and dimension, of z's
+            shape without the batch.
+        stats, seed, step, row_offset, stream, impl: as passed to `sample_posterior`; the noise is drawn again.
 
     Returns:
         [B, 2 Z] or [B, 2 C, ...], of stats' dtype; no gradient flows back.
@@ -101,7 +101,7 @@ def sample_posterior_gradient(
         gradient = torch.ops.vae_fast.sample_posterior_gradient(grad_z, kl_weight, stats, *noise)
     elif wanted == "cpp" and kl_weight.dim() == 0:
         gradient = torch.ops.vae_fast.sample_posterior_backward(grad_z, kl_weight.expand(rows), stats, *noise)
-    elif wanted == "cpp":  # whose kernel takes a weight for each image: what a dimension's adds is added in float32
+    elif wanted == "cpp":  # its kernel takes a weight per image; the gradient of a KL per dimension is added in float32
         exact = stats.float()
         by_z = torch.ops.vae_fast.sample_posterior_backward(grad_z.float(), None, exact, *noise)
         mu, logvar = exact.chunk(2, dim=1)

@@ -1,7 +1,7 @@
-"""What PyTorch may do with a call besides computing it: the transforms of torch.func, and forward-mode derivatives.
+"""Detection of the transforms of torch.func and of forward-mode derivatives, which only the reference supports.
 
-The fused implementations support neither: C++ would end in a message for PyTorch's developers, and Triton would lose
-the tangent without a word. The reference is made of PyTorch's own operators and supports both.
+The fused implementations support neither: C++ would fail with a message meant for PyTorch's developers, and Triton
+would silently lose the tangent. The reference consists of PyTorch's own operators and supports both.
 """
 
 import torch
@@ -15,15 +15,15 @@ _DERIVATIVES = (_functorch.TransformType.Grad, _functorch.TransformType.Jvp)
 
 
 def active() -> bool:
-    """Tell whether a transform of torch.func or a level of forward mode is active. Takes 0.1 us, on every call."""
+    """Return whether a transform of torch.func or a level of forward mode is active. Takes 0.1 us, on every call."""
     return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def refused(*tensors: Tensor | None) -> str | None:
-    """Return what keeps the fused implementations from these tensors, or None.
+    """Return why the fused implementations cannot process these tensors, or None.
 
     They work within torch.func.vmap, which calls them for one sample after the other, and within functionalize. At a
-    level of forward mode they take tensors that have no tangent.
+    level of forward mode they accept tensors that have no tangent.
     """
     if _differentiates() or any(t is not None and _has_tangent(t) for t in tensors):
         return f"it has no derivatives by torch.func or in forward mode; {REMEDY}"
@@ -31,12 +31,12 @@ def refused(*tensors: Tensor | None) -> str | None:
 
 
 def no_second_derivative(operator: str) -> RuntimeError:
-    """Make the error for going back through an operator's own backward; csrc/autograd.cpp says the same."""
+    """Return the error for differentiating an operator's own backward; csrc/autograd.cpp raises the same one."""
     return RuntimeError(f"vae_fast::{operator}: the fused implementations have no second derivatives; {REMEDY}")
 
 
 def _differentiates() -> bool:
-    """Whether one of torch.func's transforms is a derivative; of nested ones torch.compile sees the innermost alone."""
+    """Return whether a transform of torch.func is a derivative; torch.compile sees only the innermost one."""
     if not _are_functorch_transforms_active():
         return False
     if torch.compiler.is_compiling():

@@ -1,5 +1,5 @@
 // vae_fast::adam_ on the CPU: the norm of all gradients, then Adam over all parameters, each in one parallel pass.
-// The schema and the specification stand in kernels/adam.py.
+// The schema and the specification are in kernels/adam.py.
 #include "adam.h"
 #include "rows.h"
 
@@ -15,10 +15,10 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kChunk = 8192;  // values worked on at a time: their squares are summed in float, chunks in double
+constexpr int64_t kChunk = 8192;  // values processed at a time: their squares are summed in float, chunks in double
 constexpr int64_t kAdamGrain = 2;  // chunks that are worth a thread: about 5 us
 
-// The chunks of tensors that are checked here to be alike.
+// The chunks of all tensors, which the constructor checks for equal shapes.
 class Chunks {
  public:
   Chunks(const char* op, at::TensorList parameters, at::TensorList means, at::TensorList squares,
@@ -36,7 +36,7 @@ class Chunks {
 
   size_t count() const { return chunks_.size(); }
 
-  // Calls work(index, chunk) for all of them, in parallel.
+  // Calls work(index, chunk) for all chunks, in parallel.
   template <typename Work>
   void for_each(const Work& work) const {
     at::parallel_for(0, static_cast<int64_t>(count()), kAdamGrain, [&](int64_t begin, int64_t end) {
@@ -63,14 +63,14 @@ class Chunks {
     }
   }
 
-  std::vector<at::Tensor> gradients_;  // keeps copies alive, if any were made
+  std::vector<at::Tensor> gradients_;  // keeps copies alive if any were made
   std::vector<Chunk> chunks_;
 };
 
 double norm_of(const Chunks& chunks) {
   std::vector<double> sums(chunks.count());
   chunks.for_each([&](size_t i, const Chunk& chunk) { sums[i] = loops().sum_of_squares(chunk.gradient, chunk.count); });
-  double sum = 0;  // in the order of the chunks, whichever thread took which
+  double sum = 0;  // in the order of the chunks, whatever thread each was on
   for (const double part : sums) sum += part;
   return std::sqrt(sum);
 }

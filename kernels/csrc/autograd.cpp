@@ -1,5 +1,5 @@
-// The gradients of the operators on the CPU. In C++ because a training step asks for four of them, and a gradient
-// registered from Python costs 40 to 100 us of its time. What they call are operators again, so that compilers see them.
+// The gradients of the operators on the CPU. They are in C++ because a training step needs four of them, and a gradient
+// registered from Python costs 40 to 100 us per step. They call operators, so that compilers can trace them.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -75,7 +75,7 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
   }
 };
 
-// Gradients are undefined where what follows in the graph gives none.
+// A gradient is undefined if the rest of the graph provides none.
 struct SamplePosterior : torch::autograd::Function<SamplePosterior> {
   static variable_list forward(AutogradContext* ctx, const Tensor& stats, const Tensor& seed, const Tensor& step,
                                const c10::SymInt& row_offset, int64_t stream) {
@@ -150,14 +150,14 @@ struct Elbo : torch::autograd::Function<Elbo> {
     auto [for_logits, for_mu, for_logvar, for_scale] =
         op.call(has_nll ? gradients[0] : zeros, has_kl ? gradients[1] : zeros, logits, saved[1], saved[2], saved[3],
                 if_defined(saved[4]), ctx->saved_data["likelihood"].toStringView());
-    // A term that nothing depends on gives no gradient, as in the reference, where 0 * inf would give NaN.
+    // A term that nothing depends on yields no gradient, as in the reference: 0 * inf would be NaN.
     return {has_nll ? for_logits : Tensor(), {}, has_kl ? for_mu : Tensor(), has_kl ? for_logvar : Tensor(),
             has_nll && scaled ? for_scale : Tensor(), {}};
   }
 };
 
-// An operator that makes a gradient: its results are differentiable until somebody asks for their derivative, which
-// raises what transforms.no_second_derivative does for Triton. `inputs` are the tensors among the operator's arguments.
+// An operator that computes a gradient: its results count as differentiable, but computing their derivative raises the
+// error of transforms.no_second_derivative, as with Triton. `inputs` are the tensors among the operator's arguments.
 struct DifferentiatedOnce : torch::autograd::Function<DifferentiatedOnce> {
   static variable_list forward(AutogradContext* ctx, at::TensorList /*inputs*/, const c10::OperatorHandle& op,
                                c10::DispatchKeySet keys, torch::jit::Stack* stack) {

@@ -1,4 +1,4 @@
-// vae_fast::core_latency: how far apart the cores are that compute. Its schema stands in kernels/extension.py.
+// vae_fast::core_latency: the latency between the cores that compute. Its schema is in kernels/extension.py.
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
@@ -14,15 +14,15 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kPatience = 1 << 22;  // looks at the number, some ms: then the other thread is not running
+constexpr int64_t kPatience = 1 << 22;  // reads of the number, some ms, until the other thread counts as not running
 
-// Two threads of PyTorch's pool pass a number to and fro `count` times: nanoseconds of one way. NaN of a lone thread, and
-// where one was kept waiting.
+// Two threads of PyTorch's pool pass a number back and forth `count` times. Returns the nanoseconds of one way, or NaN
+// if there is one thread only or one of the two waited too long.
 double core_latency(int64_t count) {
   TORCH_CHECK_VALUE(count > 0, "core_latency: count: expected at least 1, got ", count);
   double result = std::numeric_limits<double>::quiet_NaN();
 #ifdef _OPENMP
-  alignas(128) std::atomic<int64_t> turn{0};  // a cache line of its own, and of its neighbour's prefetches
+  alignas(128) std::atomic<int64_t> turn{0};  // two cache lines, because adjacent lines are prefetched together
   const auto comes_to = [&](int64_t value) {
     for (int64_t i = 0; i < kPatience; ++i) {
       const int64_t now = turn.load(std::memory_order_acquire);

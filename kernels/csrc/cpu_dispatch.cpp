@@ -1,4 +1,4 @@
-// Which of the tables that simd/loops.cpp was compiled into serves this machine.
+// The choice of this machine's table among those that simd/loops.cpp was compiled into.
 #include "simd/loops.h"
 
 #include <ATen/Version.h>

@@ -1,5 +1,6 @@
-// vae_fast::elbo, vae_fast::nll and their backward on the CPU. The schemas stand in kernels/registration.py, the
-// specification in kernels/reference.py; the terms are written as there, so that inf and NaN come out as they do there.
+// vae_fast::elbo, vae_fast::nll and their backward on the CPU. The schemas are in kernels/registration.py, the
+// specification is in kernels/reference.py; the terms are written as there, so that inf and NaN arise in the same
+// cases.
 #include "rows.h"
 
 #include <ATen/Parallel.h>
@@ -30,7 +31,7 @@ Likelihood likelihood_of(const char* op, std::string_view name) {
   return Likelihood::discretized_logistic;
 }
 
-// Logits, images and scale, checked.
+// The logits, images and scale, checked.
 class Batch {
  public:
   Batch(const char* op, const at::Tensor& logits, const at::Tensor& target, const OptionalTensor& log_scale,
@@ -91,7 +92,7 @@ struct Posterior {
   FloatRows mu_rows, logvar_rows;
 };
 
-// A gradient [B] by a term, which has the stride 0 if it comes from a mean.
+// A gradient [B] by a term; its stride is 0 if it comes from a mean.
 class RowGradient {
  public:
   RowGradient(const char* op, const char* name, const at::Tensor& tensor, int64_t rows) {
@@ -124,7 +125,7 @@ void for_rows(const Batch& batch, const Work& work) {
   for_runs(batch, 1, work);
 }
 
-// The gradient by the log of the scale from its sums over runs [runs, D], in their order.
+// Returns the gradient by the log of the scale from its sums over runs [runs, D], added in their order.
 at::Tensor sum_of_runs(const at::Tensor& runs, const at::Tensor& log_scale) {
   const auto* data = runs.const_data_ptr<float>();
   const int64_t columns = runs.size(1), outputs = log_scale.numel();
@@ -136,7 +137,7 @@ at::Tensor sum_of_runs(const at::Tensor& runs, const at::Tensor& log_scale) {
   return result.to(log_scale.scalar_type());
 }
 
-// The gradients by logits and scale; also calls beside(row) where a row is worked on.
+// Returns the gradients by logits and scale; also calls beside(row) on the thread that processes the row.
 template <typename Work>
 std::tuple<at::Tensor, at::Tensor> pixel_gradients(const Batch& batch, const RowGradient& by_nll,
                                                    const at::Tensor& logits, const OptionalTensor& log_scale,

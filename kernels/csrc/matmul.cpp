@@ -1,4 +1,4 @@
-// vae_fast::product on the CPU: oneDNN's linear, as PyTorch carries it. kernels/matmul.py says when it is worth taking.
+// vae_fast::product on the CPU: oneDNN's linear, which PyTorch includes. kernels/matmul.py decides when to use it.
 #include "simd/transpose.h"
 #include "rows.h"
 
@@ -25,8 +25,8 @@ constexpr int64_t kProductGrain = 32768;  // values that are worth a thread: abo
 bool lies_by_rows(const at::Tensor& a) { return a.stride(1) == 1 && a.stride(0) >= a.size(1); }
 bool lies_by_columns(const at::Tensor& a) { return a.stride(0) == 1 && a.stride(1) >= a.size(0); }
 
-// A matrix that lies in memory by columns, as rows. oneDNN's linear wants its first argument so, and would have PyTorch
-// copy it in five times the time.
+// Converts a matrix from column-major to row-major order. oneDNN's linear needs its first argument in rows, and would
+// otherwise make PyTorch copy it, which takes five times as long.
 at::Tensor by_rows(const at::Tensor& a) {
   const int64_t rows = a.size(0), columns = a.size(1), stride = a.stride(1);
   const int64_t tiled_columns = columns / kSide * kSide;

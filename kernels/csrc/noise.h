@@ -1,4 +1,4 @@
-// What a call that draws from Philox is given, checked.
+// The arguments of a call that draws from Philox, checked.
 #pragma once
 
 #include "simd/philox.h"

@@ -1,5 +1,5 @@
-// vae_fast::random_bits on the CPU. The schema stands in kernels/registration.py, the specification in kernels/philox.py: the
-// integers are identical.
+// vae_fast::random_bits on the CPU. The schema is in kernels/registration.py, the specification in kernels/philox.py;
+// the integers are identical to the specification's.
 #include "noise.h"
 #include "simd/loops.h"
 

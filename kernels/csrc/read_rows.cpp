@@ -1,5 +1,5 @@
-// vae_fast::read_rows on the CPU: rows of a file, in any order, into one tensor. The schema and the specification stand
-// in kernels/file_io.py. One thread, so that reading ahead takes nothing from the step but a core's share.
+// vae_fast::read_rows on the CPU: reads rows of a file, in any order, into one tensor. The schema and the specification
+// are in kernels/file_io.py. It uses one thread, so that reading ahead costs the step no more than a share of one core.
 #include <ATen/core/Tensor.h>
 #include <fcntl.h>
 #include <sys/uio.h>
@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kEndsEarly = -1;
 
-// 0, kEndsEarly or errno.
+// Returns 0, kEndsEarly or errno.
 int64_t read_all(int file, char* to, int64_t count, int64_t offset) {
   while (count > 0) {
     const ssize_t got = pread(file, to, static_cast<size_t>(count), offset);
@@ -27,7 +27,7 @@ int64_t read_all(int file, char* to, int64_t count, int64_t offset) {
   return 0;
 }
 
-// Whether all of it was there without waiting for a disk.
+// Returns whether all of it could be read without waiting for a disk.
 bool read_cached([[maybe_unused]] int file, [[maybe_unused]] char* to, [[maybe_unused]] int64_t count,
                  [[maybe_unused]] int64_t offset) {
 #ifdef RWF_NOWAIT
@@ -55,7 +55,7 @@ int64_t read_rows(int64_t descriptor, int64_t offset, const at::Tensor& rows, co
     if (!read_cached(file, to + i * bytes, bytes, offset + row[i] * bytes)) missing.push_back(i);
   }
 #ifdef POSIX_FADV_WILLNEED
-  // All are asked for before the first is waited for, so that the disk has more than one to work on.
+  // Request all rows before waiting for the first, so that the disk can work on more than one.
   for (const int64_t i : missing) posix_fadvise(file, offset + row[i] * bytes, bytes, POSIX_FADV_WILLNEED);
 #endif
   for (const int64_t i : missing) {

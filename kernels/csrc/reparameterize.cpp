@@ -1,6 +1,6 @@
-// vae_fast::reparameterize, vae_fast::sample_posterior and their backward on the CPU. The schemas stand in
-// kernels/registration.py, the specification in kernels/reference.py and kernels/philox.py: z = mu + exp(logvar / 2) eps.
-// eps is drawn again in backward, never stored.
+// vae_fast::reparameterize, vae_fast::sample_posterior and their backward on the CPU. The schemas are in
+// kernels/registration.py, the specification is in kernels/reference.py and kernels/philox.py:
+// z = mu + exp(logvar / 2) eps. eps is drawn again in backward, never stored.
 #include "noise.h"
 #include "rows.h"
 
@@ -16,8 +16,8 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kCounters = 2048;  // that are worth a thread: about 20 us
-constexpr int64_t kValues = 16384;   // of a KL that are worth one: about 10 us
+constexpr int64_t kCounters = 2048;  // counters that are worth a thread: about 20 us
+constexpr int64_t kValues = 16384;   // values of a KL that are worth a thread: about 10 us
 
 void check_shapes(const char* op, const char* name, const at::Tensor& first, const at::Tensor& logvar) {
   check_floating(first, op, name);
@@ -26,7 +26,7 @@ void check_shapes(const char* op, const char* name, const at::Tensor& first, con
                     " and logvar: expected the same shape [..., Z], got ", first.sizes(), " and ", logvar.sizes());
 }
 
-// Z of stats [B, 2 Z].
+// Checks stats [B, 2 Z] and returns Z.
 int64_t check_stats(const char* op, const at::Tensor& stats) {
   check_floating(stats, op, "stats");
   TORCH_CHECK_VALUE(stats.dim() == 2 && stats.size(1) % 2 == 0, op, ": stats: expected [B, 2 Z], got ", stats.sizes());
@@ -84,7 +84,7 @@ std::tuple<at::Tensor, at::Tensor> reparameterize_backward(const at::Tensor& gra
   return {for_mu.to(logvar.scalar_type()), for_logvar.to(logvar.scalar_type())};
 }
 
-// mu and logvar, which share the rows of stats.
+// mu and logvar as the two halves of the rows of stats.
 struct Halves {
   Matrix mu;
   Matrix logvar;

@@ -1,4 +1,4 @@
-// A tensor as rows of values that lie together, read where it lies if it can be.
+// A tensor as rows of contiguous values, read in place if possible.
 #pragma once
 
 #include "simd/loops.h"
@@ -24,7 +24,7 @@ inline Type type_of(const at::Tensor& tensor) {
 }
 
 struct Rows {
-  at::Tensor owner;  // keeps a copy alive, if one was made
+  at::Tensor owner;  // keeps a copy alive if one was made
   const std::byte* data;
   int64_t stride;  // in bytes
   Type type;
@@ -32,8 +32,8 @@ struct Rows {
   Values row(int64_t index) const { return {data + index * stride, type}; }
 };
 
-// All of the tensor's leading dimensions make rows of `columns` values. A matrix may have any row stride, as the halves
-// of one tensor do; anything else that is not contiguous is copied.
+// Flattens the tensor's leading dimensions to rows of `columns` values. A matrix may have any row stride, like the
+// halves of one tensor; anything else that is not contiguous is copied.
 inline Rows rows_of(const at::Tensor& tensor, int64_t columns) {
   const bool in_place = tensor.dim() == 2 && tensor.size(1) == columns && (tensor.stride(1) == 1 || columns <= 1);
   at::Tensor owner = in_place ? tensor : tensor.contiguous();
@@ -49,7 +49,7 @@ struct FloatRows {
   Matrix matrix;
 };
 
-// The same in float32: a narrower tensor is copied.
+// Does the same in float32: a narrower tensor is copied.
 inline FloatRows float_rows_of(const at::Tensor& tensor, int64_t columns) {
   Rows rows = rows_of(tensor.to(at::kFloat), columns);
   const auto* const data = reinterpret_cast<const float*>(rows.data);
@@ -61,7 +61,7 @@ inline void check_float(const at::Tensor& tensor, const char* op, const char* na
                    tensor.scalar_type());
 }
 
-// What the operators compute with in float32.
+// Checks for the dtypes with which the operators compute in float32.
 inline void check_floating(const at::Tensor& tensor, const char* op, const char* name) {
   const at::ScalarType type = tensor.scalar_type();
   TORCH_CHECK_TYPE(type == at::kFloat || type == at::kHalf || type == at::kBFloat16, op, ": ", name,

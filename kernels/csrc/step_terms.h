@@ -1,4 +1,4 @@
-// The columns of a step's terms, float64 [5]; in Python kernels/reference.py; a test compares the two.
+// The columns of a step's terms, float64 [5]. A test compares them with those of kernels/reference.py.
 #pragma once
 
 #include <array>

@@ -1,16 +1,17 @@
-"""The two terms of the negative ELBO in Triton, each image's pixels read once in forward and once in backward.
+"""The two terms of the negative ELBO in Triton, reading each image's pixels once in forward and once in backward.
 
     nll_b = -sum_d log p(x_bd | l_bd)                               (likelihoods.py)
     kl_b  = -1/2 sum_j (1 + logvar_bj - mu_bj^2 - e^logvar_bj)      (Kingma and Welling 2013, appendix B)
 
 Without a posterior the kernels compute the nll alone. uint8 pixels k stand for k / 255. Sums are taken in float32, in a
-fixed order: one program sums a row. Backward writes the gradients by the logits, mu and logvar in one pass, and where
+fixed order: one program sums a row. Backward writes the gradients by the logits, mu and logvar in one pass, and if
 there is a scale, partial sums of its gradient over runs of rows, which PyTorch adds up.
 
-Should forward write dnll/dlogits as well, so that backward need not read the pixels again? Bytes a pixel, logits in
-bfloat16, target uint8: as it is, forward reads 2 + 1 and backward reads 2 + 1 and writes 2: 8. Otherwise forward would
-read 3 and write 2, and backward, which alone knows the gradient of each image's nll, would read 2 and write 2: 9. In
-float32 13 against 17. An evaluation, which has no backward, would write for nothing. So it does not.
+Forward does not write dnll/dlogits to spare backward reading the pixels again, because that would move more bytes. Per
+pixel, with logits in bfloat16 and a uint8 target, forward now reads 2 + 1, and backward reads 2 + 1 and writes 2: 8 in
+all. Otherwise forward would read 3 and write 2, and backward, which alone knows the gradient of each image's nll, would
+read 2 and write 2: 9 in all. In float32 it is 13 against 17. And an evaluation, which has no backward, would write for
+nothing.
 """
 
 import torch
@@ -22,15 +23,15 @@ from .launch import reachable, strides
 from .likelihoods import LIKELIHOODS
 from .math import exp_f
 
-ROWS = 32  # whose gradients by the scale one program adds up
+ROWS = 32  # rows whose gradients by the scale one program adds up
 
 
 @triton.jit
 def pixels(target_ptr, offset, mask):
-    """float32 in [0, 1], from uint8 or floats."""
+    """Load pixels as float32 in [0, 1], from uint8 or floats."""
     x = tl.load(target_ptr + offset, mask, 0)
     if target_ptr.dtype.element_ty == tl.uint8:
-        # An addition keeps the compiler from merging the product with what follows, where 1 - 255 / 255 would not be 0.
+        # The addition keeps the compiler from fusing the product with what follows: 1 - 255 / 255 would not be 0.
         return tl.fma(x.to(tl.float32), 0.003921569, 0.0)  # 1 / 255
     return x.to(tl.float32)
 
@@ -115,7 +116,7 @@ def _elbo_bwd_kernel(
     BLOCK_Z: tl.constexpr,
 ):
     first = tl.program_id(0).to(tl.int64) * ROWS
-    if mu_ptr is not None:  # known when compiled: without them none of this is there
+    if mu_ptr is not None:  # known at compile time: without mu none of this code exists
         is_first = tl.program_id(1) == 0
         if is_first:
             for row in range(first, tl.minimum(first + ROWS, B)):
@@ -129,7 +130,7 @@ def _elbo_bwd_kernel(
     column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = column < D
     partial = tl.zeros([BLOCK_D], tl.float32)
-    # Without the option the compiler keeps what depends on the scale alone in registers, and spills them on sm_75.
+    # Without disable_licm the compiler keeps what depends only on the scale in registers, and spills them on sm_75.
     for row in tl.range(first, tl.minimum(first + ROWS, B), disable_licm=True):
         grad_nll = tl.load(grad_nll_ptr + row * grad_nll_stride).to(tl.float32)
         logit = tl.load(logits_ptr + row * logits_stride + column * logits_column, mask, 0).to(tl.float32)
@@ -148,7 +149,7 @@ def _elbo_bwd_kernel(
 def elbo_fwd_triton(
     logits: Tensor, target: Tensor, mu: Tensor | None, logvar: Tensor | None, log_scale: Tensor | None, likelihood: str
 ) -> tuple[Tensor, Tensor | None]:
-    """nll and kl, [B] float32 each; logits and target [B, ...], mu and logvar [B, Z], or None: then kl is None."""
+    """Return nll and kl, [B] float32 each, for logits and target [B, ...], mu and logvar [B, Z]; without them no kl."""
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
     mu, logvar = _reachable(mu), _reachable(logvar)
     rows, pixels = logits.shape
@@ -187,10 +188,10 @@ def elbo_bwd_triton(
     log_scale: Tensor | None,
     likelihood: str,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """The gradients by logits, mu, logvar and log_scale, contiguous, each in its input's dtype and shape.
+    """Return the gradients by logits, mu, logvar and log_scale, contiguous, each in its input's dtype and shape.
 
-    grad_kl, mu and logvar are given together or None; then those by mu and logvar are None too. A log_scale of None
-    has an empty one.
+    grad_kl, mu and logvar are all given or all None; if None, so are the gradients by mu and logvar. The gradient by a
+    log_scale of None is an empty tensor.
     """
     mu, logvar = _reachable(mu), _reachable(logvar)
     grad_logits = logits.new_empty(logits.shape)
@@ -235,7 +236,7 @@ def elbo_bwd_triton(
 
 
 def _blocks(pixels: int, latents: int) -> dict[str, int]:
-    """Up to 1024 pixels and 256 latents at a time: 8 values a thread, so that a load of float32 takes 16 bytes."""
+    """Return block sizes of up to 1024 pixels, 8 per thread, so that it loads 16 bytes of float32, and 256 latents."""
     return {
         "BLOCK_D": min(max(16, triton.next_power_of_2(pixels)), 1024),
         "BLOCK_Z": min(max(4, triton.next_power_of_2(latents)), 256),

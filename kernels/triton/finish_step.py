@@ -1,12 +1,13 @@
 """The end of a training step in Triton: two launches over all parameters, whatever their number.
 
-The first takes partial sums: of the gradients' squares, and of the loss's terms. The second adds them up, every program
-for itself and in the same order, so that each knows whether the step is taken; then each updates its block of the
-parameters with their moments and low-precision copies. Its first program updates all that is counted, too. Of that the
-others need the number of steps taken and the loss's scale, as they were: the first launch has put them aside.
+The first computes partial sums of the gradients' squares and of the loss's terms. In the second, every program adds
+them up by itself and in the same order, so that each knows whether the step is taken; then each updates its block of
+the parameters with their moments and low-precision copies. Its first program also updates the counters and the loss
+scale. The other programs need the number of steps taken and the scale as they were before, so the first launch saves
+both.
 
-Parameters, moments and copies lie flat, each parameter from a multiple of BLOCK on (`adam.Flat`); the gradients
-are where the products left them. Arithmetic is float32, that of the terms' sums float64. Nothing depends on the order
+Parameters, moments and copies are flat, and each parameter begins at a multiple of BLOCK (`adam.Flat`); the gradients
+stay where the products left them. Arithmetic is float32, that of the terms' sums float64. Nothing depends on the order
 in which programs run.
 
 Source: kernels/reference.py, `finish_step_`, which names the papers.
@@ -24,7 +25,7 @@ from ..adam import ALIGNMENT
 from ..reference import BACKOFF, BETA1, BETA2, EPSILON, GROWTH, GROWTH_INTERVAL
 from .math import one_minus_exp
 
-BLOCK = ALIGNMENT  # values a program updates, so that each block is of one tensor
+BLOCK = ALIGNMENT  # values that a program updates, so that each block belongs to one tensor
 LOSS, NLL, KL, IMAGES, SKIPPED, COLUMNS = (
     tl.constexpr(column) for column in (*range(reference.COLUMNS), reference.COLUMNS)
 )
@@ -42,7 +43,7 @@ SCALER = {"GROWTH": GROWTH, "BACKOFF": BACKOFF, "INTERVAL": GROWTH_INTERVAL}
 
 @triton.jit
 def _block_of(gradients, sizes, firsts, block, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """Block number `block` of all gradients together, float32 [BLOCK], zeros beyond the end of a tensor."""
+    """Load block number `block` of all gradients together, float32 [BLOCK], zeros beyond the end of a tensor."""
     gradient = tl.zeros([BLOCK], tl.float32)
     for i in tl.static_range(COUNT):
         if (block >= firsts[i]) & (block < firsts[i + 1]):
@@ -55,16 +56,16 @@ def _block_of(gradients, sizes, firsts, block, COUNT: tl.constexpr, BLOCK: tl.co
 def _finish_step_sum_kernel(
     gradients,  # a tensor for each parameter, contiguous, float32, bfloat16 or float16
     sizes,  # their numbers of values
-    firsts,  # the block at which each begins, and that after the last
+    firsts,  # the block at which each begins, and the one after the last
     nll_ptr,  # [rows] float32
     kl_ptr,  # [rows] float32
-    penalty_ptr,  # [] float32: what beta weighs in place of the mean of kl, or None
+    penalty_ptr,  # [] float32: multiplied by beta in place of the mean of kl, or None
     beta_ptr,  # [] float32
     scale_ptr,  # [] float32, of the loss, or None
     count_ptr,  # [] float32: steps taken
     squares_ptr,  # [parts] float32: sums of squares, inf where the loss of a row is not finite
     terms_ptr,  # [2, parts] float64: sums of nll and kl
-    aside_ptr,  # [2] float32: the count, and 1 / scale
+    aside_ptr,  # [2] float32: the count and 1 / scale as they are before the step
     rows,
     blocks,
     parts,
@@ -105,19 +106,19 @@ def _finish_step_update_kernel(
     means_ptr,
     squares_ptr,
     copies_ptr,  # [blocks * BLOCK] bfloat16 or float16, or None
-    gradients,  # as above, the next four too
+    gradients,  # this and the next four as in the first kernel
     sizes,
     firsts,
     penalty_ptr,
     beta_ptr,
     lr_ptr,  # [] float32
-    parts_ptr,  # what the first launch left: `squares`, `terms` and `aside` there
+    parts_ptr,  # this and the next two from the first launch: its `squares`, `terms` and `aside`
     terms_ptr,
     aside_ptr,
     count_ptr,  # [] float32
     step_ptr,  # [] int64: steps attempted
     sums_ptr,  # [5] float64: the terms of all steps
-    ring_ptr,  # [latest, 5] float64: the same of the latest steps
+    ring_ptr,  # [latest, 5] float64: the terms of each of the latest steps
     scale_ptr,  # [] float32, or None
     growth_ptr,  # [] int32: steps taken since the scale last changed, or None
     weight_decay,
@@ -140,7 +141,7 @@ def _finish_step_update_kernel(
     block = tl.program_id(0)
     part = tl.arange(0, PARTS)
     norm = tl.sqrt_rn(tl.sum(tl.load(parts_ptr + part, part < parts, 0.0), 0))
-    is_finite = norm < float("inf")  # not of NaN
+    is_finite = norm < float("inf")  # false for NaN
     count = tl.load(aside_ptr) + 1.0
     if is_finite:
         factor = tl.load(aside_ptr + 1)
@@ -213,7 +214,7 @@ def finish_step_triton(
     max_norm: float | None,
     images: int,
 ) -> None:
-    """`finish_step.finish_step_`, on flat tensors."""
+    """Finish a step as `finish_step.finish_step_` does, on flat tensors."""
     gradients = [g.contiguous() for g in gradients]
     sizes = tuple(g.numel() for g in gradients)
     firsts = [0]

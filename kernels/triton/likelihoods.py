@@ -1,8 +1,8 @@
-"""-log p(x | logit) of one pixel and its derivatives, as functions that the Triton kernels of elbo.py are made from.
+"""-log p(x | logit) of one pixel and its derivatives, as functions that the Triton kernels of elbo.py call.
 
-Each takes the decoder's output `logit`, the pixel x in [0, 1] and the log of the scale s (0 where there is none),
-float32 of one shape. `value` gives the nll; `gradient` its derivatives by the logit and by s. The formulas are those of
-reference.py, which names their sources.
+Each takes the decoder's output `logit`, the pixel x in [0, 1] and the log of the scale s (0 if there is none), float32
+of one shape. `value` returns the nll; `gradient` returns its derivatives by the logit and by s. The formulas are those
+of reference.py, which names their sources.
 """
 
 from typing import NamedTuple
@@ -36,11 +36,11 @@ def bernoulli_gradient(logit, x, s):
 
 @triton.jit
 def continuous_bernoulli(logit, x, s):
-    """The Bernoulli's less log(logit / tanh(logit / 2)): near 0 by its series in (logit / 2)^2."""
+    """Return the Bernoulli's value minus log(logit / tanh(logit / 2)): near 0 by its series in (logit / 2)^2."""
     near = tl.abs(logit) < 0.5
     size = tl.where(near, 1.0, tl.abs(logit))
     far = log_f(size) + log1p_f(exp_f(-size)) - log_f(one_minus_exp(size))
-    far = tl.where(size == float("inf"), size, far)  # log_f takes finite values
+    far = tl.where(size == float("inf"), size, far)  # log_f is for finite values
     square = tl.where(near, 0.25 * logit * logit, 0.0)
     series = square * (0.33333334 - square * (0.07777778 - square * (0.021869488 - square * 0.0067195767)))
     return bernoulli(logit, x, s) - tl.where(near, 0.6931472 + series, far)
@@ -48,7 +48,7 @@ def continuous_bernoulli(logit, x, s):
 
 @triton.jit
 def continuous_bernoulli_gradient(logit, x, s):
-    """The Bernoulli's less 1 / logit - 1 / sinh(logit): near 0 by the derivative of the series."""
+    """Return the Bernoulli's derivative minus 1 / logit - 1 / sinh(logit): near 0 by the derivative of the series."""
     near = tl.abs(logit) < 0.5
     size = tl.where(near, 1.0, tl.abs(logit))
     small = exp_f(-size)
@@ -81,7 +81,7 @@ def discretized_logistic(logit, x, s):
     below_upper = _log_sigmoid(upper)
     above_lower = _log_sigmoid(-lower)
     width = inverse * 0.003921569
-    # ln(1 - e^-w), of a narrow bin by its series: w itself may be too small for log_f
+    # ln(1 - e^-w), for a narrow bin by its series: w itself may be too small for log_f
     narrow = -5.5412635 - s - 0.5 * width  # ln(1 / 255)
     inside = below_upper + above_lower + tl.where(width < 0.000244140625, narrow, log_f(one_minus_exp(width)))
     return -tl.where(x <= 0.0, below_upper, tl.where(x >= 1.0, above_lower, inside))
@@ -92,7 +92,7 @@ def discretized_logistic_gradient(logit, x, s):
     inverse = exp_f(-s)
     upper = (x - logit + 0.0019607844) * inverse
     lower = (x - logit - 0.0019607844) * inverse
-    # of -log sigmoid(upper) and of -log sigmoid(-lower): zero where the pixel's bin has no such edge
+    # the derivatives of -log sigmoid(upper) and -log sigmoid(-lower): zero where the pixel's bin has no such edge
     by_upper = tl.where(x >= 1.0, 0.0, -_sigmoid(-upper))
     by_lower = tl.where(x <= 0.0, 0.0, _sigmoid(lower))
     width = inverse * 0.003921569

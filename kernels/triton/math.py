@@ -1,8 +1,8 @@
-"""What the Triton kernels compute with: elementary functions in float32.
+"""Elementary functions in float32 for the Triton kernels.
 
-The same formulas as in csrc/simd/vector_math.h, for two reasons. Triton's own sin and cos spill to local memory on
-every NVIDIA target, for the sake of angles that never come here; and its fast exp and log lose more than the error
-budget of the operators allows. Each function is NaN for NaN.
+They use the formulas of csrc/simd/vector_math.h, for two reasons: Triton's own sin and cos spill to local memory on
+every NVIDIA target, to handle angles that never occur here; and its fast exp and log lose more than the error budget of
+the operators allows. Each function returns NaN for NaN.
 """
 
 import triton
@@ -11,11 +11,11 @@ import triton.language as tl
 
 @triton.jit
 def exp_f(x):
-    """e^x within 2 ulp, from inf above 88.73 down to the denormals and 0.
+    """Return e^x within 2 ulp, from inf above 88.73 down to the denormals and 0.
 
     e^x = 2^n e^r with |r| <= ln 2 / 2, and a polynomial for e^r (Moshier, Cephes, expf).
     """
-    x = tl.where(x < -105.0, -105.0, x)  # beyond them the result is 0 or inf anyway; NaN passes both
+    x = tl.where(x < -105.0, -105.0, x)  # beyond these bounds the result is 0 or inf anyway; NaN passes both
     x = tl.where(x > 89.0, 89.0, x)
     shifted = x * 1.44269504 + 12582912.0  # 1.5 * 2^23 leaves the rounded integer in the low bits
     n = shifted - 12582912.0
@@ -37,7 +37,7 @@ def exp_f(x):
 
 @triton.jit
 def one_minus_exp(x):
-    """1 - e^-x for x >= 0, exact to a few ulp: by its series below 0.25, where the difference cancels."""
+    """Return 1 - e^-x for x >= 0, within a few ulp: by its series below 0.25, where the difference cancels."""
     p = -0.0013888889 * x + 0.008333334
     p = p * -x + 0.041666668
     p = p * -x + 0.16666667
@@ -48,7 +48,10 @@ def one_minus_exp(x):
 
 @triton.jit
 def log1p_f(x):
-    """ln(1 + x) for x in [-0.3, 1] within 6 ulp, 2 of them a GPU's division: 2 artanh(s) with s = x / (2 + x)."""
+    """Return ln(1 + x) for x in [-0.3, 1] within 6 ulp, 2 of them from a GPU's division.
+
+    It is 2 artanh(s) with s = x / (2 + x).
+    """
     s = x / (2.0 + x)
     square = s * s
     p = 0.07692307692307693  # 1 / 13
@@ -63,7 +66,7 @@ def log1p_f(x):
 
 @triton.jit
 def log_f(x):
-    """ln x for normal x > 0 within 6 ulp: x = 2^e m with m in [0.70, 1.41), so that nothing cancels at 1."""
+    """Return ln x for normal x > 0 within 6 ulp: x = 2^e m with m in [0.70, 1.41), so that nothing cancels at 1."""
     bits = x.to(tl.int32, bitcast=True) - 0x3F330000  # 0.69921875
     m = ((bits & 0x007FFFFF) + 0x3F330000).to(tl.float32, bitcast=True)
     e = (bits >> 23).to(tl.float32)
@@ -72,10 +75,10 @@ def log_f(x):
 
 @triton.jit
 def cos_sin_turn(u):
-    """cos and sin of 2 pi u 2^-24 for uint32 u < 2^24, within 1e-7.
+    """Return cos and sin of 2 pi u 2^-24 for uint32 u < 2^24, within 1e-7.
 
-    An exact reduction to an eighth of a turn to either side of a quadrant's start, then polynomials (Moshier, Cephes,
-    sinf and cosf).
+    The angle is reduced exactly to an eighth of a turn on either side of a quadrant's start, then polynomials are used
+    (Moshier, Cephes, sinf and cosf).
     """
     quadrant = (u + 2097152) >> 22
     angle = (u - (quadrant << 22)).to(tl.int32, bitcast=True).to(tl.float32) * 3.74507028e-7  # 2 pi 2^-24

@@ -1,12 +1,12 @@
-"""The Bernoulli's nll of each image and, in the same pass, the gradient of their weighted sum by the logits, in Triton.
+"""The Bernoulli's nll of each image and, in the same pass, the gradient of the weighted sum by the logits, in Triton.
 
     nll_b      = sum_d softplus(l_bd) - x_bd l_bd
     dlogits_bd = weight (sigmoid(l_bd) - x_bd)
 
 A training step knows the weight beforehand: it minimises a mean, whose gradient by each image's nll is 1 / B, times the
-scale of the loss under float16. So nothing has to wait for a backward pass to begin. Bytes a pixel, logits in bfloat16,
-target uint8: 2 + 1 read and 2 written, 5, where `elbo.py`'s two kernels take 8. One program takes a row; sums are
-float32 in a fixed order; uint8 pixels k stand for k / 255.
+loss scale under float16. So the gradient need not wait for a backward pass. In bytes per pixel, with logits in bfloat16
+and a uint8 target, this reads 2 + 1 and writes 2, in all 5, where `elbo.py`'s two kernels need 8. One program processes
+a row; sums are float32 in a fixed order; uint8 pixels k stand for k / 255.
 """
 
 import torch
@@ -49,7 +49,7 @@ def _nll_with_gradient_kernel(
 
 
 def nll_with_gradient_triton(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """nll [B] float32, and the gradient by the logits; logits and target [B, ...], weight 0-d float32."""
+    """Return nll [B] float32 and the gradient by the logits; logits and target are [B, ...], weight 0-d float32."""
     gradient = logits.new_empty(logits.shape)
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
     rows, columns = logits.shape

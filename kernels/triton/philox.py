@@ -10,7 +10,7 @@ from .math import cos_sin_turn, log_f
 
 @triton.jit
 def words(seed, step, row, block, stream):
-    """The four random words, uint32 [R, C] each, of the counters of rows [R, 1] and blocks of four columns [1, C].
+    """Return the four random words, uint32 [R, C] each, for the counters of rows [R, 1] and four-column blocks [1, C].
 
     seed, step: int64 scalars; row, block: integers; stream: an int.
     """
@@ -21,14 +21,14 @@ def words(seed, step, row, block, stream):
 
 @triton.jit
 def in_columns(first, second, third, fourth):
-    """[R, 4 C] from four [R, C]: column 4 c + i comes from the i-th."""
-    joined = tl.join(tl.join(first, third), tl.join(second, fourth))  # [R, C, 2, 2], whose last two count the four
+    """Interleave four [R, C] to [R, 4 C]: column 4 c + i comes from the i-th."""
+    joined = tl.join(tl.join(first, third), tl.join(second, fourth))  # [R, C, 2, 2]; the last two dimensions are i
     return tl.reshape(joined, (joined.shape[0], 4 * joined.shape[1]))
 
 
 @triton.jit
 def normal_pair(r0, r1):
-    """Two normals from two words, within 1e-6 max(1, |eps|) of the specification (Box and Muller, 1958)."""
+    """Return two normals from two words, within 1e-6 max(1, |eps|) of the specification (Box and Muller, 1958)."""
     u1 = ((r0 >> 8) + 1).to(tl.int32, bitcast=True).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
     radius = tl.sqrt_rn(-2.0 * log_f(u1))
     cosine, sine = cos_sin_turn(r1 >> 8)
@@ -37,7 +37,7 @@ def normal_pair(r0, r1):
 
 @triton.jit
 def normals(seed, step, row, block, stream):
-    """eps [R, 4 C], float32; the arguments are those of `words`."""
+    """Return eps [R, 4 C], float32; the arguments are those of `words`."""
     r0, r1, r2, r3 = words(seed, step, row, block, stream)
     eps0, eps1 = normal_pair(r0, r1)
     eps2, eps3 = normal_pair(r2, r3)
@@ -56,7 +56,7 @@ def _random_bits_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    across = tl.cdiv(columns, BLOCK_C)  # one grid axis for both, because the others end at 65,535
+    across = tl.cdiv(columns, BLOCK_C)  # one grid axis for both, because the other axes are limited to 65,535
     down, right = tl.program_id(0) // across, tl.program_id(0) % across
     row = down.to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
     block = right * (BLOCK_C // 4) + tl.arange(0, BLOCK_C // 4)[None, :]
@@ -67,7 +67,7 @@ def _random_bits_kernel(
 
 
 def random_bits_triton(seed: Tensor, step: Tensor, rows: int, columns: int, row_offset: int, stream: int) -> Tensor:
-    """int64 [rows, columns] in [0, 2^32)."""
+    """Return random bits, int64 [rows, columns] in [0, 2^32)."""
     out = seed.new_empty((rows, columns))
     if out.numel() > 0:
         blocks = tile(columns)

@@ -6,9 +6,9 @@
     dmu   = dz + dkl mu
     dlogvar = dz exp(logvar / 2) eps / 2 + dkl (e^logvar - 1) / 2
 
-eps is Philox's of (seed, step, row, column): drawn again in backward, never stored. mu and logvar are read where they
-lie, the two halves of one encoder output for instance, and their gradients are written likewise. Loads are converted
-to float32, sums are taken in float32 in a fixed order, results are stored in the dtype of the inputs.
+eps is made from Philox's bits of (seed, step, row, column): drawn again in backward, never stored. mu and logvar are
+read in place, for instance as the two halves of one encoder output, and their gradients are written likewise. Loads are
+converted to float32, sums are taken in float32 in a fixed order, results are stored in the dtype of the inputs.
 """
 
 import torch
@@ -63,8 +63,8 @@ def _reparameterize_fwd_kernel(
 @triton.jit
 def _reparameterize_bwd_kernel(
     grad_z_ptr,  # [B, Z], or None: no noise is drawn
-    grad_kl_ptr,  # [B], [Z] or [] float32, by its strides, or None
-    mu_ptr,  # [B, Z]; with grad_kl only
+    grad_kl_ptr,  # [B], [Z] or [] float32, depending on its strides, or None
+    mu_ptr,  # [B, Z]; used with grad_kl only
     logvar_ptr,  # [B, Z]
     grad_mu_ptr,  # [B, Z]
     grad_logvar_ptr,  # [B, Z]
@@ -82,7 +82,7 @@ def _reparameterize_bwd_kernel(
     mu_column,
     logvar_stride,
     logvar_column,
-    out_stride,  # of both gradients, whose columns lie together
+    out_stride,  # of both gradients, whose columns are contiguous
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -110,7 +110,7 @@ def _reparameterize_bwd_kernel(
 def reparameterize_fwd_triton(
     mu: Tensor, logvar: Tensor, seed: Tensor, step: Tensor, row_offset: int | Tensor, stream: int, with_kl: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """z like mu, contiguous, and with `with_kl` the KL [B] in float32; mu and logvar [..., Z], of one dtype."""
+    """Return z like mu, contiguous, and with `with_kl` the KL [B], float32, for mu and logvar [..., Z] of one dtype."""
     on_device = isinstance(row_offset, Tensor)
     rows, columns = _rows(mu), mu.shape[-1]
     z = mu.new_empty(mu.shape)
@@ -150,10 +150,10 @@ def reparameterize_bwd_triton(
     out: tuple[Tensor, Tensor],
     kl_strides: tuple[int, int] | None = None,
 ) -> None:
-    """Write dmu and dlogvar into `out`: [..., Z] each, of one row stride, columns together.
+    """Write dmu and dlogvar into `out`: [..., Z] each, with the same row stride and contiguous columns.
 
-    A gradient of None contributes nothing; mu is needed with grad_kl only. grad_kl is [B], or whatever `kl_strides`, of
-    images and of dimensions, make of it.
+    A gradient of None contributes nothing; mu is needed with grad_kl only. grad_kl is [B], unless `kl_strides` gives
+    its strides over images and dimensions.
     """
     rows, columns = _rows(logvar), logvar.shape[-1]
     if rows == 0 or columns == 0:

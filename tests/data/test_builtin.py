@@ -1,4 +1,4 @@
-"""The sets known by name: where they are found, that their content decides, and the embedded digits."""
+"""Tests of the sets known by name: where they are found, how their content identifies them, and the embedded digits."""
 
 import gzip
 import hashlib
@@ -21,7 +21,7 @@ NAMES = ("mnist", "fashion-mnist")
 
 
 def idx_files(seed: int) -> dict[str, bytes]:
-    """A small set like MNIST, as the unpacked content of its four files."""
+    """Return a small set like MNIST, as the unpacked content of its four files."""
     rng = np.random.default_rng(seed)
     shapes = {"train": (6, 4, 4), "train_labels": (6,), "test": (3, 4, 4), "test_labels": (3,)}
     return {
@@ -48,7 +48,7 @@ def assert_is(sources, name):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine that has neither set, where both are small. Its folders: root, env, cache, system."""
+    """Return the folders (root, env, cache, system) of a machine that has neither set, with both sets made small."""
     folders = {place: tmp_path / place for place in ("root", "env", "cache", "system")}
     for folder in folders.values():
         folder.mkdir()
@@ -65,15 +65,15 @@ def machine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("place", ["root", "root/{}", "env", "env/{}", "cache", "cache/{}", "system"])
-def test_found_on_the_machine(machine, tmp_path, place, suffix):
+def test_a_set_is_found_in_any_of_its_folders(machine, tmp_path, place, suffix):
     for name in ("fashion-mnist",) if place == "system" else NAMES:
         put(tmp_path / place.format(name), name, suffix=suffix)
         assert_is(read_known(name, machine["root"]), name)
 
 
 @pytest.mark.parametrize("place", ["root", "env", "cache"])
-def test_the_other_set_under_the_same_names_is_passed_over(machine, place):
-    """VAE_FAST_DATA may point straight at a folder of MNIST; fashion-mnist must not come from there."""
+def test_another_set_with_the_same_file_names_is_ignored(machine, place):
+    """Check that fashion-mnist is not read from a folder of MNIST that VAE_FAST_DATA names directly."""
     put(machine[place], "mnist")
     with pytest.raises(DataError, match="fashion-mnist: not in any of"):
         read_known("fashion-mnist", machine["root"])
@@ -81,7 +81,7 @@ def test_the_other_set_under_the_same_names_is_passed_over(machine, place):
     assert_is(read_known("fashion-mnist", machine["root"]), "fashion-mnist")
 
 
-def test_strange_content_where_the_set_must_be(machine):
+def test_unknown_content_in_the_folder_of_a_set_is_an_error(machine):
     folder = put(machine["env"] / "fashion-mnist", "mnist")
     with pytest.raises(
         DataError, match=r"content is not that of fashion-mnist .*damaged, or from another set"
@@ -92,7 +92,7 @@ def test_strange_content_where_the_set_must_be(machine):
 
 @pytest.mark.parametrize("place", ["root", "root/mnist"])
 @pytest.mark.parametrize("damage", ["one pixel", "cut"])
-def test_damaged_file(machine, tmp_path, place, damage):
+def test_a_damaged_file_is_an_error(machine, tmp_path, place, damage):
     path = put(tmp_path / place, "mnist", suffix="") / IDX_NAMES["test"]
     content = path.read_bytes()
     path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
@@ -100,12 +100,12 @@ def test_damaged_file(machine, tmp_path, place, damage):
         read_known("mnist", machine["root"])
 
 
-def test_root_must_be_a_folder(machine, tmp_path):
+def test_the_data_root_must_be_a_folder(machine, tmp_path):
     with pytest.raises(DataError, match=r"data root .*/nowhere: no such folder"):
         read_known("mnist", tmp_path / "nowhere")
 
 
-def test_downloaded_into_the_cache_once(machine, tmp_path):
+def test_a_set_is_downloaded_into_the_cache_once(machine, tmp_path):
     mirror = put(tmp_path / "mirror", "mnist")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(mirror))) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -118,7 +118,7 @@ def test_downloaded_into_the_cache_once(machine, tmp_path):
     assert_is(read_known("mnist", mirrors=[]), "mnist")
 
 
-def test_nowhere_to_be_had(machine):
+def test_the_error_for_a_missing_set_names_all_folders_and_the_failed_download(machine):
     with pytest.raises(DataError) as caught:
         read_known("mnist", machine["root"])
     for words in ("mnist: not in any of", *(str(machine[place]) for place in ("root", "env", "cache")),
@@ -126,7 +126,7 @@ def test_nowhere_to_be_had(machine):
         assert words in str(caught.value)
 
 
-def test_digits():
+def test_the_embedded_digits_are_the_first_thousand_of_each_part():
     sources = read_known("digits")
     assert {part: (source.array.shape, str(source.array.dtype)) for part, source in sources.items()} == {
         "train": ((1000, 28, 28), "uint8"),
@@ -137,7 +137,7 @@ def test_digits():
     assert np.bincount(sources["train_labels"].array).tolist() == [97, 116, 99, 93, 105, 92, 94, 117, 87, 100]
 
 
-def test_digits_can_be_made_again(mnist_root, tmp_path):
+def test_the_digits_can_be_made_again_from_mnist(mnist_root, tmp_path):
     script = Path(builtin.__file__).with_name("assets") / "make_digits.py"
     subprocess.run([sys.executable, script, mnist_root / "mnist", tmp_path / "digits.npz"], check=True)
     made = read(tmp_path / "digits.npz")
@@ -145,7 +145,7 @@ def test_digits_can_be_made_again(mnist_root, tmp_path):
         np.testing.assert_array_equal(made[part].array, source.array, strict=True)
 
 
-def test_real_mnist(mnist_root):
+def test_the_real_mnist_is_recognised_and_begins_with_the_digits(mnist_root):
     sources = read_known("mnist", mnist_root, mirrors=[])
     assert sources["train"].where.startswith(str(mnist_root))
     assert sources["train"].array.shape == (60_000, 28, 28)

@@ -1,4 +1,4 @@
-"""Every check of images and labels with its own message."""
+"""Tests of the checks of images and labels, each with its own message."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def off(index, value, array=FLOATS):
         ),
     ],
 )
-def test_bad_sets(members, message):
+def test_a_bad_set_raises_an_error_that_names_the_fault_and_the_file(members, message):
     with pytest.raises(DataError, match=message) as caught:
         check({part: Source(array, f"x.npz ({part})") for part, array in members.items()})
     assert str(caught.value).startswith("x.npz (")
@@ -88,7 +88,7 @@ SCALES = {
 
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("kind", SCALES)
-def test_a_scale_that_is_not_ours_is_told_its_likely_cause_in_every_part(kind, part):
+def test_the_error_for_a_wrong_scale_names_its_likely_cause_in_every_part(kind, part):
     pixels, message = SCALES[kind]
     good = BYTES if pixels.dtype == np.uint8 else BYTES / 255
     parts = {"train": good[:, :1], "test": good[:, :1]} | {part: pixels[:, :1]}
@@ -97,7 +97,7 @@ def test_a_scale_that_is_not_ours_is_told_its_likely_cause_in_every_part(kind, p
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_black_images_have_no_scale(dtype):
+def test_entirely_black_images_pass_the_checks_of_scale(dtype):
     assert check({"train": Source(np.zeros((4, 5), dtype), "x.npy")})
 
 
@@ -110,7 +110,7 @@ def test_black_images_have_no_scale(dtype):
         ((2, 16, 8), False), ((16, 8, 9), False),
     ],
 )  # fmt: skip
-def test_channels_that_come_last_are_refused(shape, come_last):
+def test_images_with_channels_last_are_refused(shape, come_last):
     source = Source(np.zeros((2, *shape), np.uint8), "x.npy")
     if not come_last:
         assert check({"train": source})

@@ -1,4 +1,4 @@
-"""Images from files: how pixels and labels are kept, and the held-out part."""
+"""Tests of images from files: how pixels and labels are stored, and the held-out part."""
 
 import subprocess
 import sys
@@ -32,15 +32,15 @@ def load(path, **members):
 @settings(max_examples=60, deadline=None)
 @given(
     pixels=arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=4, max_side=6)).filter(
-        lambda x: x.max() != 1  # of which it is said that white is 255
+        lambda x: x.max() != 1  # refused: the check expects white to be 255
     ),
     dtype=st.sampled_from(["u1", "<f4", ">f4", "<f8", ">f8"]),
     order=st.sampled_from("CF"),
 )
 def test_bytes_come_back_whatever_they_were_stored_as(path, pixels, dtype, order):
-    """k/255 in fp32 or fp64, of either byte order, is k again."""
+    """Check that k/255 in fp32 or fp64, in either byte order, becomes k again."""
     if pixels.ndim == 4 and pixels.shape[3] < pixels.shape[1]:
-        return  # may be taken for channels last
+        return  # may be mistaken for channels last
     stored = pixels if dtype == "u1" else (pixels / 255).astype(dtype)
     np.save(path.with_name("one.npy"), np.asarray(stored, order=order))
     images, test = load_splits(path.with_name("one.npy"), test_fraction=0)
@@ -53,7 +53,7 @@ def test_bytes_come_back_whatever_they_were_stored_as(path, pixels, dtype, order
         "uint8" if dtype == "u1" else "float pixels stored as uint8: every value is a multiple of 1/255"
     )
     assert (images.name, images.labels, len(images)) == ("one", None, len(pixels))
-    if dtype == "<f4" and order == "C":  # and as well left in the file
+    if dtype == "<f4" and order == "C":  # these can also be left in the file
         left, _ = DataSet.open(path.with_name("one.npy")).splits(0, in_file=True)
         assert (left.pixels.dtype, left.pixels.nbytes) == (torch.uint8, images.pixels.nbytes)
         assert torch.equal(left.pixels.to("cpu"), images.pixels)
@@ -70,7 +70,7 @@ def test_other_floats_become_fp32(path, dtype):
 @pytest.mark.parametrize(("off", "kept"), [(0.9e-6, torch.uint8), (1.1e-6, torch.float32)])
 @pytest.mark.parametrize("at", [0, 400])
 def test_one_pixel_off_the_grid_decides_for_the_whole_set(path, off, kept, at):
-    """Also for the other part, and where the set is looked at in several chunks."""
+    """Check it across the two parts, and in a set that is checked in several chunks."""
     stored = np.full((500, 1000), 0.2)
     stored[at, 7] += off
     train, test = load(path, train=np.full((2, 1000), 0.4), test=stored)
@@ -78,7 +78,7 @@ def test_one_pixel_off_the_grid_decides_for_the_whole_set(path, off, kept, at):
     assert test.note.startswith("float32" if kept == torch.float32 else "float pixels stored as uint8")
 
 
-def test_parts_and_labels_of_a_file(path):
+def test_a_file_gives_its_parts_and_labels(path):
     train, test = load(path, train=BYTES, train_labels=LABELS, test=BYTES[:4], test_labels=LABELS[:4].astype(">i4"))
     assert train.pixels.shape == (20, 1, 3, 5)
     assert train.labels.dtype == test.labels.dtype == torch.int64
@@ -90,7 +90,7 @@ def test_parts_and_labels_of_a_file(path):
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.1, 18), (0.5, 10), (0.93, 1)])
-def test_last_part_is_held_out(path, fraction, count):
+def test_the_last_images_are_held_out(path, fraction, count):
     np.savez(path, train=BYTES, train_labels=LABELS)
     train, test = load_splits(path, test_fraction=fraction)
     assert len(train) == count
@@ -100,7 +100,7 @@ def test_last_part_is_held_out(path, fraction, count):
     assert test.pixels.is_contiguous()
 
 
-def test_no_test_part(path):
+def test_asking_for_a_missing_test_part_is_an_error(path):
     np.savez(path, train=BYTES)
     assert len(vf.load_images(path, test_fraction=0)) == 20
     with pytest.raises(DataError, match=r"mine\.npz: has no test part"):
@@ -122,18 +122,18 @@ def test_no_test_part(path):
         (("digits", "valid"), "split: expected 'train' or 'test', got 'valid'"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_bad_arguments_raise_an_error(arguments, message):
     with pytest.raises(DataError, match=message):
         vf.load_images(*arguments)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, float("nan")])
-def test_bad_test_fraction(fraction):
+def test_a_bad_test_fraction_raises_an_error(fraction):
     with pytest.raises(DataError, match="test_fraction: expected at least 0 and less than 1, got"):
         load_splits("digits", test_fraction=fraction)
 
 
-def test_digits():
+def test_the_digits_load_with_their_labels():
     train, test = load_splits("digits")
     assert train.pixels.shape == test.pixels.shape == (1000, 1, 28, 28)
     assert (train.name, train.note, train.pixels.dtype) == ("digits", "uint8", torch.uint8)
@@ -141,6 +141,6 @@ def test_digits():
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-def test_import_is_light():
+def test_the_import_loads_no_heavy_packages():
     program = "import sys, vae_fast.data.dataset; print(*{'rich', 'platformdirs', 'matplotlib'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"\n"

@@ -1,4 +1,4 @@
-"""Downloads against a real server on 127.0.0.1 that misbehaves in every way met in practice."""
+"""Tests of downloads from a real server on 127.0.0.1 that misbehaves in every way seen in practice."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ OTHER = gzip.compress(CONTENT[::-1], mtime=0)
 
 
 class Mirror(BaseHTTPRequestHandler):
-    """Serves PACKED; the first folder of the URL says how. Notes every request as (behaviour, first byte)."""
+    """A server of PACKED that behaves as the URL's first folder says and records each request as (behaviour, start)."""
 
     def log_message(self, *args):
         pass
@@ -58,7 +58,7 @@ class Mirror(BaseHTTPRequestHandler):
         self.send_error(404)
 
     def breaks(self, start):
-        """The connection ends 100,000 bytes further on."""
+        """Send 100,000 bytes, then close the connection."""
         self.send(PACKED, start, upto=start + 100_000)
 
     def no_ranges(self, start):
@@ -68,7 +68,7 @@ class Mirror(BaseHTTPRequestHandler):
         self.send(PACKED, upto=100_000)
 
     def wrong_range(self, start):
-        """Says that it sends another part than was asked for."""
+        """Send, and announce, another part than was requested."""
         self.send(PACKED, start and start + 5)
 
     def wrong(self, start):
@@ -87,13 +87,13 @@ class Mirror(BaseHTTPRequestHandler):
         self.send(bytes(4 * 10**6), start)
 
     def stalls(self, start):
-        """Half of the file, then silence."""
+        """Send half of the file, then nothing."""
         self.send(PACKED, start, upto=150_000 if start < 150_000 else start)
         self.wfile.flush()
         self.server.closing.wait(10)
 
     def changes(self, start):
-        """Another file until it is asked for from its beginning a second time."""
+        """Send another file until the beginning is requested a second time."""
         fresh = self.server.requests.count(("changes", 0)) > 1
         self.send(PACKED if fresh else OTHER, start, upto=None if fresh or start else 100_000)
 
@@ -137,7 +137,7 @@ def assert_whole(folder):
     ],
     ids=str,
 )
-def test_whole_file_from_the_first_mirror_that_can(server, tmp_path, behaviours, starts):
+def test_the_file_comes_whole_from_the_first_mirror_that_delivers_it(server, tmp_path, behaviours, starts):
     fetch(server, tmp_path / "new" / "folder", *behaviours)
     assert [start for _, start in server.requests] == starts
     assert [*dict.fromkeys(behaviour for behaviour, _ in server.requests)] == behaviours
@@ -155,14 +155,14 @@ def test_whole_file_from_the_first_mirror_that_can(server, tmp_path, behaviours,
         pytest.param(OTHER[:1000], "good", [1000, 0], id="of another version"),
     ],
 )
-def test_goes_on_from_what_an_earlier_process_left(server, tmp_path, part, behaviour, starts):
+def test_a_download_continues_from_what_an_earlier_process_left(server, tmp_path, part, behaviour, starts):
     (tmp_path / f"{FILE.name}.part").write_bytes(part)
     fetch(server, tmp_path, behaviour)
     assert [start for _, start in server.requests] == starts
     assert_whole(tmp_path)
 
 
-def test_silence_is_a_broken_connection(server, tmp_path):
+def test_silence_counts_as_a_broken_connection(server, tmp_path):
     start = time.monotonic()
     fetch(server, tmp_path, "stalls", "good", timeout=0.3)
     assert time.monotonic() - start < 5
@@ -170,7 +170,7 @@ def test_silence_is_a_broken_connection(server, tmp_path):
     assert_whole(tmp_path)
 
 
-def test_all_mirrors_fail(server, tmp_path):
+def test_the_error_when_all_mirrors_fail_gives_the_reason_of_each(server, tmp_path):
     with pytest.raises(DataError) as caught:
         fetch(server, tmp_path, "missing", "wrong_and_breaks", "stalls", timeout=0.2)
     for words in ("numbers.gz could not be downloaded", "/missing/numbers.gz: HTTP 404 Not Found", "SHA-256 differs",
@@ -179,7 +179,7 @@ def test_all_mirrors_fail(server, tmp_path):
     assert (tmp_path / f"{FILE.name}.part").stat().st_size == 150_000  # kept for the next attempt
 
 
-def test_nobody_answers(tmp_path, monkeypatch):
+def test_a_refused_connection_is_an_error_that_names_the_url(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
@@ -187,14 +187,14 @@ def test_nobody_answers(tmp_path, monkeypatch):
         download([FILE], [f"http://127.0.0.1:{port}/"], tmp_path)
 
 
-def test_folder_that_cannot_be(server, tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot download into .*Not a directory"):
         fetch(server, tmp_path / "file" / "folder", "good")
 
 
-def test_two_processes_at_once(server, tmp_path):
-    """One downloads, the other waits; both find the file, and it was asked for once."""
+def test_of_two_processes_at_once_one_downloads_and_the_other_waits(server, tmp_path):
+    """Check that both processes find the file, and that it was requested only once."""
     program = f"from vae_fast.data.download import *; download([{FILE}], ['{server.url('good')}'], Path('{tmp_path}'))"
     children = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
     assert [child.wait(30) for child in children] == [0, 0]
@@ -202,7 +202,7 @@ def test_two_processes_at_once(server, tmp_path):
     assert_whole(tmp_path)
 
 
-def test_progress_bar_on_a_terminal_only(server, tmp_path, capfd, monkeypatch):
+def test_a_progress_bar_appears_only_on_a_terminal(server, tmp_path, capfd, monkeypatch):
     fetch(server, tmp_path / "quiet", "good")
     assert capfd.readouterr().err == f"downloading {server.url('good')}{FILE.name}\n"
     outer, inner = pty.openpty()

@@ -1,4 +1,4 @@
-"""Images that stay in their file stand for the tensor that they would be in memory."""
+"""Tests that images left in their file behave like the tensor that they would be in memory."""
 
 import os
 import re
@@ -45,7 +45,7 @@ def same(images: Stored, tensor: Tensor) -> None:
     flat=st.booleans(),
     data=st.data(),
 )
-def test_views_of_views(
+def test_views_of_views_equal_those_of_the_tensor(
     pair: tuple[Tensor, Stored], ends: list[tuple[int | None, int | None]], flat: bool, data: st.DataObject
 ) -> None:
     tensor, images = pair
@@ -71,7 +71,7 @@ def test_pixels_are_read_on_the_cpu_whatever_the_default_device_is(pair: tuple[T
     assert torch.equal(out, tensor.flatten(1)[[3, 1]])
 
 
-def test_a_treatment_goes_by_the_index_in_its_part(pair: tuple[Tensor, Stored]) -> None:
+def test_a_treatment_receives_the_index_within_its_part(pair: tuple[Tensor, Stored]) -> None:
     def add(pixels: Tensor, first: int) -> Tensor:
         return (255 * pixels if pixels.is_floating_point() else pixels).to(torch.uint8) + torch.arange(
             first, first + len(pixels), dtype=torch.uint8
@@ -83,7 +83,7 @@ def test_a_treatment_goes_by_the_index_in_its_part(pair: tuple[Tensor, Stored]) 
     same(treated[3:7].flatten(1), part[3:7].flatten(1))
 
 
-def test_pieces_pass_over_all(pair: tuple[Tensor, Stored]) -> None:
+def test_pieces_cover_all_images(pair: tuple[Tensor, Stored]) -> None:
     tensor, images = pair
     for whole in pair:
         parts = list(pieces(whole, 3 * tensor[:1].nbytes))
@@ -103,14 +103,14 @@ def test_pieces_pass_over_all(pair: tuple[Tensor, Stored]) -> None:
         (np.zeros((4, 4), np.uint8), None),
     ],
 )
-def test_what_has_to_be_in_memory(tmp_path: Path, array: np.ndarray, why: str | None) -> None:
+def test_obstacle_says_why_images_have_to_be_in_memory(tmp_path: Path, array: np.ndarray, why: str | None) -> None:
     np.save(tmp_path / "it.npy", array)
     found = obstacle(np.load(tmp_path / "it.npy", mmap_mode="r"))
     assert found is None if why is None else str(found).startswith(why)
     assert "only a plain .npy or IDX file" in str(obstacle(array))
 
 
-def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_file_cut_short_names_it(tmp_path: Path) -> None:
     path = tmp_path / "images.npy"
     np.save(path, IMAGES["uint8"].numpy())
     images = Stored.of(np.load(path, mmap_mode="r"))
@@ -122,13 +122,13 @@ def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.sweep
 def test_a_set_of_two_gigabytes_trains_in_bounded_memory(tmp_path: Path) -> None:
-    """Peak resident memory, pages of files included, against the same run on 1,000 images."""
+    """Compare peak resident memory, including pages of files, with that of the same run on 1,000 images."""
     code = "import sys, vae_fast.train as t; t.main(sys.argv[1:]); print(open('/proc/self/status').read())"
     peaks = []
     for count in (1_000, 2_700_000):
         np.lib.format.open_memmap(
             tmp_path / "x.npy", "w+", np.uint8, (count, 28, 28)
-        )  # zeros, of which none is written
+        )  # zeros that are never written to disk
         flags = ["--feed", "stream", "--hidden", "16", "--epochs", "1", "--out", str(tmp_path / str(count))]
         command = [sys.executable, "-c", code, "--data", str(tmp_path / "x.npy"), *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True)

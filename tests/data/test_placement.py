@@ -1,4 +1,4 @@
-"""Where the training images live, by the memory that is free."""
+"""Tests of the choice of where the training images live, which depends on the free memory."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ NOT_A_FILE = "images.npz: only a plain .npy"
 
 @pytest.fixture(autouse=True)
 def free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with 16 GiB of memory and a GPU with 8."""
+    """Simulate a machine with 16 GiB of free memory and a GPU with 8."""
     monkeypatch.setattr(placement, "free_memory", lambda device: FREE[device.type])
 
 
@@ -35,7 +35,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> None:
         ("stream", 0.1, CPU, None, "stream", "--feed stream"),
     ],
 )
-def test_the_choice(
+def test_the_choice_follows_the_wish_and_the_free_memory(
     wish: FeedWish, gib: float, device: torch.device, obstacle: str | None, name: str, reason: str
 ) -> None:
     chosen, why = choose_feed(wish, int(gib * GIB), device, beside=GIB, obstacle=obstacle)
@@ -52,13 +52,13 @@ def test_the_choice(
         ("host", 17, GPU, None, "--feed host: 17 GiB .* but 16 GiB of memory are free; take --feed stream"),
     ],
 )
-def test_a_wish_is_served_or_refused(
+def test_a_wish_that_cannot_be_fulfilled_is_refused(
     wish: FeedWish, gib: float, device: torch.device, obstacle: str | None, message: str
 ) -> None:
     with pytest.raises(RunError, match=message):
         choose_feed(wish, int(gib * GIB), device, beside=GIB, obstacle=obstacle)
 
 
-def test_an_unknown_wish() -> None:
+def test_an_unknown_wish_is_an_error() -> None:
     with pytest.raises(ValueError, match="feed: expected one of auto, device, host, stream, got 'disk'"):
         choose_feed("disk", 1, CPU)

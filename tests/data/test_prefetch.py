@@ -1,4 +1,4 @@
-"""Batches that are gathered ahead: the right ones, in bounded memory, and nothing left running."""
+"""Tests of batches gathered ahead: they are the right ones, memory is bounded, and no thread is left running."""
 
 import os
 import threading
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["memory", "file"])
 def source(request: pytest.FixtureRequest, path: Path) -> Source:
-    """The same images from memory and from a file."""
+    """Return a function that makes the images, in memory or in a file."""
 
     def make(dtype: torch.dtype) -> Pixels:
         if request.param == "memory":
@@ -57,7 +57,7 @@ def source(request: pytest.FixtureRequest, path: Path) -> Source:
 
 @pytest.fixture(params=[0, 200], ids=["single reads", "joint reads"])
 def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Bytes that are read together."""
+    """Set the number of bytes that are read at a time."""
     monkeypatch.setattr(prefetch, "READ", request.param)
     return int(request.param)
 
@@ -75,7 +75,7 @@ def nothing_runs() -> bool:
 @pytest.mark.usefixtures("read")
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_the_batches_of_any_chunks_are_those_of_the_order(
+def test_chunks_of_any_sizes_hold_the_batches_of_the_order(
     source: Source, dtype: torch.dtype, device: torch.device, data: st.DataObject
 ) -> None:
     rows = order(data.draw(st.integers(1, 3)))
@@ -94,22 +94,22 @@ def test_the_batches_of_any_chunks_are_those_of_the_order(
     assert nothing_runs()
 
 
-def test_a_chunk_holds_while_it_is_in_use_and_reading_goes_a_bounded_way_ahead(source: Source, read: int) -> None:
+def test_a_chunk_stays_valid_while_in_use_and_reading_ahead_is_bounded(source: Source, read: int) -> None:
     rows, buffers = order(), []
     with Prefetcher(source(torch.uint8), torch.device("cpu")).chunks(rows, 1) as chunks:
         for i, chunk in enumerate(chunks):
-            time.sleep(0.001)  # for the reader to get as far as it may
+            time.sleep(0.001)  # let the reader get as far ahead as it may
             assert torch.equal(chunk[0], images(torch.uint8)[rows[i]])
             buffers.append(chunk.untyped_storage().data_ptr())
     together = max(1, read // (BATCH * PIXELS))
     turns = [buffers[together * i] for i in range(BUFFERS) for _ in range(together)]
     assert len(set(turns)) == BUFFERS
-    assert buffers == (turns * len(rows))[: len(rows)]  # in turns: never one that is still lent
+    assert buffers == (turns * len(rows))[: len(rows)]  # in turns: never a buffer that is still in use
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
-def test_it_ends_with_its_consumer(source: Source, taken: int, error: type[BaseException] | None) -> None:
+def test_the_reader_ends_with_its_consumer(source: Source, taken: int, error: type[BaseException] | None) -> None:
     def consume() -> None:
         with Prefetcher(source(torch.uint8), torch.device("cpu")).chunks(order(), 2) as chunks:
             list(islice(chunks, taken))
@@ -124,7 +124,7 @@ def test_it_ends_with_its_consumer(source: Source, taken: int, error: type[BaseE
     assert nothing_runs()
 
 
-def test_what_the_reader_meets_reaches_the_consumer(path: Path) -> None:
+def test_an_error_of_the_reader_reaches_the_consumer(path: Path) -> None:
     np.save(path, images(torch.uint8).numpy())
     stored = Stored.of(np.load(path, mmap_mode="r"))
     os.truncate(path, path.stat().st_size // 2)
@@ -155,7 +155,7 @@ def test_an_empty_order_has_no_chunks(source: Source) -> None:
         (order().int(), 1, "order: expected int64"),
     ],
 )
-def test_bad_arguments(rows: Tensor, sizes: int | list[int], message: str) -> None:
+def test_bad_arguments_raise_an_error(rows: Tensor, sizes: int | list[int], message: str) -> None:
     with (
         pytest.raises(ValueError, match=message),
         Prefetcher(images(torch.uint8), torch.device("cpu")).chunks(rows, sizes),

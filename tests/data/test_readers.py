@@ -1,4 +1,4 @@
-"""Readers: what is written is read back; what is damaged or forged is a `DataError` that says so."""
+"""Tests of the readers: what is written is read back; damaged or forged files raise a `DataError` that says so."""
 
 import gzip
 import io
@@ -55,13 +55,13 @@ WRITERS = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return tmp_path_factory.mktemp("readers") / "file"  # no suffix: the first bytes must do
+    return tmp_path_factory.mktemp("readers") / "file"  # no suffix: the first bytes must suffice
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_round_trip(path, kind, data):
+def test_what_is_written_is_read_back(path, kind, data):
     dtype = data.draw(st.sampled_from([*IDX_CODES] if "idx" in kind else [*IDX_CODES, ">f4", "f2", "u8", "?"]))
     array = data.draw(arrays.arrays(dtype, arrays.array_shapes(min_dims=1, max_dims=4, max_side=5)))
     path.write_bytes(WRITERS[kind](array))
@@ -81,7 +81,7 @@ def test_round_trip(path, kind, data):
         (["train", "test", "test_labels"], ["train", "test", "test_labels"]),
     ],
 )
-def test_members_may_have_the_names_that_others_give_them(path, members, parts):
+def test_members_may_have_other_common_names(path, members, parts):
     path.write_bytes(npz(**{name: IMAGES + i for i, name in enumerate(members)}))
     sources = read(path)
     assert [*sources] == parts
@@ -109,7 +109,7 @@ def test_damage_is_found_or_harmless(path, kind, data):
         assert message.startswith(str(path))
     else:
         array = sources["train"].array
-        if kind in ("idx", "npy", "npy, Fortran order"):  # no checksum: another content, but never another size
+        if kind in ("idx", "npy", "npy, Fortran order"):  # no checksum: the content may differ, but never the size
             assert cut is None
             assert array.nbytes == IMAGES.nbytes
         else:
@@ -117,7 +117,7 @@ def test_damage_is_found_or_harmless(path, kind, data):
 
 
 def forged(shape: tuple[int, ...]) -> bytes:
-    """A .npy whose header claims `shape`, with the elements of IMAGES."""
+    """Return a .npy whose header claims `shape`, with the elements of IMAGES."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.getvalue() + IMAGES.tobytes()
@@ -176,15 +176,15 @@ ZEROS = np.zeros((1000, 1000), np.uint8)
         pytest.param(npz(train=ZEROS)[:-30], "damaged: File is not a zip file", id="npz cut"),
     ],
 )
-def test_bad_files(path, content, message):
+def test_a_bad_file_raises_an_error_that_names_the_fault(path, content, message):
     path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}")
 
 
-def test_a_claim_that_only_a_bomb_could_keep(path):
-    """The central directory of a zip may lie as well: sizes are held against the compressed bytes."""
+def test_a_size_that_only_a_zip_bomb_could_unpack_to_is_refused(path):
+    """Check that sizes are compared with the compressed bytes, because the central directory of a zip may lie too."""
     big = bytearray(zipped(("train.npy", forged((1 << 24,)))))
     size = len(forged((1 << 24,)))
     honest, lie = struct.pack("<I", size), struct.pack("<I", size - IMAGES.nbytes + (1 << 24))
@@ -195,7 +195,7 @@ def test_a_claim_that_only_a_bomb_could_keep(path):
 
 @pytest.mark.parametrize("file", ["{}", "{}.gz", "{}/{}"])
 @pytest.mark.parametrize("dot", ["-idx", ".idx"])
-def test_folder(tmp_path, file, dot):
+def test_a_folder_of_idx_files_is_read_in_all_usual_layouts(tmp_path, file, dot):
     pack = gzip.compress if file.endswith(".gz") else bytes
     names = {
         "train-images-idx3-ubyte": IMAGES,
@@ -215,14 +215,14 @@ def test_folder(tmp_path, file, dot):
     assert sources["test"].where == str(paths["t10k-images-idx3-ubyte"])
 
 
-def test_neither_file_nor_folder(tmp_path):
+def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="neither a file nor a folder"):
         read(tmp_path / "pipe")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_no_permission(path):
+def test_a_file_without_read_permission_is_an_error(path):
     path.write_bytes(idx(IMAGES))
     path.chmod(0)
     with pytest.raises(DataError, match="cannot be read: Permission denied"):

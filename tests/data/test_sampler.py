@@ -1,4 +1,4 @@
-"""The shuffle and the batches it yields."""
+"""Tests of the shuffle and of the batches that it yields."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_the_shuffle_is_a_permutation_and_a_pure_function(count: int, seed: int,
     assert torch.equal(order, shuffled(count, seed, epoch))
 
 
-def test_epochs_and_seeds_shuffle_apart_and_without_bias() -> None:
+def test_epochs_and_seeds_give_different_shuffles_without_bias() -> None:
     orders = torch.stack([shuffled(6, seed, epoch) for seed in range(40) for epoch in range(50)]).double()
     # where an image lands is uniform on 0..5: mean 2.5, variance 35/12
     assert ((orders.mean(0) - 2.5).abs() < 4.5 * (35 / 12 / len(orders)) ** 0.5).all()
@@ -25,7 +25,7 @@ def test_epochs_and_seeds_shuffle_apart_and_without_bias() -> None:
 
 
 @given(count=st.integers(1, 60), size=st.integers(1, 60))
-def test_batches_cover_the_epoch(count: int, size: int) -> None:
+def test_batches_cover_the_epoch_but_for_an_incomplete_one(count: int, size: int) -> None:
     if size > count:
         with pytest.raises(DataError, match=f"batch_size: expected at most the {count} training images, got {size}"):
             BatchSampler(count, size, 0)
@@ -36,7 +36,7 @@ def test_batches_cover_the_epoch(count: int, size: int) -> None:
     assert len(order.unique()) == order.numel() == count - sampler.left_out
 
 
-def test_an_order_drawn_in_blocks_is_that_of_one_sort() -> None:
+def test_an_order_drawn_in_blocks_equals_one_drawn_at_once() -> None:
     count = (1 << 20) + 5
     bits = random_bits(count, 2, 7, 3, stream=streams.SHUFFLE)
     assert torch.equal(shuffled(count, 7, 3), (bits[:, 0] * 2**31 + bits[:, 1] // 2).argsort(stable=True))

@@ -1,4 +1,4 @@
-"""What a run trains and is evaluated on."""
+"""Tests of the images that a run trains and is evaluated on."""
 
 import gzip
 import subprocess
@@ -43,7 +43,7 @@ def test_validation_images_are_the_last_of_the_training_images(small: Small) -> 
 
 
 @pytest.mark.parametrize("binarize", ["static", "dynamic"])
-def test_held_out_images_are_one_fixed_sample_apart_from_the_training_images(small: Small, binarize: str) -> None:
+def test_held_out_images_are_one_fixed_sample_independent_of_the_training_images(small: Small, binarize: str) -> None:
     splits = prepared(small(binarize=binarize, seed=5), [])
     assert splits.test is not None
     grey = vf.load_images("digits").pixels.flatten(1)
@@ -62,7 +62,7 @@ def saved(path: Path, dtype: str, count: int = 500) -> str:
 
 @pytest.mark.parametrize("binarize", ["none", "dynamic"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_images_left_in_their_file_are_those_in_memory(small: Small, tmp_path: Path, dtype: str, binarize: str) -> None:
+def test_images_left_in_a_file_equal_those_in_memory(small: Small, tmp_path: Path, dtype: str, binarize: str) -> None:
     config = small(data=saved(tmp_path / "mine.npy", dtype), valid=60, binarize=binarize)
     said: list[str] = []
     here, there = (prepared(config, said, sampler) for sampler in ("device", "stream"))
@@ -70,7 +70,7 @@ def test_images_left_in_their_file_are_those_in_memory(small: Small, tmp_path: P
         assert isinstance(mine, torch.Tensor)
         assert isinstance(stored, Stored)
         assert (mine.shape, mine.dtype) == (stored.shape, stored.dtype)
-        for a in range(0, len(mine), 23):  # as an evaluation goes through them
+        for a in range(0, len(mine), 23):  # in batches, as an evaluation reads them
             assert torch.equal(mine.flatten(1)[a : a + 23], stored.flatten(1)[a : a + 23].to("cpu"))
     assert here.fingerprint() == there.fingerprint()
     assert here.nbytes == there.nbytes
@@ -86,7 +86,7 @@ def test_images_left_in_their_file_are_those_in_memory(small: Small, tmp_path: P
     assert torch.equal(epochs[0], here.train.flatten(1)[order])
 
 
-def test_a_folder_of_plain_idx_files_can_stay_where_it_is(small: Small, mnist_root: Path, tmp_path: Path) -> None:
+def test_a_folder_of_plain_idx_files_can_be_streamed(small: Small, mnist_root: Path, tmp_path: Path) -> None:
     for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
         found = find_idx(mnist_root / "mnist", name)
         assert found is not None
@@ -97,7 +97,7 @@ def test_a_folder_of_plain_idx_files_can_stay_where_it_is(small: Small, mnist_ro
     assert (len(splits.train), len(splits.test)) == (60_000, 10_000)
 
 
-def test_a_stream_that_cannot_be_had(small: Small, tmp_path: Path) -> None:
+def test_a_stream_that_is_impossible_raises_an_error_with_the_reason(small: Small, tmp_path: Path) -> None:
     path = saved(tmp_path / "mine.npy", "uint8")
     with pytest.raises(
         RunError, match=r"--feed stream: .*: --binarize static makes a copy of all of them; take none or"
@@ -107,7 +107,7 @@ def test_a_stream_that_cannot_be_had(small: Small, tmp_path: Path) -> None:
         vf.fit(small(feed="stream"))
 
 
-# Checked, fingerprinted, shuffled and read for an epoch, first a small set, then a large one: how much more memory?
+# Check, fingerprint, shuffle and read an epoch of a small set, then of a large one, and print the peak memory of each.
 PEAKS = """
 import sys, torch, vae_fast as vf
 from vae_fast.data.prefetch import Prefetcher
@@ -141,7 +141,7 @@ for data in sys.argv[1:]:
     ],
 )
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str, mib: int, most: int) -> None:
-    """Pages of a mapped file count. The shuffle's share is 8 bytes an image, a few times over."""
+    """Compare peaks that include pages of mapped files. The shuffle takes a small multiple of 8 bytes per image."""
     pixels = 784 * np.dtype(dtype).itemsize
     files = [str(tmp_path / f"{count}.npy") for count in (1000, mib * 2**20 // pixels)]
     for file in files:

@@ -1,4 +1,4 @@
-"""How pixels are treated: sampling, thresholds, entropy."""
+"""Tests of the treatments of pixels: sampling, thresholds, entropy."""
 
 import math
 
@@ -9,7 +9,7 @@ from vae_fast.data.transforms import CHUNK, bernoulli_sample, mean_entropy, trea
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_a_bernoulli_sample_is_on_as_often_as_the_pixel_says(dtype: torch.dtype) -> None:
+def test_a_bernoulli_sample_is_on_with_the_probability_of_the_pixel(dtype: torch.dtype) -> None:
     levels = torch.tensor([0, 1, 51, 150, 254, 255], dtype=torch.uint8)
     pixels = levels.expand(40_000, 6) if dtype == torch.uint8 else (levels / 255).expand(40_000, 6)
     sample = bernoulli_sample(pixels, 1, 2)
@@ -22,7 +22,7 @@ def test_a_bernoulli_sample_is_on_as_often_as_the_pixel_says(dtype: torch.dtype)
     assert ((on - p).abs() <= 4.5 * (p * (1 - p) / 40_000).sqrt()).all()
 
 
-def test_a_static_sample_does_not_depend_on_chunks_or_the_images_after() -> None:
+def test_a_static_sample_does_not_depend_on_chunks_or_on_later_images() -> None:
     pixels = torch.randint(0, 256, (35, CHUNK // 30), dtype=torch.uint8)
     whole = treat(pixels, "static", 0)
     assert torch.equal(whole, bernoulli_sample(pixels, 0, 0))
@@ -30,14 +30,14 @@ def test_a_static_sample_does_not_depend_on_chunks_or_the_images_after() -> None
     assert not torch.equal(whole, treat(pixels, "static", 1))
 
 
-def test_threshold_and_none() -> None:
+def test_a_threshold_binarizes_at_one_half_and_none_returns_the_pixels() -> None:
     pixels = torch.tensor([[0, 127, 128, 255]], dtype=torch.uint8)
     assert treat(pixels, "threshold", 0).tolist() == [[0, 0, 255, 255]]
     assert treat(pixels / 255, "threshold", 0).tolist() == [[0, 0, 255, 255]]
     assert treat(pixels, "none", 0) is pixels
 
 
-def test_mean_entropy_is_the_least_cross_entropy() -> None:
+def test_the_mean_entropy_is_the_lowest_possible_cross_entropy() -> None:
     pixels = torch.tensor([[0, 51], [255, 0]], dtype=torch.uint8)
     p = 51 / 255
     expected = -(p * math.log(p) + (1 - p) * math.log(1 - p)) / 2

@@ -1,4 +1,4 @@
-"""Every Triton kernel at odd shapes and layouts, held against the reference: a process for compute-sanitizer."""
+"""A script for compute-sanitizer that compares every Triton kernel with the reference at odd shapes and layouts."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A training step's end on made-up gradients, held against the specification in float64; for every implementation."""
+"""Checks of the end of a training step on random gradients against the specification in float64."""
 
 from collections.abc import Sequence
 from math import inf
@@ -23,7 +23,7 @@ from vae_fast.kernels.finish_step import StepEnd, operator_arguments
 
 SHAPES = [(3, 5), (), (0, 4), (7,), (131, 129), (40, 33)]  # the largest spans 17 blocks
 STEPS, IMAGES = 9, 37
-SKIPPED = {4: "gradient", 6: "loss"}  # what is not finite in which step
+SKIPPED = {4: "gradient", 6: "loss"}  # the value that is not finite, by step
 CASES: list[dict[str, Any]] = [
     {"dtype": torch.float32, "weight_decay": 0.0, "max_norm": inf, "penalty": False},
     {"dtype": torch.bfloat16, "weight_decay": 0.1, "max_norm": 1.0, "penalty": False},
@@ -33,7 +33,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 class Case:
-    """Everything that a step's end changes, after STEPS of them."""
+    """The tensors that the end of a step changes, with random gradients and losses for each step."""
 
     def __init__(self, settings: dict[str, Any], device: str, shapes: Sequence[tuple[int, ...]] = SHAPES) -> None:
         self.settings, self.device, self.shapes = settings, device, shapes
@@ -71,7 +71,7 @@ class Case:
         return gradients, Terms(nll, kl, penalty), rates
 
     def arguments(self, number: int) -> tuple[object, ...]:
-        """A step as the operator takes it."""
+        """Return the operator's arguments for a step."""
         end = StepEnd(self.adam, *self.step(number), self.record, self.scale, **self.options)
         return operator_arguments(end)
 
@@ -82,7 +82,7 @@ class Case:
 
 def finished(case: Case, impl: str) -> Case:
     adam = case.adam
-    if impl == "torch":  # which takes tensors that lie apart, too
+    if impl == "torch":  # it also accepts separate tensors
         adam = adam._replace(**{k: Flat(None, getattr(adam, k).views) for k in ("parameters", "means", "squares")})
     for number in range(STEPS):
         gradients, terms, rates = case.step(number)
@@ -91,7 +91,7 @@ def finished(case: Case, impl: str) -> Case:
 
 
 def check_finish_step(impl: str, device: str = "cpu", **settings: Any) -> None:
-    """Nine steps, two of them skipped, over the end of the ring and a growth of the scale."""
+    """Compare nine steps, two of them skipped, across the end of the ring and a growth of the scale."""
     shapes = settings.pop("shapes", SHAPES)
     ours, exact = finished(Case(settings, device, shapes), impl), Case(settings, device, shapes)
     groups = (exact.adam.parameters, exact.adam.means, exact.adam.squares)
@@ -105,13 +105,13 @@ def check_finish_step(impl: str, device: str = "cpu", **settings: Any) -> None:
     torch.testing.assert_close(ours.record, exact.record, rtol=1e-12, atol=0)  # sums of float64 in another order
     if ours.scale and exact.scale:
         assert (ours.scale.factor, ours.scale.growth) == (exact.scale.factor, exact.scale.growth)
-    # Updates of a few roundings each, whose sum is at most 3 lr, and of the parameter; moments by their size.
+    # A few roundings of each update, which sum up to at most 3 lr, and of the parameter; moments relative to their size.
     for flat, theirs, size in zip(
         (ours.adam.parameters, ours.adam.means, ours.adam.squares), state, (0.1, 4, 16), strict=True
     ):
         for t, e in zip(flat.views, theirs, strict=True):
             torch.testing.assert_close(t.double(), e, rtol=24 * EPS, atol=24 * EPS * size)
-    if ours.adam.copies:  # the interpreter cuts off where a GPU rounds to nearest
+    if ours.adam.copies:  # the interpreter truncates where a GPU rounds to nearest
         cut = registration.INTERPRETED and ours.dtype == torch.bfloat16
         for copy, parameter in zip(ours.adam.copies.views, ours.adam.parameters.views, strict=True):
             rounding = parameter.abs() * torch.finfo(ours.dtype).eps if cut else torch.zeros_like(parameter)

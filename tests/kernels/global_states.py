@@ -1,4 +1,4 @@
-"""PyTorch's global settings, each as a context, and that a call gives the same bits within them as without."""
+"""PyTorch's global settings as contexts, and the check that a call gives the same bits within them as outside."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ WITHOUT_GRADIENTS = ("no_grad", "inference_mode", "set_grad_enabled(False)")
 
 
 def check_state(impl: str, function: str, state: str) -> None:
-    """Values, and gradients where the state leaves any."""
+    """Compare values, and gradients unless the state disables them."""
     wanted = function in FUSED
     outside = _outside(function, impl)
     with STATES[state]():

@@ -1,4 +1,4 @@
-"""Latents with channels, and scales for each channel, against the formulas written out with PyTorch's broadcasting."""
+"""Checks of latents with channels and scales per channel against the formulas with PyTorch's broadcasting."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from tests.kernels.operator_cases import sizes, within
 from vae_fast.kernels import kl_per_dimension, nll, reference, sample_posterior, sample_posterior_gradient
 
 LATENTS = [(3, 2, 5, 7), (1, 1, 1), (4, 3, 1), (0, 2, 3), (2, 0, 3), (2, 3, 2, 2, 3)]
-# An image's shape, and scales that broadcast to it.
+# An image's shape, and shapes of scales that broadcast to it.
 SCALES = {
     (3, 5, 7): [(3, 1, 1), (1, 3, 1, 1), (1, 5, 1), (1, 1, 7), (3, 5, 7), (1, 3, 5, 7), (5, 7), (1, 1, 1), (1,)],
     (1, 4): [(1, 1, 4), (1, 4)],
@@ -19,13 +19,13 @@ SCALES = {
 
 
 def encoded(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> Tensor:
-    """An encoder's output [B, 2 C, ...] for mu and logvar of the shape [B, C, ...]."""
+    """Return an encoder's output [B, 2 C, ...] for mu and logvar of the shape [B, C, ...]."""
     stats = normal(shape[0], 2 * shape[1], *shape[2:], dtype=dtype)
     return stats.transpose(1, -1).contiguous().transpose(1, -1) if channels_last else stats
 
 
 def check_latents_of_elbo(impl: str, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> None:
-    """The kl and its gradients, of the latents' shape."""
+    """Check the kl and its gradients for latents of this shape."""
     leaves = [t.detach().requires_grad_() for t in encoded(shape, dtype, channels_last).chunk(2, dim=1)]
     b = shape[0]
     kl = vf.elbo_loss(normal(b, 6, dtype=dtype), torch.zeros(b, 6), *leaves, impl=impl).kl
@@ -46,7 +46,7 @@ def check_latents_of_elbo(impl: str, shape: tuple[int, ...], dtype: torch.dtype,
 
 
 def check_sample_of_channels(impl: str, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> None:
-    """z, kl and their gradient are those of the flattened encoder's output, in their own shapes."""
+    """Check that z, kl and their gradient are those of the flattened encoder's output, in their own shapes."""
     stats = encoded(shape, dtype, channels_last).detach().requires_grad_()
     z, kl = sample_posterior(stats, 3, 4, row_offset=5, impl=impl)
     mu, logvar = (t.flatten(1) for t in stats.chunk(2, dim=1))
@@ -68,7 +68,7 @@ def check_sample_of_channels(impl: str, shape: tuple[int, ...], dtype: torch.dty
 def check_broadcast_scale(
     impl: str, likelihood: str, b: int, image: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype, flat: str
 ) -> None:
-    """Value and gradients of `nll` and `elbo_loss`; `flat` names the argument that is flattened to [B, D], if any."""
+    """Check value and gradients of `nll` and `elbo_loss`; `flat` names the argument to flatten to [B, D], if any."""
     logits = normal(b, *image, dtype=dtype).requires_grad_()
     x = (normal(b, *image, seed=1).abs() / 4).clamp(max=1)
     scale = (normal(*shape, seed=2, dtype=dtype) / 4 - 1).detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""The Triton kernels, run by Triton's interpreter on a CPU; test_triton.py runs this file in a process of its own."""
+"""Tests of the Triton kernels in Triton's interpreter on a CPU; test_triton.py runs this file in a separate process."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -61,16 +61,16 @@ from vae_fast.runtime.plan import make_plan
 from vae_fast.training.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-EXTREMES = [  # float targets, and one operator for both halves, share all of the arithmetic with these
+EXTREMES = [  # float targets, and the operators that combine two of these, use the same arithmetic
     (check_extremes, torch.uint8, "bernoulli"),
     *((check_extremes_apart, torch.uint8, likelihood) for likelihood in reference.LIKELIHOODS),
 ]
 FEW = settings(deadline=None, max_examples=15)
-FEWER = settings(deadline=None, max_examples=6)  # of many calls each
+FEWER = settings(deadline=None, max_examples=6)  # for examples of many calls each
 
 
 def parameters(every: int) -> Iterator[Any]:
-    """Few images, because the interpreter takes seconds for 128: one case of so many, and 41 are 9."""
+    """Yield the cases with few images, because the interpreter takes seconds for 128: one case has 128, and 41 are 9."""
     for (b, *case), slow in cases(every):
         slow = slow or (b == 128 and (case[-1], case[2]) != ("bernoulli", "halves"))
         yield pytest.param(9 if b == 41 else b, *case, marks=[pytest.mark.sweep] if slow else [])
@@ -81,7 +81,7 @@ def test_memory_is_poisoned() -> None:
     assert torch.ones(2).new_empty((2, 3), dtype=torch.float16).isnan().all()
 
 
-def test_the_interpreter_takes_the_cpu() -> None:
+def test_the_interpreter_replaces_the_cpu_kernels() -> None:
     assert registration.INTERPRETED, "run this file through test_triton.py"
     assert not extension.load()
     assert "TRITON_INTERPRET" in extension.status()
@@ -92,7 +92,7 @@ def test_the_interpreter_takes_the_cpu() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
-def test_reparameterize_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+def test_reparameterize_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     check_reparameterize("triton", *posterior(b, z, layout, dtype))
 
 
@@ -104,7 +104,7 @@ def test_reparameterize_is_the_reference(b: int, d: int, z: int, layout: str, dt
     ],
 )
 @pytest.mark.parametrize(("b", "d", "z"), [*SHAPES, (5, 1, 300), (3, 1, 0)])
-def test_sample_posterior_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+def test_sample_posterior_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     check_sample_posterior("triton", encoded(b, z, layout, dtype), row_offset=d)
 
 
@@ -115,7 +115,7 @@ def test_dtypes_may_differ() -> None:
 
 
 @pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(parameters(every=2)))
-def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
+def test_elbo_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
     target_dtype = torch.uint8 if layout != "contiguous" else torch.float32
     for log_scale in scales(likelihood, d):
         check_elbo(
@@ -124,7 +124,7 @@ def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch
 
 
 @pytest.mark.parametrize(("b", "d", "z", "layout", "dtype", "likelihood"), list(parameters(every=4)))
-def test_nll_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
+def test_nll_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
     target_dtype = torch.uint8 if layout != "contiguous" else dtype
     for log_scale in scales(likelihood, d):
         check_nll("triton", *images(b, d, layout, target_dtype, dtype), likelihood, log_scale)
@@ -133,34 +133,36 @@ def test_nll_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), [(1, 1, 1), (5, 401, 3), (0, 5, 4), (3, 2049, 33)])
-def test_what_a_training_step_takes_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+def test_the_operators_of_a_training_step_match_the_reference(
+    b: int, d: int, z: int, layout: str, dtype: torch.dtype
+) -> None:
     check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype))
     for by_dimension in (False, True):
         check_sample_posterior_gradient("triton", encoded(b, z, layout, dtype), by_dimension, row_offset=d)
     check_row_offset_on_the_device("triton", encoded(b, z, layout, dtype))
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of values that are not finite and are wanted
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, for values that are intentionally not finite
 @pytest.mark.parametrize("settings", FINISHED)
-def test_the_end_of_a_step_is_the_specification(settings: dict[str, Any]) -> None:
+def test_the_end_of_a_step_matches_the_specification(settings: dict[str, Any]) -> None:
     check_finish_step("triton", **settings)
 
 
-def test_the_end_of_a_step_takes_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_step_works_with_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_fast.kernels.triton.finish_step.MOST_PARTS", 4)
     check_finish_step("triton", **FINISHED[1])
 
 
 @FEWER
 @given(shapes=st.lists(st.lists(st.integers(0, 40), max_size=3).map(tuple), min_size=1, max_size=4))
-def test_the_end_of_a_step_takes_any_shapes(shapes: list[tuple[int, ...]]) -> None:
+def test_the_end_of_a_step_works_for_any_shapes(shapes: list[tuple[int, ...]]) -> None:
     if sum(map(prod, shapes)) > 0:
         check_finish_step("triton", **FINISHED[0], shapes=[*shapes, (1,)])
 
 
 @pytest.mark.parametrize("settings", [{}, {"amp_dtype": "bf16", "free_bits": 0.1}, {"amp_dtype": "fp16", "clip": 1.0}])
-def test_the_engines_steps_are_the_same_with_either_end(settings: dict[str, Any]) -> None:
-    """A GPU's, whose weights lie flat and are copied by the kernel, and a CPU's."""
+def test_the_engine_takes_the_same_steps_with_either_end(settings: dict[str, Any]) -> None:
+    """Compare the end on a GPU, with flat weights that the kernel copies, with the end on a CPU."""
     losses = []
     for optimizer in ("triton", "torch"):
         config = vf.Config(hidden=(16,), latent=4, device="cpu", batch_size=32, step="autograd", **settings)
@@ -175,11 +177,11 @@ def test_the_engines_steps_are_the_same_with_either_end(settings: dict[str, Any]
             e.advance(1)
         assert (e.optimizer.state.parameters.data is not None) == (optimizer == "triton")
         losses.append(e.step_metrics.latest(10, 10))
-    # bfloat16 copies are cut off here, and rounded on a GPU: of ten weights' products every second differs by 2^-8
+    # the interpreter truncates bfloat16 copies, which a GPU rounds: half of the products of ten weights differ by 2^-8
     torch.testing.assert_close(*losses, rtol=1e-2 if "bf16" in settings.values() else 1e-5, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the overflows that are wanted here
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, for the intentional overflows
 @pytest.mark.parametrize(
     ("check", "target_dtype", "likelihood"),
     [
@@ -187,7 +189,7 @@ def test_the_engines_steps_are_the_same_with_either_end(settings: dict[str, Any]
         for case in product((check_extremes, check_extremes_apart), (torch.uint8, torch.float32), reference.LIKELIHOODS)
     ],
 )
-def test_extreme_values_come_out_as_in_the_reference(
+def test_extreme_values_match_the_reference(
     check: Callable[..., None], target_dtype: torch.dtype, likelihood: str
 ) -> None:
     check("triton", target_dtype, 1, likelihood, scales(likelihood, 1)[0])
@@ -195,7 +197,7 @@ def test_extreme_values_come_out_as_in_the_reference(
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("likelihood", reference.SCALED)
-def test_extreme_scales_come_out_as_in_the_reference(likelihood: str) -> None:
+def test_extreme_scales_match_the_reference(likelihood: str) -> None:
     check_extreme_scales("triton", likelihood)
 
 
@@ -208,7 +210,7 @@ def test_extreme_scales_come_out_as_in_the_reference(likelihood: str) -> None:
     likelihood=st.sampled_from(list(reference.LIKELIHOODS)),
     row_offset=st.integers(0, 2**33),
 )
-def test_any_shape(b: int, d: int, z: int, layout: str, likelihood: str, row_offset: int) -> None:
+def test_results_match_for_any_shape(b: int, d: int, z: int, layout: str, likelihood: str, row_offset: int) -> None:
     check_reparameterize("triton", *posterior(b, z, layout), row_offset)
     check_sample_posterior("triton", encoded(b, z, layout), row_offset)
     for log_scale in scales(likelihood, d):
@@ -218,7 +220,7 @@ def test_any_shape(b: int, d: int, z: int, layout: str, likelihood: str, row_off
 
 @FEWER
 @given(b=st.integers(0, 40), z=st.integers(1, 30), split=st.integers(0, 40))
-def test_a_split_batch_is_the_whole_bit_for_bit(b: int, z: int, split: int) -> None:
+def test_a_split_batch_matches_the_whole_bit_for_bit(b: int, z: int, split: int) -> None:
     stats, (logits, target) = encoded(b, z, "halves"), images(b, 37, "contiguous", torch.uint8)
     parts = [slice(0, min(split, b)), slice(min(split, b), b)]
     whole = sample_posterior(stats, SEED, STEP, row_offset=7, impl="triton")
@@ -239,7 +241,7 @@ def test_a_split_batch_is_the_whole_bit_for_bit(b: int, z: int, split: int) -> N
     row_offset=st.integers(0, 2**40),
     stream=st.integers(0, 2**32 - 1),
 )
-def test_bits_are_the_specifications(
+def test_bits_match_the_specification(
     rows: int, columns: int, seed: int, step: int, row_offset: int, stream: int
 ) -> None:
     ours, exact = (
@@ -249,7 +251,7 @@ def test_bits_are_the_specifications(
     assert torch.equal(ours, exact)
 
 
-def test_are_proper_operators() -> None:
+def test_all_are_proper_operators() -> None:
     ops = torch.ops.vae_fast
     mu_data, logvar_data = posterior(6, 5, "halves")
     logits, target = images(6, 11, "strided", torch.uint8)
@@ -280,7 +282,7 @@ def test_are_proper_operators() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's, in forward mode
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("function", ["reparameterize", "sample_posterior", "elbo_loss of mu", "nll gaussian"])
-def test_transforms_are_refused_or_the_references(function: str, transform: str) -> None:
+def test_transforms_are_refused_or_use_the_reference(function: str, transform: str) -> None:
     check_transform_is_refused("triton", function, transform)
     transformed, call = TRANSFORMS[transform][0], FUSED[function]
     auto, exact = (transformed(scalar(call, impl), call.argument) for impl in ("auto", "reference"))
@@ -294,7 +296,7 @@ def test_second_derivatives_are_refused(function: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("function", ["reparameterize", "sample_posterior", "elbo_loss of mu", "nll gaussian"])
-def test_vmap_is_a_call_of_each_sample(function: str) -> None:
+def test_vmap_matches_a_call_for_each_sample(function: str) -> None:
     check_vmap("triton", function)
 
 

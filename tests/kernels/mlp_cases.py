@@ -14,7 +14,7 @@ from vae_fast.models import mlp
 from vae_fast.objectives.elbo import objective
 
 EPS = torch.finfo(torch.float32).eps
-BF16 = 2.0**-8  # the most that rounding to bfloat16 changes a value by, as a part of it
+BF16 = 2.0**-8  # the largest relative change from rounding to bfloat16
 SEED, STEP = torch.tensor(2**40 + 7), torch.tensor(11)
 LR, BETA = 1e-2, 0.7
 LOOPS = fused_mlp.bf16_loops() if extension.load() else []
@@ -79,12 +79,12 @@ class Case:
         return [torch.zeros_like(p) for p in self.parameters], [torch.zeros_like(p) for p in self.parameters]
 
     def state(self) -> State:
-        """Parameters that may be changed, and moments of some steps."""
+        """Return parameters that may be changed, and moments as after some steps."""
         moments = ([torch.rand_like(p) / 100 for p in self.parameters] for _ in range(2))
         return State([p.clone() for p in self.parameters], *moments, torch.tensor(3.0))
 
     def step(self, state: State, **settings: Any) -> None:
-        """One on the rows; its terms are what it enters in the record. Its copies have to be those of the result."""
+        """Take a step on the rows, keep the terms that it records, and check that its copies are those of the result."""
         record = Record(STEP.clone(), torch.zeros(5, dtype=torch.float64), torch.full((3, 5), nan, dtype=torch.float64))
         order = None if self.rows is None else self.rows.expand(STEP + 1, -1).contiguous()
         schedule = torch.tensor([LR, float(self.beta)]).expand(STEP + 1, 2).contiguous()
@@ -98,7 +98,7 @@ class Case:
         self.terms = record.sums
 
     def exact(self, rounded: bool = False, **noise: int) -> tuple[list[Tensor], Tensor]:
-        """Gradients and terms by autograd in float64; with what the products multiply rounded to bfloat16, or not."""
+        """Return gradients and terms by autograd in float64, optionally with products' operands rounded to bfloat16."""
         network = vf.VAE(self.model.input_shape, self.model.hidden, self.model.latent, self.model.activation).double()
         network.load_state_dict(self.model.state_dict())
         x = self.batch().double() / (255 if self.images.dtype == torch.uint8 else 1)
@@ -115,10 +115,10 @@ class Case:
         return gradients, sums.detach()
 
     def check(self, **noise: int) -> None:
-        """Gradients and terms against the textbook.
+        """Compare gradients and terms with the textbook.
 
-        Of 784 like terms the roundings add up to some sqrt(784) / 2 = 14 eps of the largest, and a gradient has several
-        such sums behind it.
+        The roundings of 784 similar terms add up to about sqrt(784) / 2 = 14 eps of the largest, and a gradient depends
+        on several such sums.
         """
         gradients = self.gradients(**noise)
         exact, sums = self.exact(**noise)
@@ -128,13 +128,13 @@ class Case:
         torch.testing.assert_close(self.terms, sums, rtol=16 * EPS, atol=self._cancelled(sums))
 
     def check_bf16(self) -> None:
-        """Gradients and terms against the same roundings in float64, and against none.
+        """Compare gradients and terms with float64 computations with the same roundings and without any.
 
-        With them: sums in float32 put few values on the other side of a boundary, each by BF16; half of one rounding is
-        more than all of them. Without: errors are independent, so they add up by squares, those of both operands of
-        the products that a gradient depends on: all forward, all but one backward, and its own. Where an activation has
-        a kink, of inputs spread over about 1 a part BF16 is on the other side of it, and changes the slopes of so many:
-        a part sqrt(BF16) of the gradient's norm, in the encoder and in the decoder.
+        With the roundings: sums in float32 move few values across a rounding boundary, each by BF16; half of one
+        rounding is more than all of them. Without: errors are independent, so their squares add up, those of both
+        operands of the products that a gradient depends on: all forward, all but one backward, and its own. If the
+        activation has a kink, a fraction BF16 of the inputs, which are spread over about 1, is on the other side of it
+        and has a different slope: a fraction sqrt(BF16) of the gradient's norm, in the encoder and in the decoder.
         """
         gradients = self.gradients()
         kinks = 2 * BF16**0.5 if self.model.activation in ("relu", "leaky_relu") else 0
@@ -146,12 +146,12 @@ class Case:
             torch.testing.assert_close(self.terms, sums, rtol=1e-5 if rounded else BF16, atol=off)
 
     def _cancelled(self, sums: Tensor) -> float:
-        """Of every kl_bj terms of about 1 cancel."""
+        """Return the error allowed because terms of about 1 cancel in every kl_bj."""
         return 4 * EPS * float(sums[IMAGES]) * self.model.latent
 
 
 class RoundedLinear(torch.autograd.Function):
-    """A linear layer of which both operands of every product are rounded to bfloat16, and the bias is not."""
+    """A linear layer that rounds both operands of every product to bfloat16, but not the bias."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One small call of every public operator, for the properties that all of them share."""
+"""One small call of every public operator, for testing the properties that all of them share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ def _nll(likelihood: str) -> Call:
     return Call(lambda x, impl: nll(x, TARGET, **options, impl=impl), LOGITS)
 
 
-# What impl="triton" and "cpp" differentiate once.
+# Functions that impl="triton" and "cpp" differentiate once.
 FUSED = {
     "reparameterize": Call(lambda x, impl: vf.reparameterize(x, LOGVAR, 3, 4, impl=impl).square(), MU),
     "sample_posterior": Call(
@@ -61,7 +61,7 @@ FUSED = {
     **{f"nll {likelihood}": _nll(likelihood) for likelihood in reference.LIKELIHOODS},
     "elbo_loss of mu": Call(lambda x, impl: vf.elbo_loss(LOGITS, TARGET, x, LOGVAR, impl=impl).kl.exp(), MU),
 }
-# What gives no gradient.
+# Functions that give no gradient.
 CONSTANT = {
     "random_bits": Call(lambda x, impl: random_bits(B, D, 3, 4, impl=impl), MU),
     "nll_with_gradient": Call(lambda x, impl: tuple(nll_with_gradient(x, TARGET, WEIGHT, impl=impl)), LOGITS),

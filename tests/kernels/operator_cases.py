@@ -1,8 +1,8 @@
 """Inputs and error budgets for the operators, shared by the tests of every implementation.
 
-An implementation computes in float32 and is held against the reference in float64. Its budget is a number of roundings,
-each relative to the size of what was rounded: not of the result, which may have cancelled, but of the largest value on
-the way to it. What is stored in a narrower dtype is rounded once more.
+An implementation computes in float32 and is compared with the reference in float64. Its budget is a number of
+roundings, each relative to the size of the rounded value: not the result, which may have cancelled, but the largest
+intermediate value. A value stored in a narrower dtype is rounded once more.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,15 +30,15 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EXTREMES = [0.0, -0.0, 1e-30, -1e-30, 20.0, -20.0, 88.0, -88.0, 89.0, 104.0, -104.0, 177.0, 1e3, -1e3, 1e4, -1e4, 3e38]
 EXTREMES += [-3e38, float("inf"), float("-inf"), float("nan")]
 SEED, STEP = torch.tensor(2**40 + 7), torch.tensor(2**33 + 3)
-# Where mu is infinite, e^(logvar / 2) eps of this seed does not overflow. If it did, their sum would be NaN of two
-# operations, and inf of the one that a GPU makes of them.
+# With this seed e^(logvar / 2) eps does not overflow where mu is infinite. If it did, their sum would be NaN with two
+# operations, and inf with the single one that a GPU fuses them into.
 EXTREME_SEED = 5
 
 
 def cases(every: int) -> Iterator[tuple[tuple[Any, ...], bool]]:
-    """Every shape, layout, dtype and likelihood, and whether the case is one for a sweep.
+    """Yield every combination of shape, layout, dtype and likelihood, and whether it runs in sweeps only.
 
-    Those outside one have a layout for each dtype, and one likelihood in `every`.
+    The others have one layout for each dtype, and one likelihood in `every`.
     """
     for i, shape in enumerate(SHAPES):
         for (j, layout), (k, dtype) in product(enumerate(LAYOUTS), enumerate(DTYPES)):
@@ -46,14 +46,14 @@ def cases(every: int) -> Iterator[tuple[tuple[Any, ...], bool]]:
                 yield (*shape, layout, dtype, likelihood), j != k or (i + j + n) % every > 0
 
 
-# Inputs are drawn on the CPU, so that they are the same on every device, and take their dtype and device before they
-# are sliced: a copy of a slice would lie together.
+# Inputs are drawn on the CPU, so that they are the same on every device, and converted to their dtype and device before
+# they are sliced: a copy of a slice would be contiguous.
 
 
 def posterior(
     b: int, z: int, layout: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """mu and logvar, [B, Z]: two tensors, two halves of one, or two transposed ones."""
+    """Return mu and logvar, [B, Z]: two tensors, two halves of one, or two transposed ones."""
     generator = torch.Generator().manual_seed(b + z)
     if layout == "halves":
         mu, logvar = torch.randn(b, 2 * z, generator=generator).to(device, dtype).chunk(2, dim=-1)
@@ -64,7 +64,7 @@ def posterior(
 
 
 def encoded(b: int, z: int, layout: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
-    """An encoder's output, [B, 2 Z]: a whole tensor, the middle half of a wider one, or a transposed one."""
+    """Return an encoder's output, [B, 2 Z]: a whole tensor, the middle half of a wider one, or a transposed one."""
     generator = torch.Generator().manual_seed(b + z)
     if layout == "halves":
         return torch.randn(b, 4 * z, generator=generator).to(device, dtype)[:, z : 3 * z]
@@ -81,7 +81,7 @@ def images(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Logits and target, [B, D]: whole tensors, halves of wider ones, or every second column of them."""
+    """Return logits and target, [B, D]: whole tensors, halves of wider ones, or every second column of them."""
     generator = torch.Generator().manual_seed(b + d)
     width = d if layout == "contiguous" else 2 * d
     logits = (4 * torch.randn(b, width, generator=generator)).to(device, dtype)
@@ -93,7 +93,7 @@ def images(
 
 
 def scales(likelihood: str, d: int, device: str = "cpu") -> list[Tensor | None]:
-    """Logs of a likelihood's scale: [] and [D], or None where it has none."""
+    """Return logs of a likelihood's scale: [] and [D], or only None if it has no scale."""
     if likelihood not in reference.SCALED:
         return [None]
     each = 0.3 * torch.randn(d, generator=torch.Generator().manual_seed(d)) - 1
@@ -101,10 +101,10 @@ def scales(likelihood: str, d: int, device: str = "cpu") -> list[Tensor | None]:
 
 
 def within(actual: Tensor, exact: Tensor, roundings: float, size: Tensor | float) -> None:
-    """|actual - exact| <= roundings eps size, and one rounding of the result where its dtype is narrower."""
+    """Check |actual - exact| <= roundings eps size, plus one rounding of the result if its dtype is narrower."""
     assert actual.shape == exact.shape
     actual, exact, info = actual.detach(), exact.detach(), torch.finfo(actual.dtype)
-    # Triton's interpreter cuts float32 off to bfloat16, where a GPU rounds to nearest (triton 3.7, interpreter.py)
+    # Triton's interpreter truncates float32 to bfloat16, where a GPU rounds to nearest (triton 3.7, interpreter.py)
     ulps = 1.0 if registration.INTERPRETED and actual.dtype == torch.bfloat16 else 0.5
     stored = 0.0 if actual.dtype == torch.float32 else ulps * info.eps * exact.abs() + info.tiny * info.eps
     error = (actual.double() - exact).abs()
@@ -113,7 +113,7 @@ def within(actual: Tensor, exact: Tensor, roundings: float, size: Tensor | float
 
 
 def check_reparameterize(impl: str, mu: Tensor, logvar: Tensor, row_offset: int = 0) -> None:
-    """Value and gradients of one call, on inputs of any shape [..., Z]."""
+    """Check value and gradients of one call, on inputs of any shape [..., Z]."""
     mu, logvar = mu.detach().requires_grad_(), logvar.detach().requires_grad_()
     seed, step = SEED.to(mu.device), STEP.to(mu.device)
     z = reparameterize(mu, logvar, seed, step, row_offset=row_offset, stream=16, impl=impl)
@@ -132,7 +132,7 @@ def check_reparameterize(impl: str, mu: Tensor, logvar: Tensor, row_offset: int 
 
 
 def _noise(like: Tensor, row_offset: int) -> Tensor:
-    """The normals of stream 16 for every place of a tensor [..., Z], float64."""
+    """Return the normals of stream 16 for every position of a tensor [..., Z], float64."""
     rows, columns = like.shape[:-1].numel(), like.shape[-1]
     seed, step = SEED.to(like.device), STEP.to(like.device)
     bits = random_bits(rows, columns + columns % 2, seed, step, row_offset=row_offset, stream=16, impl="reference")
@@ -140,7 +140,7 @@ def _noise(like: Tensor, row_offset: int) -> Tensor:
 
 
 def check_sample_posterior(impl: str, stats: Tensor, row_offset: int = 0) -> None:
-    """Values of one call on [B, 2 Z], and the gradients through both, through z alone and through kl alone."""
+    """Check the values of one call on [B, 2 Z], and the gradients through both, through z alone and through kl alone."""
     stats = stats.detach().requires_grad_()
     seed, step = SEED.to(stats.device), STEP.to(stats.device)
     results = sample_posterior(stats, seed, step, row_offset=row_offset, stream=16, impl=impl)
@@ -163,13 +163,13 @@ def check_sample_posterior(impl: str, stats: Tensor, row_offset: int = 0) -> Non
         assert grad.dtype == stats.dtype
         by_z = grad_z.double().abs() * (used.start == 0)
         by_kl = grad_kl.double().abs().view(-1, 1) * (used.stop == 2)
-        # those of reparameterize and of the KL in check_elbo, and their sum's
+        # the roundings of reparameterize, of the KL in check_elbo, and of their sum
         size = torch.cat((by_z + by_kl * m.abs(), by_z * noise / 2 + by_kl * (1 + v.exp())), dim=1)
         within(grad, exact_grad, 13, size)
 
 
 class Sizes(NamedTuple):
-    """The largest values on the way to a pixel's nll, and to its derivatives by the logit and the log of the scale."""
+    """The largest intermediate values of a pixel's nll and of its derivatives by the logit and the log of the scale."""
 
     value: Tensor
     by_logit: Tensor
@@ -183,7 +183,7 @@ def sizes(likelihood: str, logit: Tensor, x: Tensor, log_scale: Tensor) -> Sizes
         return Sizes(logit.abs() + 1, one, one)
     if likelihood == "continuous_bernoulli":
         return Sizes(2 * logit.abs() + 2, 2 * one, one)
-    # x = k / 255 is rounded before anything else, which the scale then magnifies
+    # x = k / 255 is rounded first, and the scale magnifies that error
     far = (x - logit).abs() * inverse
     if likelihood == "gaussian":
         return Sizes(
@@ -202,7 +202,7 @@ def check_elbo(
     likelihood: str = "bernoulli",
     log_scale: Tensor | None = None,
 ) -> None:
-    """Values and every gradient of one call."""
+    """Check the values and every gradient of one call."""
     leaves = [t.detach().requires_grad_() for t in (logits, mu, logvar, log_scale) if t is not None]
     scale = leaves[3] if len(leaves) > 3 else None
     terms = elbo_loss(leaves[0], target, *leaves[1:3], likelihood=likelihood, log_scale=scale, impl=impl)[1:]
@@ -224,7 +224,7 @@ def check_elbo(
 def check_nll(
     impl: str, logits: Tensor, target: Tensor, likelihood: str = "bernoulli", log_scale: Tensor | None = None
 ) -> None:
-    """Values and every gradient of one call."""
+    """Check the values and every gradient of one call."""
     leaves = [t.detach().requires_grad_() for t in (logits, log_scale) if t is not None]
     value = nll(leaves[0], target, likelihood=likelihood, log_scale=leaves[1] if len(leaves) > 1 else None, impl=impl)
     grads = torch.autograd.grad(value, leaves, _weight_of_nll(logits))
@@ -239,7 +239,7 @@ def _weight_of_nll(logits: Tensor) -> Tensor:
 def _compare_nll(
     value: Tensor, grads: Sequence[Tensor], leaves: Sequence[Tensor], target: Tensor, likelihood: str
 ) -> None:
-    """The nll and its gradients by the leaves, the logits and perhaps the log of the scale, against the reference's."""
+    """Compare the nll and its gradients by the leaves, the logits and any log of the scale, with the reference's."""
     exact_leaves = [t.detach().double().requires_grad_() for t in leaves]
     x = target if target.dtype == torch.uint8 else target.double()
     exact = reference.nll(exact_leaves[0], x, likelihood, exact_leaves[1] if len(leaves) > 1 else None)
@@ -250,7 +250,7 @@ def _compare_nll(
     x = x.flatten(1).double() / (255 if target.dtype == torch.uint8 else 1)
     size = sizes(likelihood, logit.flatten(1), x, scale[0] if scale else x.new_zeros(()))
     by_nll = weight.view(-1, 1)
-    # A term has fewer than 10 roundings; a sum over 4 or more lanes adds fewer than 10 of its own in the mean.
+    # A term has fewer than 10 roundings; a sum over 4 or more lanes adds fewer than 10 on average.
     within(value, exact, 20, size.value.sum(1))
     within(grads[0].flatten(1), exact_grads[0].flatten(1), 8, by_nll * size.by_logit)
     if scale:
@@ -266,7 +266,7 @@ def check_extremes(
     log_scale: Tensor | None = None,
     device: str = "cpu",
 ) -> None:
-    """Overflow, infinities and NaN in logits, mu and logvar come out as the reference's, in values and gradients."""
+    """Check that overflow, infinities and NaN in logits, mu and logvar give the reference's values and gradients."""
     mu, logvar = _extreme_posterior(repeat, device)
     images = _extreme_images(target_dtype, repeat, device)
     logits, target = (t.repeat(len(mu) // len(t), 1) for t in images)
@@ -293,7 +293,7 @@ def check_extremes_apart(
     log_scale: Tensor | None = None,
     device: str = "cpu",
 ) -> None:
-    """The same of `nll` and `sample_posterior`."""
+    """Check the same as `check_extremes` for `nll` and `sample_posterior`."""
     logits, target = _extreme_images(target_dtype, repeat, device)
     stats = torch.cat(_extreme_posterior(repeat, device), dim=1)
 
@@ -305,17 +305,17 @@ def check_extremes_apart(
     def samples(impl: str) -> list[Tensor]:
         leaf = stats.clone().requires_grad_()
         z, kl = sample_posterior(leaf, EXTREME_SEED, 2, impl=impl)
-        sums = z.sum(), kl.sum()  # whose shares in the gradient of the other alone would be 0 * inf
+        sums = z.sum(), kl.sum()  # in the gradient of one alone the other's part would be 0 * inf
         alone = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in sums]
         return [z, kl, *alone, *torch.autograd.grad(sums, leaf)]
 
     _alike(terms(impl), terms("reference"))
-    if likelihood == "bernoulli":  # once: samples have none
+    if likelihood == "bernoulli":  # once, because samples have no likelihood
         _alike(samples(impl), samples("reference"), rtol=1e-3)
 
 
 def check_extreme_scales(impl: str, likelihood: str, device: str = "cpu") -> None:
-    """Gradients by log scales, one a pixel. Not of logits of 3e38, where the reference overflows before the end."""
+    """Check gradients by log scales, one per pixel; not for logits of 3e38, where the reference overflows midway."""
     logits = [value for value in EXTREMES if abs(value) != 3e38]
     choices = (torch.tensor(values, device=device) for values in (logits, [0.0, 0.2, 1.0], [-20.0, 0.0, 20.0, 83.0]))
     every = torch.cartesian_prod(*choices).unbind(1)
@@ -331,7 +331,7 @@ def check_extreme_scales(impl: str, likelihood: str, device: str = "cpu") -> Non
 
 
 def _extreme_images(target_dtype: torch.dtype, repeat: int, device: str) -> tuple[Tensor, Tensor]:
-    """Logits and target, each value `repeat` times in a row."""
+    """Return logits and target, each value `repeat` times in a row."""
     logits, level = torch.cartesian_prod(torch.tensor(EXTREMES), torch.tensor([0.0, 51.0, 255.0])).unbind(1)
     target = level.to(torch.uint8) if target_dtype == torch.uint8 else level / 255
     return logits[:, None].repeat(1, repeat).to(device), target[:, None].repeat(1, repeat).to(device)
@@ -344,6 +344,6 @@ def _extreme_posterior(repeat: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def _alike(ours: list[Tensor], exact: list[Tensor], rtol: float = 3e-6) -> None:
-    """rtol 1e-3 for samples: the noise may differ by 1e-6, which the largest finite e^(logvar / 2) multiplies."""
+    """Compare; samples need rtol 1e-3: the noise may differ by 1e-6 times the largest finite e^(logvar / 2)."""
     for one, other in zip(ours, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=rtol, atol=1e-6, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Adam in C++ and in PyTorch against the textbook in float64; the optimizer around it."""
+"""Tests of Adam in C++ and in PyTorch against the textbook in float64, and of the optimizer around it."""
 
 from math import inf
 
@@ -33,7 +33,7 @@ def tensors(seed: int, scale: float = 1.0) -> list[Tensor]:
 def textbook(
     state: list[list[Tensor]], t: int, gradients: list[Tensor], lr: float, weight_decay: float, max_norm: float
 ) -> Tensor:
-    """Algorithm 1 of Kingma and Ba, with decoupled decay; in place on float64."""
+    """Take a step of algorithm 1 of Kingma and Ba with decoupled decay, in place on float64; return the norm."""
     norm = torch.cat([g.flatten() for g in gradients]).norm()
     for p, m, v, gradient in zip(*state, gradients, strict=True):
         g = gradient * min(1.0, max_norm / float(norm))
@@ -48,7 +48,7 @@ def textbook(
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("max_norm", [inf, 1.0, 1e6])
 @pytest.mark.usefixtures("impl")
-def test_it_is_the_textbooks(weight_decay: float, max_norm: float) -> None:
+def test_adam_matches_the_textbook(weight_decay: float, max_norm: float) -> None:
     state = [tensors(0), [torch.zeros(s) for s in SHAPES], [torch.zeros(s) for s in SHAPES]]
     exact = [[t.double() for t in group] for group in state]
     count = torch.zeros(())
@@ -59,8 +59,8 @@ def test_it_is_the_textbooks(weight_decay: float, max_norm: float) -> None:
         assert norm.dtype == torch.float32
         assert norm.item() == pytest.approx(exact_norm.item(), rel=8 * EPS)
     assert count == 5
-    # Five steps of a few roundings each: of the parameter, and of updates whose sum is at most 3 lr. Clipping adds 1e-6
-    # to the norm that it divides by, of which Adam's quotient takes out all but what the epsilon sees.
+    # Five steps of a few roundings each: of the parameter, and of updates that sum up to at most 3 lr. Clipping adds 1e-6
+    # to the norm that it divides by, which cancels in Adam's quotient except for the effect of epsilon.
     for ours, theirs, size in zip(state, exact, (0.05, 1.0, 1.0), strict=True):
         for t, e in zip(ours, theirs, strict=True):
             torch.testing.assert_close(t.double(), e, rtol=16 * EPS, atol=16 * EPS * size)
@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(value: float) -> None:
 
 
 @pytest.mark.usefixtures("impl")
-def test_a_gradient_may_have_any_strides_and_a_stale_graph_is_noticed() -> None:
+def test_a_gradient_may_have_any_strides_and_a_stale_graph_is_detected() -> None:
     gradient = torch.randn(4, 3)
     results = []
     for g in (gradient, gradient.t().contiguous().t()):
@@ -108,7 +108,7 @@ def test_a_gradient_may_have_any_strides_and_a_stale_graph_is_noticed() -> None:
 
 
 @pytest.mark.skipif(not extension.load(), reason=extension.status())
-def test_cpp_gives_the_same_for_any_number_of_threads() -> None:
+def test_cpp_gives_the_same_result_for_any_number_of_threads() -> None:
     threads, results = torch.get_num_threads(), []
     try:
         for n in (1, 2):
@@ -131,14 +131,14 @@ def test_cpp_gives_the_same_for_any_number_of_threads() -> None:
     ],
 )
 @pytest.mark.usefixtures("impl")
-def test_what_does_not_fit_is_refused(change: dict[str, list[Tensor]], message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, list[Tensor]], message: str) -> None:
     arguments = {name: [torch.zeros(4, 3)] for name in ("parameters", "means", "squares", "gradients")} | change
     with pytest.raises((TypeError, ValueError), match=message):
         adam_(count=torch.zeros(()), lr=0.1, **arguments)
 
 
 @pytest.mark.skipif(not extension.load(), reason=extension.status())
-def test_it_is_a_proper_operator() -> None:
+def test_adam_is_a_proper_operator() -> None:
     state = [[torch.rand(4, 3), torch.rand(5)] for _ in range(4)]
     arguments = (*state[:3], torch.zeros(()), state[3], torch.tensor(0.1), 0.9, 0.999, 1e-8, 0.0, inf, None)
     torch.library.opcheck(torch.ops.vae_fast.adam_, arguments)
@@ -150,7 +150,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_the_state_by_name_is_taken_over(flat: bool) -> None:
+def test_the_state_is_loaded_by_name(flat: bool) -> None:
     one, two = (Adam(network().named_parameters(), flat=flat) for _ in range(2))
     for number, tensor in enumerate(one.tensors().values()):
         tensor.fill_(number + 1)
@@ -159,7 +159,7 @@ def test_the_state_by_name_is_taken_over(flat: bool) -> None:
     assert [t.mean().item() for t in two.tensors().values()] == list(range(1, 10))
 
 
-def test_weights_move_with_their_copies_and_keep_their_values() -> None:
+def test_flat_weights_keep_their_values_and_update_their_copies() -> None:
     model, twin = network(), network().to(torch.bfloat16)
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = Adam(model.named_parameters(), copies=list(twin.parameters()), flat=True)
@@ -173,7 +173,7 @@ def test_weights_move_with_their_copies_and_keep_their_values() -> None:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_stale_graph_of_the_model_is_noticed(flat: bool) -> None:
+def test_a_stale_graph_of_the_model_is_detected(flat: bool) -> None:
     model = network()
     optimizer = Adam(model.named_parameters(), flat=flat)
     loss = model[1].weight.square().sum()

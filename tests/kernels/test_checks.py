@@ -1,4 +1,4 @@
-"""What the public operators refuse, and how they say it."""
+"""Tests of the public operators' errors for invalid arguments."""
 
 import re
 from typing import Any
@@ -51,7 +51,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("change", "error", "message"), REFUSED)
-def test_elbo_loss_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_elbo_loss_refuses_invalid_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         vf.elbo_loss(**{**batch(), **change})
 
@@ -62,7 +62,7 @@ NOT_FOR_NLL = ("mu", "logvar", "beta", "reduction")
 @pytest.mark.parametrize(
     ("change", "error", "message"), [case for case in REFUSED if not case[0].keys() & set(NOT_FOR_NLL)]
 )
-def test_nll_refuses_the_same(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_nll_refuses_the_same_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments = {name: tensor for name, tensor in batch().items() if name not in NOT_FOR_NLL}
     with pytest.raises(error, match=message.replace("elbo_loss", "nll")):
         nll(**{**arguments, **change})
@@ -72,7 +72,7 @@ def test_nll_refuses_the_same(change: dict[str, Any], error: type[Exception], me
     "shape", [(5,), (4,), (2, 1, 1), (3, 1), (2, 3, 1, 1), (1, 1, 3, 1, 1), (3, 4, 4), (0,), (3, 0, 1)]
 )
 def test_a_scale_that_does_not_broadcast_is_refused(shape: tuple[int, ...]) -> None:
-    """Nor one of a row of pixels, which may have been meant for channels, or for all pixels."""
+    """Check shapes that do not broadcast, and rows of pixels, which might have been meant for channels or all pixels."""
     message = re.escape(f"expected shape [], [60] or one that broadcasts to an image's [3, 4, 5], got {list(shape)}")
     images = torch.zeros(2, 3, 4, 5)
     for logits, target in ((images, images), (images.flatten(1), images), (images, images.flatten(1))):
@@ -115,7 +115,9 @@ OF_NOISE = [
         ),
     ],
 )
-def test_sample_posterior_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_sample_posterior_refuses_invalid_arguments(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         sample_posterior(**{"stats": M, "seed": 0, "step": 0, **change})
 
@@ -133,7 +135,7 @@ def test_sample_posterior_refuses(change: dict[str, Any], error: type[Exception]
         ),
     ],
 )
-def test_reparameterize_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_reparameterize_refuses_invalid_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         vf.reparameterize(**{"mu": M, "logvar": M, "seed": 0, "step": 0, **change})
 
@@ -148,12 +150,14 @@ def test_reparameterize_refuses(change: dict[str, Any], error: type[Exception], 
         (M, M.to("meta"), ValueError, "logvar: expected a tensor on cpu, got one on meta"),
     ],
 )
-def test_kl_per_dimension_refuses(mu: Tensor, logvar: Tensor, error: type[Exception], message: str) -> None:
+def test_kl_per_dimension_refuses_invalid_arguments(
+    mu: Tensor, logvar: Tensor, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         kl_per_dimension(mu, logvar)
 
 
-def test_seed_and_step_may_be_numpys() -> None:
+def test_seed_and_step_may_be_numpy_integers() -> None:
     expected = vf.reparameterize(M, M, 3, 7)
     for seed, step in ((np.int64(3), np.int32(7)), (np.uint8(3), 7)):
         assert torch.equal(vf.reparameterize(M, M, seed, step), expected)

@@ -1,4 +1,4 @@
-"""Which implementation answers, also for devices that are not here: tensors there have a device, and no data."""
+"""Tests of the choice of the implementation, including for absent devices, with tensors that have no data."""
 
 import importlib.util
 from collections.abc import Callable
@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_a_compiled_step_on_a_gpu_takes_triton_with_no_graph_break(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_step_on_a_gpu_uses_triton_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "HAS_C_COMPILER", True)
     called: set[str] = set()
 
@@ -39,7 +39,7 @@ def test_a_compiled_step_on_a_gpu_takes_triton_with_no_graph_break(monkeypatch: 
     assert called == {f"vae_fast::{name}" for name in ("reparameterize", "sample_posterior", "elbo", "nll")}
 
 
-def test_triton_takes_what_it_can_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_triton_on_a_gpu_where_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "HAS_TRITON", True)
     monkeypatch.setattr(dispatch, "HAS_C_COMPILER", True)
     with FakeTensorMode():
@@ -55,7 +55,7 @@ def test_triton_takes_what_it_can_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
         assert dispatch.chosen("reparameterize", "auto", mu, mu) == "reference"
 
 
-def test_without_the_library_a_compiled_step_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_a_compiled_step_uses_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "HAS_LIBRARY", False)
 
     def loss(stats: Tensor, logits: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The C++ operators against the reference in float64: values, gradients, extremes, threads, and torch.compile."""
+"""Tests of the C++ operators against the reference in float64: values, gradients, extremes, threads, torch.compile."""
 
 import os
 import platform
@@ -44,15 +44,15 @@ pytestmark = [
 ]
 
 
-loops = pytest.mark.loops  # what depends on the instruction set
+loops = pytest.mark.loops  # tests that depend on the instruction set
 
 
 INSTRUCTION_SETS = {"avx2": "AVX2", "default": "portable"}
 
 
 @pytest.mark.parametrize("capability", INSTRUCTION_SETS)
-def test_every_instruction_set(capability: str) -> None:
-    """The machine's own runs in this process, lower ones, as PyTorch's setting forces them, in others."""
+def test_the_loops_pass_for_every_instruction_set(capability: str) -> None:
+    """Run the tests for lower instruction sets, forced by PyTorch's setting, in other processes."""
     if platform.machine() != "x86_64":
         pytest.skip("one instruction set on this machine")
     root = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_every_instruction_set(capability: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
-def test_reparameterize_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+def test_reparameterize_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     check_reparameterize("cpp", *posterior(b, z, layout, dtype))
 
 
@@ -82,7 +82,7 @@ def test_reparameterize_is_the_reference(b: int, d: int, z: int, layout: str, dt
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), [*SHAPES, (5, 1, 300), (3, 1, 0)])
-def test_sample_posterior_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+def test_sample_posterior_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     check_sample_posterior("cpp", encoded(b, z, layout, dtype), row_offset=d)
 
 
@@ -91,7 +91,7 @@ def test_sample_posterior_is_the_reference(b: int, d: int, z: int, layout: str, 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
-def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
+def test_elbo_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
     for target, log_scale in product((torch.uint8, dtype), scales(likelihood, d)):
         pixels = images(b, d, layout, target, dtype)
         check_elbo("cpp", *pixels, *posterior(b, z, layout, dtype), likelihood, log_scale)
@@ -108,7 +108,9 @@ def test_elbo_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch
     likelihood=st.sampled_from(list(reference.LIKELIHOODS)),
     row_offset=st.integers(0, 2**33),
 )
-def test_any_shape(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str, row_offset: int) -> None:
+def test_results_match_for_any_shape(
+    b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str, row_offset: int
+) -> None:
     check_reparameterize("cpp", *posterior(b, z, layout), row_offset)
     check_sample_posterior("cpp", encoded(b, z, layout), row_offset)
     for log_scale in scales(likelihood, d):
@@ -125,7 +127,7 @@ def test_dtypes_may_differ() -> None:
 @loops
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_narrow_floats_are_converted_as_by_pytorch(dtype: torch.dtype) -> None:
-    """Every narrow value to float32, and back from it, from its neighbours, from ties, and from any bits."""
+    """Convert every narrow value to float32, and back from it, from its neighbours, from ties and from random bits."""
     nll_backward = torch.ops.vae_fast.nll_backward
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(-1, 1)
     count = len(every)
@@ -156,7 +158,7 @@ def test_leading_dimensions_are_rows_and_images_may_have_any_shape() -> None:
 
 @loops
 def test_the_noise_is_within_its_bound_of_the_specification() -> None:
-    """On two million normals, of which some hundred lie beyond 4 and the angles cover a turn closely."""
+    """Check two million normals; about a hundred exceed 4, and the angles cover a turn closely."""
     zero = torch.zeros(8192, 256)
     eps = vf.reparameterize(zero, zero, 1, 2, impl="cpp").double()
     exact = philox.normals(random_bits(8192, 256, 1, 2))
@@ -165,8 +167,8 @@ def test_the_noise_is_within_its_bound_of_the_specification() -> None:
 
 
 @loops
-def test_exp_over_its_whole_range() -> None:
-    """kl is (e^logvar - 1 - logvar) / 2 at mu = 0, and its gradient (e^logvar - 1) / 2: they show e^x within ulps."""
+def test_exp_is_accurate_over_its_whole_range() -> None:
+    """Check e^x within ulps through kl, (e^logvar - 1 - logvar) / 2 at mu = 0, and its gradient, (e^logvar - 1) / 2."""
     logvar = torch.linspace(-110, 88.7, 200_001).view(-1, 1).requires_grad_()
     kl = vf.elbo_loss(torch.zeros(len(logvar), 1), torch.zeros(len(logvar), 1), torch.zeros_like(logvar), logvar).kl
     (grad,) = torch.autograd.grad(kl.sum(), logvar)
@@ -182,14 +184,14 @@ def test_exp_over_its_whole_range() -> None:
 @pytest.mark.parametrize("likelihood", reference.LIKELIHOODS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("repeat", [1, 40])  # scalar code and vectors
-def test_extreme_values_come_out_as_in_the_reference(repeat: int, dtype: torch.dtype, likelihood: str) -> None:
+def test_extreme_values_match_the_reference(repeat: int, dtype: torch.dtype, likelihood: str) -> None:
     check_extremes("cpp", dtype, repeat, likelihood, scales(likelihood, 1)[0])
     check_extremes_apart("cpp", dtype, repeat, likelihood, scales(likelihood, 1)[0])
 
 
 @loops
 @pytest.mark.parametrize("likelihood", reference.SCALED)
-def test_extreme_scales_come_out_as_in_the_reference(likelihood: str) -> None:
+def test_extreme_scales_match_the_reference(likelihood: str) -> None:
     check_extreme_scales("cpp", likelihood)
 
 
@@ -205,7 +207,7 @@ def test_a_nan_target_gives_nan() -> None:
 
 @loops
 @given(b=st.integers(0, 40), z=st.integers(1, 30), split=st.integers(0, 40))
-def test_a_split_batch_is_the_whole_bit_for_bit(b: int, z: int, split: int) -> None:
+def test_a_split_batch_matches_the_whole_bit_for_bit(b: int, z: int, split: int) -> None:
     stats, (logits, target) = encoded(b, z, "halves"), images(b, 37, "contiguous", torch.uint8)
     mu, logvar = stats.chunk(2, dim=1)
     parts = [slice(0, min(split, b)), slice(min(split, b), b)]
@@ -275,7 +277,7 @@ def test_an_explicit_choice_works_or_raises(change: dict[str, Any], message: str
 
 
 @pytest.mark.parametrize("change", [{"mu": M.double()}, {"target": M.double()}])
-def test_auto_leaves_the_rest_to_the_reference(change: dict[str, Any]) -> None:
+def test_auto_uses_the_reference_for_other_dtypes(change: dict[str, Any]) -> None:
     arguments = {"logits": M, "target": M, "mu": M, "logvar": M, **change}
     auto, exact = (vf.elbo_loss(**arguments, impl=impl) for impl in ("auto", "reference"))
     assert torch.equal(auto.loss, exact.loss)

@@ -1,4 +1,4 @@
-"""The end of a training step by PyTorch's operators against the specification, and the specification against others."""
+"""Tests of the end of a training step with PyTorch's operators, and of its specification against PyTorch's classes."""
 
 from math import inf
 from typing import Any
@@ -12,12 +12,12 @@ from vae_fast.training.loss_scale import LossScale
 
 
 @pytest.mark.parametrize("settings", CASES)
-def test_it_is_the_specification(settings: dict[str, Any]) -> None:
+def test_the_end_of_a_step_matches_the_specification(settings: dict[str, Any]) -> None:
     check_finish_step("torch", **settings)
 
 
-def test_the_specification_is_pytorchs_adam() -> None:
-    """torch.optim.Adam(fused=True) in float64, on the steps that are taken."""
+def test_the_specification_matches_pytorchs_adam() -> None:
+    """Compare with torch.optim.Adam(fused=True) in float64, on the steps that are taken."""
     settings = CASES[0]
     case = Case(settings, "cpu")
     state = [[t.double() for t in group.views] for group in case.adam[:3] if group is not None]
@@ -41,7 +41,7 @@ def test_the_same_arguments_give_the_same_bits() -> None:
     assert torch.equal(one.record.ring, two.record.ring)
 
 
-def test_a_skipped_step_is_entered_as_such() -> None:
+def test_a_skipped_step_is_recorded_as_such() -> None:
     case = finished(Case(CASES[0], "cpu"), "torch")
     rows = case.record.ring[[250, 254, 0]]  # steps 250, 254 and 256
     assert rows[0, 3:].tolist() == [IMAGES, 0]
@@ -49,8 +49,8 @@ def test_a_skipped_step_is_entered_as_such() -> None:
 
 
 @pytest.mark.parametrize("skips", [[], [1], [3, 4, 5]])
-def test_the_scale_moves_as_gradscalers(skips: list[int]) -> None:
-    """torch._amp_update_scale_, which GradScaler.update calls."""
+def test_the_scale_changes_like_that_of_gradscaler(skips: list[int]) -> None:
+    """Compare with torch._amp_update_scale_, which GradScaler.update calls."""
     case = Case(CASES[2], "cpu")
     factor, growth = torch.tensor(1024.0), torch.tensor(1996, dtype=torch.int32)
     for number in range(8):
@@ -65,7 +65,7 @@ def test_the_scale_moves_as_gradscalers(skips: list[int]) -> None:
         assert (case.scale.factor, case.scale.growth) == (factor, growth)
 
 
-def test_a_gradscalers_state_is_taken_over() -> None:
+def test_the_state_of_a_gradscaler_is_loaded() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**11)
     scaler.scale(torch.zeros(()))
     before = scaler.state_dict() | {"_growth_tracker": 17}
@@ -85,7 +85,7 @@ def test_a_gradscalers_state_is_taken_over() -> None:
         ({"gradients": [torch.zeros(1)] * 6}, ValueError, r"gradients\[0\]: expected \[3, 5\], got \[1\]"),
         ({"gradients": [torch.zeros(3, 5).double()] * 6}, TypeError, r"gradients\[0\]: expected float32, bfloat16"),
         ({"terms": Terms(torch.zeros(3), torch.zeros(2))}, ValueError, r"kl: expected \[3\], got \[2\]"),
-        ({"impl": "triton", "flat": False}, RuntimeError, "parameters do not lie flat"),
+        ({"impl": "triton", "flat": False}, RuntimeError, "the parameters are not flat"),
         pytest.param(
             {"impl": "triton"},
             RuntimeError,
@@ -94,7 +94,7 @@ def test_a_gradscalers_state_is_taken_over() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     case = Case(CASES[0], "cpu")
     gradients, terms, rates = case.step(0)
     adam = case.adam if change.get("flat", True) else case.adam._replace(parameters=Flat(None, case.random(0)))

@@ -1,4 +1,4 @@
-"""PyTorch's global settings change no result: default dtype and device, gradients off, autocast, determinism."""
+"""Tests that PyTorch's global settings change no result: default dtype and device, no_grad, autocast, determinism."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_adam_takes_the_same_step(monkeypatch: pytest.MonkeyPatch, state: str, h
 
 @needs_library
 @pytest.mark.parametrize("state", STATES)
-def test_the_fused_steps_memory_is_what_it_takes(state: str) -> None:
+def test_the_fused_steps_memory_has_the_right_dtype_and_device(state: str) -> None:
     parameters = Case(8).parameters
     with STATES[state]():
         made = mlp_workspace(parameters, 8), mlp_copies(parameters)

@@ -1,4 +1,4 @@
-"""The operators on a GPU: values and gradients, the same bits every time, compiled, captured, and as fast as memory."""
+"""Tests of the operators on a GPU: values, gradients, reproducible bits, compilation, capture, and memory speed."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def test_memory_is_poisoned() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), [*SHAPES, (5, 1, 300), (3, 1, 0)])
-def test_samples_are_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+def test_samples_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     check_reparameterize("triton", *posterior(b, z, layout, dtype, GPU), row_offset=d)
     check_sample_posterior("triton", encoded(b, z, layout, dtype, GPU), row_offset=d)
 
@@ -61,7 +61,7 @@ def test_samples_are_the_reference(b: int, d: int, z: int, layout: str, dtype: t
     ("b", "d", "z", "layout", "dtype", "likelihood"),
     [pytest.param(*case, marks=[pytest.mark.sweep] if slow else []) for case, slow in cases(every=4)],
 )
-def test_losses_are_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
+def test_losses_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, likelihood: str) -> None:
     target_dtype = torch.uint8 if layout != "contiguous" else dtype
     pixels, latents = images(b, d, layout, target_dtype, dtype, GPU), posterior(b, z, layout, dtype, GPU)
     for log_scale in scales(likelihood, d, GPU):
@@ -73,7 +73,9 @@ def test_losses_are_the_reference(b: int, d: int, z: int, layout: str, dtype: to
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
-def test_what_a_training_step_takes_is_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
+def test_the_operators_of_a_training_step_match_the_reference(
+    b: int, d: int, z: int, layout: str, dtype: torch.dtype
+) -> None:
     training_cases.check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype, GPU))
     for by_dimension in (False, True):
         training_cases.check_sample_posterior_gradient(
@@ -84,7 +86,7 @@ def test_what_a_training_step_takes_is_the_reference(b: int, d: int, z: int, lay
 
 @pytest.mark.parametrize("settings", finish_step_cases.CASES)
 @pytest.mark.parametrize("shapes", [[(3, 5), (), (0, 4), (7,), (131, 129)], [(400, 784), (400,), (5000, 999)]])
-def test_the_end_of_a_step_is_the_specification(settings: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
+def test_the_end_of_a_step_matches_the_specification(settings: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
     finish_step_cases.check_finish_step("triton", GPU, **settings, shapes=shapes)
 
 
@@ -101,7 +103,7 @@ def test_dtypes_may_differ_and_images_have_any_shape() -> None:
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_extreme_values_come_out_as_in_the_reference(likelihood: str, target_dtype: torch.dtype) -> None:
+def test_extreme_values_match_the_reference(likelihood: str, target_dtype: torch.dtype) -> None:
     log_scale = scales(likelihood, 1, GPU)[0]
     check_extremes("triton", target_dtype, 1, likelihood, log_scale, GPU)
     check_extremes_apart("triton", target_dtype, 1, likelihood, log_scale, GPU)
@@ -132,7 +134,7 @@ def test_random_bits_are_those_of_the_cpu(
 def inputs(
     b: int, d: int, z: int, likelihood: str, each: bool = True, dtype: torch.dtype = torch.bfloat16
 ) -> dict[str, Any]:
-    """Of `everything`: all it needs is on the GPU already. `each` pixel has a scale of its own, or all have one."""
+    """Return the arguments of `everything`, already on the GPU, with a scale for `each` pixel or one for all."""
     logits, target = images(b, d, "contiguous", torch.uint8, dtype, GPU)
     log_scale = scales(likelihood, d, GPU)[-1 if each else 0]
     return {
@@ -155,7 +157,7 @@ def everything(
     step: Tensor,
     likelihood: str,
 ) -> tuple[Tensor, ...]:
-    """Each operator once; the last result is a loss that depends on all before it."""
+    """Call each operator once; the last result is a loss that depends on all others."""
     mu, logvar = stats.chunk(2, dim=1)
     likely = {"likelihood": likelihood, "log_scale": log_scale}
     z = vf.reparameterize(mu, logvar, seed, step, row_offset=3)
@@ -167,7 +169,7 @@ def everything(
 
 
 def with_gradients(arguments: dict[str, Any], step: Step = everything) -> list[Tensor]:
-    """What a step gives, and the gradients by its leaves."""
+    """Return a step's results and the gradients by its leaves."""
     outputs = step(**arguments)
     leaves = [arguments[name] for name in ("stats", "logits", "log_scale") if arguments[name] is not None]
     return [t.detach() for t in (*outputs, *torch.autograd.grad(outputs[-1], leaves))]
@@ -185,7 +187,7 @@ def test_every_run_gives_the_same_bits(b: int, d: int, z: int, likelihood: str, 
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # Inductor's advice
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_forward_and_backward_are_the_eager_ones(dynamic: bool, likelihood: str) -> None:
+def test_compiled_forward_and_backward_match_the_eager_ones(dynamic: bool, likelihood: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(everything, fullgraph=True, dynamic=dynamic)
     for b in (6, 129):
@@ -214,11 +216,11 @@ def test_a_replayed_graph_draws_the_noise_of_its_step(likelihood: str) -> None:
 
 
 def capture(call: Callable[[], Any], warm_up: int = 3) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A graph of one call, and the call's result, which every replay writes again."""
+    """Return a graph of one call, and the call's result, which every replay overwrites."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(warm_up):  # compiles the kernels, which a capture could not
+        for _ in range(warm_up):  # compiles the kernels, which is impossible during a capture
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -254,7 +256,7 @@ def test_calls_do_not_wait_for_the_device(likelihood: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
-def test_a_device_that_is_not_the_current_one() -> None:
+def test_the_operators_work_on_a_device_that_is_not_the_current_one() -> None:
     other = "cuda:1"
     with torch.cuda.device(0):
         check_sample_posterior("triton", encoded(9, 5, "halves", device=other))
@@ -275,7 +277,7 @@ EVERY_KERNEL = Path(__file__).with_name("every_kernel.py")
 
 @pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer is neither on PATH nor in /usr/local/cuda/bin")
 def test_no_access_is_out_of_bounds() -> None:
-    """Each tensor in an allocation of its own, because inside one of the caching allocator's any access is allowed."""
+    """Run with separate allocations, because inside one of the caching allocator's every access is allowed."""
     options = ("--tool", "memcheck", "--error-exitcode", "9", "--target-processes", "application-only")
     quiet = ("--report-api-errors", "no")  # torch probes for functions that a driver need not have
     paths = [str(EVERY_KERNEL.parents[2]), os.environ.get("PYTHONPATH")]
@@ -293,12 +295,12 @@ def test_no_access_is_out_of_bounds() -> None:
 
 ROWS, PIXELS, LATENTS = 8192, 784, 20
 REPLAYS = 20
-SLOWEST = 0.5  # of a copy's speed: the aim is 0.85, but a test is no benchmark
+SLOWEST = 0.5  # of a copy's speed: the aim is 0.85, but a test is not a benchmark
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_the_loss_moves_its_bytes_nearly_as_fast_as_a_copy(direction: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Logits in bfloat16, target uint8; loss and copy move as many bytes, none of them from the cache."""
+    """Compare the loss, for bfloat16 logits and a uint8 target, with a copy of as many bytes; none are in the cache."""
     pixels, latents = ROWS * PIXELS, ROWS * LATENTS
     # logits 2 bytes, target 1, mu and logvar 2 each; nll and kl, or their gradients, 4 each
     moved = 3 * pixels + 4 * latents + 8 * ROWS
@@ -306,7 +308,7 @@ def test_the_loss_moves_its_bytes_nearly_as_fast_as_a_copy(direction: str, capsy
         moved += 2 * pixels + 4 * latents  # the gradients by logits, mu and logvar
     sets = 4 * torch.cuda.get_device_properties(GPU).L2_cache_size // moved + 2
     loss = seconds([loss_call(direction) for _ in range(sets)])
-    copy = seconds([copy_call(moved // 2) for _ in range(sets)])  # which reads them and writes them
+    copy = seconds([copy_call(moved // 2) for _ in range(sets)])  # half are read, half are written
     with capsys.disabled():
         rates = f"{moved / loss / 1e9:.0f} GB/s of {moved / copy / 1e9:.0f}"
         print(
@@ -316,7 +318,7 @@ def test_the_loss_moves_its_bytes_nearly_as_fast_as_a_copy(direction: str, capsy
 
 
 def loss_call(direction: str) -> Callable[[], Any]:
-    """A call on tensors of its own."""
+    """Return a call on its own tensors."""
     logits = torch.randn(ROWS, PIXELS, device=GPU, dtype=torch.bfloat16)
     target = torch.randint(0, 256, (ROWS, PIXELS), device=GPU, dtype=torch.uint8)
     mu, logvar = (torch.randn(ROWS, LATENTS, device=GPU, dtype=torch.bfloat16) for _ in range(2))
@@ -336,7 +338,7 @@ def copy_call(size: int) -> Callable[[], Any]:
 
 
 def seconds(calls: list[Callable[[], Any]]) -> float:
-    """Of one call: the median over replays of a graph of all, whose results stay where they are and so are apart."""
+    """Return the time of one call: the median over replays of a graph of all, each with its own result tensors."""
     graph, _ = capture(lambda: [call() for call in calls])
     times = []
     for _ in range(REPLAYS):

@@ -1,4 +1,4 @@
-"""Latents with channels, and scales for each channel, by every implementation against the formulas in float64."""
+"""Tests of latents with channels and scales per channel, for every implementation, against formulas in float64."""
 
 from itertools import product
 
@@ -24,7 +24,7 @@ CASES = [
         marks=[pytest.mark.skipif(not extension.load(), reason=extension.status())] if impl == "cpp" else [],
     )
     for impl, dtype in product(("auto", "reference", "cpp"), DTYPES)
-    if (impl, dtype) != ("cpp", torch.float64)  # which it does not take
+    if (impl, dtype) != ("cpp", torch.float64)  # not supported
 ]
 
 
@@ -40,7 +40,7 @@ def test_the_kl_sums_over_all_but_the_batch(
 @pytest.mark.parametrize(("impl", "dtype"), CASES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", LATENTS)
-def test_a_sample_of_channels_is_that_of_the_flattened(
+def test_a_sample_with_channels_matches_that_of_flattened_stats(
     shape: tuple[int, ...], channels_last: bool, impl: str, dtype: torch.dtype
 ) -> None:
     check_sample_of_channels(impl, shape, dtype, channels_last)
@@ -58,7 +58,7 @@ def test_a_scale_broadcasts_to_the_images(
 
 @pytest.mark.parametrize("likelihood", reference.SCALED)
 @pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1)])
-def test_gradients_of_a_scale_for_each_channel(shape: tuple[int, ...], likelihood: str) -> None:
+def test_gradients_of_a_scale_per_channel_are_correct(shape: tuple[int, ...], likelihood: str) -> None:
     target = normal(2, 3, 1, 2, seed=1).abs().clamp(max=0.9).double()
     leaves = [normal(*s, dtype=torch.float64).requires_grad_() for s in ((2, 3, 1, 2), shape)]
     assert torch.autograd.gradcheck(
@@ -66,8 +66,8 @@ def test_gradients_of_a_scale_for_each_channel(shape: tuple[int, ...], likelihoo
     )
 
 
-def test_a_scale_of_one_dimension_has_one_for_each_pixel() -> None:
-    """Where a channel, too, has as many pixels as an image has in all."""
+def test_a_scale_of_one_dimension_has_a_value_for_each_pixel() -> None:
+    """Check this for an image whose rows have as many pixels as the whole image."""
     logits, x, scale = normal(2, 1, 1, 5), torch.rand(2, 1, 1, 5), normal(5)
     options = {"likelihood": "gaussian"}
     assert torch.equal(
@@ -76,7 +76,7 @@ def test_a_scale_of_one_dimension_has_one_for_each_pixel() -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.sweep)])
-def test_they_compile_without_a_graph_break(dynamic: bool) -> None:
+def test_channels_compile_without_a_graph_break(dynamic: bool) -> None:
     def loss(stats: torch.Tensor, logits: torch.Tensor, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         mu, logvar = stats.chunk(2, dim=1)
         elbo = vf.elbo_loss(logits, x, mu, logvar, likelihood="gaussian", log_scale=scale)

@@ -1,4 +1,4 @@
-"""The C++ library is optional: whatever is wrong with it, the reference serves and one line says why."""
+"""Tests that the C++ library is optional: whatever is wrong with it, the reference is used and one line says why."""
 
 import shutil
 import subprocess
@@ -33,7 +33,7 @@ print(extension.status())
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the installed package without its library: the folder to put another one into."""
+    """Copy the installed package without its library and return the folder for another library."""
     for package in (vae_fast, kernels):
         target = tmp_path.joinpath(*package.__name__.split("."))
         shutil.copytree(Path(package.__file__).parent, target, ignore=shutil.ignore_patterns("_C*"))
@@ -41,27 +41,27 @@ def copy(tmp_path: Path) -> Path:
 
 
 def draw_in_fresh_process(copy: Path) -> tuple[str, str]:
-    """What status() says in the copied package after a draw, and what the process wrote to stderr."""
+    """Return the status() of the copied package after a draw, and what the process wrote to stderr."""
     command = [sys.executable, "-c", "import os" + DRAW]
     done = subprocess.run(command, capture_output=True, text=True, cwd=copy.parents[1])
     assert done.returncode == 0, done.stderr
     return done.stdout.strip(), done.stderr.strip()
 
 
-def test_is_loaded_where_a_compiler_could_build_it() -> None:
+def test_the_library_is_loaded_if_a_compiler_could_build_it() -> None:
     if cpp_compiler() is None:
         pytest.skip("no C++ compiler")
     assert extension.load()
     assert extension.status().startswith(f"C++ operators: built with torch {torch.__version__}, loaded, ")
 
 
-def test_absent_library_is_silent_and_says_why_it_was_not_built(copy: Path) -> None:
+def test_a_missing_library_gives_no_warning_but_the_status_says_why(copy: Path) -> None:
     (copy / "_C_missing.txt").write_text("no C++ compiler found\n")
     assert draw_in_fresh_process(copy) == ("C++ operators: not built: no C++ compiler found", "")
 
 
 @needs_library
-def test_library_of_another_torch_is_not_loaded(copy: Path) -> None:
+def test_a_library_of_another_torch_is_not_loaded(copy: Path) -> None:
     library_bytes = extension._LIBRARY.read_bytes()
     marker = f"built with torch {torch.__version__}".encode()
     assert library_bytes.count(marker) == 1
@@ -75,10 +75,10 @@ def test_library_of_another_torch_is_not_loaded(copy: Path) -> None:
     ("content", "complaint"),
     [
         ("truncated", "names no torch version"),
-        (f"vae_fast built with torch {torch.__version__}\0", "_C.so: "),  # what the system's loader says of it
+        (f"vae_fast built with torch {torch.__version__}\0", "_C.so: "),  # the system loader's message
     ],
 )
-def test_broken_library_is_not_loaded(copy: Path, content: str, complaint: str) -> None:
+def test_a_broken_library_is_not_loaded(copy: Path, content: str, complaint: str) -> None:
     (copy / "_C.so").write_text(content)
     status, stderr = draw_in_fresh_process(copy)
     assert status.startswith("C++ operators: not loaded: ")
@@ -102,7 +102,7 @@ def test_threads_do_not_change_the_bits(rows: int, columns: int) -> None:
 
 
 @needs_library
-def test_shares_the_thread_pool_of_torch() -> None:
+def test_the_library_shares_the_thread_pool_of_torch() -> None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("no /proc/self/maps")
@@ -122,7 +122,7 @@ def test_shares_the_thread_pool_of_torch() -> None:
         ({"stream": 2**32}, "stream: expected a value in"),
     ],
 )
-def test_operator_refuses_what_it_cannot_draw(change: dict[str, object], message: str) -> None:
+def test_the_operator_refuses_invalid_arguments(change: dict[str, object], message: str) -> None:
     arguments = {
         "seed": torch.tensor(1), "step": torch.tensor(2), "rows": 3, "columns": 4, "row_offset": 0, "stream": 0
     }  # fmt: skip

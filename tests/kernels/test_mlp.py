@@ -1,4 +1,4 @@
-"""The whole step in C++ against autograd in float64; the step against its own gradients and `adam_`."""
+"""Tests of the whole step in C++ against autograd in float64, and against its own gradients followed by `adam_`."""
 
 import gc
 from collections.abc import Iterator
@@ -16,42 +16,42 @@ from vae_fast.kernels import Record, adam_, extension, fused_mlp
 from vae_fast.kernels.reference import SKIPPED, TERM_NAMES
 
 pytestmark = pytest.mark.skipif(not extension.load(), reason=extension.status())
-loops = pytest.mark.loops  # what depends on the instruction set
+loops = pytest.mark.loops  # tests that depend on the instruction set
 products = pytest.mark.parametrize("products", PRODUCTS)
 
 
 @loops
-@pytest.mark.parametrize("batch", [1, 3, 17, 48, 128, 130, 300])  # 48 and 300 end whole panels and uneven groups
+@pytest.mark.parametrize("batch", [1, 3, 17, 48, 128, 130, 300])  # 48: whole panels; 300: an uneven group at the end
 @pytest.mark.parametrize("hidden", [(), (50,), (33, 20)])
-def test_gradients_are_the_textbooks(batch: int, hidden: tuple[int, ...]) -> None:
+def test_gradients_match_the_textbook(batch: int, hidden: tuple[int, ...]) -> None:
     Case(batch, hidden=hidden).check()
 
 
 @loops
 @pytest.mark.parametrize("activation", fused_mlp.FUSED_ACTIVATIONS)
-def test_every_activation(activation: str) -> None:
+def test_gradients_match_for_every_activation(activation: str) -> None:
     case = Case(40, hidden=(33, 20), activation=activation)
     for p in case.parameters:
-        p.mul_(3)  # so that activations saturate here and there
+        p.mul_(3)  # so that some activations saturate
     case.check()
 
 
 @loops
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_the_whole_of_mnists_network(dtype: torch.dtype) -> None:
+def test_gradients_match_for_a_network_of_mnists_size(dtype: torch.dtype) -> None:
     Case(130, 784, (400,), 20, dtype=dtype).check(row_offset=2**33, stream=16)
 
 
-@pytest.mark.parametrize("free_bits", [0.01, 0.03, 10.0])  # of 7 dimensions all, some and none are above
+@pytest.mark.parametrize("free_bits", [0.01, 0.03, 10.0])  # all, some and none of 7 dimensions exceed it
 @pytest.mark.parametrize("batch", [1, 70])
-def test_free_bits_and_beta(free_bits: float, batch: int) -> None:
+def test_gradients_match_with_free_bits_and_beta(free_bits: float, batch: int) -> None:
     case = Case(batch, free_bits=free_bits)
     case.check()
     case.beta.zero_()
     case.check()
 
 
-def test_python_and_cpp_name_a_steps_terms_alike() -> None:
+def test_python_and_cpp_use_the_same_names_for_a_steps_terms() -> None:
     assert tuple(torch.ops.vae_fast.step_terms()) == TERM_NAMES
 
 
@@ -67,8 +67,8 @@ def test_without_rows_the_images_are_the_batch() -> None:
 @products
 @pytest.mark.parametrize("batch", [3, 130])
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"max_norm": 0.1}, {"max_norm": 1e6}])
-def test_a_step_is_its_gradients_and_adam(batch: int, settings: dict[str, float], products: str) -> None:
-    """To the bit: Adam in the midst of the product is the same code, on gradients that are the same sums."""
+def test_a_step_equals_its_gradients_followed_by_adam(batch: int, settings: dict[str, float], products: str) -> None:
+    """Check this bit for bit: Adam within the product is the same code, on gradients that are the same sums."""
     case = Case(batch, products=products)
     ours = case.state()
     theirs = ours.copy()
@@ -84,8 +84,8 @@ def test_a_step_is_its_gradients_and_adam(batch: int, settings: dict[str, float]
 
 @pytest.mark.parametrize(("scale", "taken"), [(1e15, True), (1e25, False), (3e38, False)])
 @pytest.mark.parametrize("products", [fused_mlp.FLOAT32, "portable"])
-def test_gradients_that_may_overflow_take_the_exact_way(scale: float, taken: bool, products: str) -> None:
-    """A finite loss: the decoder's hidden layer is 0, its gradient as large as the weights after it."""
+def test_gradients_that_may_overflow_wait_for_the_exact_norm(scale: float, taken: bool, products: str) -> None:
+    """Use a finite loss: the decoder's hidden layer is 0, and its gradient is as large as the weights after it."""
     case = Case(2, activation="tanh", products=products)
     decoder = case.parameters[4:]
     for p in decoder:
@@ -136,8 +136,8 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("free_bits", [0.0, 0.02])
 @pytest.mark.parametrize("batch", [3, 40, 130, 300])
 @pytest.mark.usefixtures("threads")
-def test_any_number_of_threads_gives_the_same(batch: int, free_bits: float, products: str) -> None:
-    """They divide the batch, or at few images the features, or both."""
+def test_any_number_of_threads_gives_the_same_result(batch: int, free_bits: float, products: str) -> None:
+    """Check the ways to divide the work: the batch, the features if there are few images, or both."""
     results = []
     for n in (1, 2, 3, 5):
         torch.set_num_threads(n)
@@ -149,8 +149,8 @@ def test_any_number_of_threads_gives_the_same(batch: int, free_bits: float, prod
 
 
 @pytest.mark.parametrize(("products", "bound"), [(fused_mlp.FLOAT32, 32 * EPS), ("portable", BF16)])
-def test_processes_that_share_a_batch_add_up(products: str, bound: float) -> None:
-    """But for the order of sums, and in bfloat16 for how the gradient of a part is rounded."""
+def test_gradients_of_processes_that_share_a_batch_add_up(products: str, bound: float) -> None:
+    """Check up to the order of sums, and in bfloat16 up to the rounding of a part's gradient."""
     case = Case(50, products=products)
     whole, rows = case.gradients(), case.rows
     assert rows is not None
@@ -163,7 +163,7 @@ def test_processes_that_share_a_batch_add_up(products: str, bound: float) -> Non
 
 
 class Run:
-    """A state that several steps change: each has its rates and, by rows of an order or by lying there, its images."""
+    """A state that several steps change; each step has rates and images, by rows of an order or one after the other."""
 
     def __init__(self, case: Case, steps: int) -> None:
         self.case = case
@@ -188,7 +188,7 @@ class Run:
 
 @pytest.mark.parametrize("products", [fused_mlp.FLOAT32, "portable"])
 @pytest.mark.parametrize("binarize", [False, True])
-def test_many_steps_in_a_call_are_as_many_calls(products: str, binarize: bool) -> None:
+def test_many_steps_in_one_call_equal_many_calls(products: str, binarize: bool) -> None:
     case = Case(20, products=products)
     one, many, lying = (Run(case, 5) for _ in range(3))
     many.advance(case.images, many.order, 5, binarize=binarize)
@@ -206,7 +206,7 @@ def test_many_steps_in_a_call_are_as_many_calls(products: str, binarize: bool) -
 @loops
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("pixels", [1, 93, 784])
-def test_binarized_pixels_are_the_bernoulli_sample(dtype: torch.dtype, pixels: int) -> None:
+def test_binarized_pixels_match_the_bernoulli_sample(dtype: torch.dtype, pixels: int) -> None:
     case = Case(37, pixels, dtype=dtype)
     ours = case.gradients(binarize=True, row_offset=2**33 + 5)
     case.images, case.rows = bernoulli_sample(case.batch(), SEED, STEP, 2**33 + 5), None
@@ -247,7 +247,7 @@ def test_steps_allocate_nothing() -> None:
         ({"gradients": [torch.zeros(3)]}, ValueError, "gradients: expected 8 tensors, got 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     case = Case(4)
     arguments = {
         "parameters": case.parameters,
@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Except
         ),
     ],
 )
-def test_what_a_step_refuses_beside(change: dict[str, Any], message: str) -> None:
+def test_a_step_refuses_arguments_that_do_not_fit(change: dict[str, Any], message: str) -> None:
     run = Run(Case(4), 2)
     before = [t.clone() for t in run.tensors()]
     arguments = {
@@ -304,7 +304,7 @@ def test_what_a_step_refuses_beside(change: dict[str, Any], message: str) -> Non
     assert same(run.tensors(), before)
 
 
-def test_a_step_is_noticed_by_whoever_needs_the_old_weights() -> None:
+def test_autograd_detects_a_step_if_it_needs_the_old_weights() -> None:
     case, state = Case(4), Case(4).state()
     weight = state.parameters[0].requires_grad_()
     loss = weight.square().sum()
@@ -313,7 +313,7 @@ def test_a_step_is_noticed_by_whoever_needs_the_old_weights() -> None:
         loss.backward()
 
 
-def test_a_network_that_does_not_suit_is_told_why() -> None:
+def test_the_reason_for_refusing_a_network_is_given() -> None:
     parameters = Case(1).parameters
     assert fused_mlp.mlp_refuses(parameters, "relu") is None
     assert (
@@ -324,12 +324,12 @@ def test_a_network_that_does_not_suit_is_told_why() -> None:
     assert "float64" in str(fused_mlp.mlp_refuses([p.double() for p in parameters], "relu"))
 
 
-def test_a_loop_that_is_not_there_is_refused() -> None:
+def test_an_unknown_loop_is_refused() -> None:
     with pytest.raises(ValueError, match=r"products: expected float32 or one of .*portable.*, got 'abacus'"):
         fused_mlp.mlp_workspace(Case(4).parameters, 4, products="abacus")
 
 
-def test_fake_tensors_pass() -> None:
+def test_the_operators_accept_fake_tensors() -> None:
     run = Run(Case(4), 2)
     with FakeTensorMode(allow_non_fake_inputs=True):
         run.case.gradients()

@@ -1,4 +1,4 @@
-"""The operators of the C++ library as PyTorch sees them: schemas, gradients, compilers, exported programs, refusals."""
+"""Tests of the C++ library's operators within PyTorch: schemas, gradients, compilers, exported programs, refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not extension.load(), reason=extension.status())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_are_proper_operators(layout: str) -> None:
+def test_all_are_proper_operators(layout: str) -> None:
     ops = torch.ops.vae_fast
     mu_data, logvar_data = posterior(6, 5, layout)
     logits, target = images(6, 11, layout, torch.uint8)
@@ -61,7 +61,7 @@ def test_compiled_forward_and_backward_have_no_graph_break(backend: str, dynamic
 
 
 def test_a_term_that_is_not_used_gives_no_gradient() -> None:
-    """As in the reference, where an unused kl leaves mu alone; zero times an overflowing e^logvar would be NaN."""
+    """Check this as in the reference, where an unused kl leaves mu alone; 0 times an overflowing e^logvar is NaN."""
     logits, target = images(2, 5, "contiguous", torch.uint8)
     leaves = [t.requires_grad_() for t in (logits, torch.zeros(2, 3), torch.full((2, 3), 100.0))]
     elbo = vf.elbo_loss(leaves[0], target, *leaves[1:], impl="cpp")
@@ -76,7 +76,7 @@ OPERATORS = {f"vae_fast.{name}.default" for name in ("reparameterize", "elbo", "
 
 
 class Terms(nn.Module):
-    """The public functions, one after the other and as the engine calls them."""
+    """A module that calls the public functions, one after the other and as the engine does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,9 @@ M = torch.zeros(3, 4)
         ("elbo_backward", {1: torch.ones(2)}, ValueError, r"grad_kl: expected \[3\], got \[2\]"),
     ],
 )
-def test_operators_refuse(operator: str, change: dict[int, Any], error: type[Exception], message: str) -> None:
+def test_operators_refuse_invalid_arguments(
+    operator: str, change: dict[int, Any], error: type[Exception], message: str
+) -> None:
     noise, scale = (SEED, STEP, 0, 0), (None, "bernoulli")
     arguments: list[Any] = {
         "reparameterize": [M, M, *noise],

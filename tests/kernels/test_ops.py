@@ -1,4 +1,4 @@
-"""The public operators: shapes, dtypes, gradients, what they refuse, and that all implementations agree."""
+"""Tests of the public operators: shapes, dtypes, gradients, compilation, and agreement of all implementations."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def test_random_bits_is_a_proper_operator() -> None:
 
 @pytest.mark.parametrize(("seed", "step"), [(5, 6), (5, 0), (0, 0), (2**40, 3), (2**63 - 1, 2**32 - 1)])
 def test_the_reference_compiles_to_the_same_bits(seed: int, step: int) -> None:
-    """Through Inductor to C++, where an overflow of signed integers would be undefined."""
+    """Compile with Inductor to C++, where an overflow of signed integers would be undefined."""
     compiled = torch.compile(lambda *a: random_bits(33, 6, *a, impl="reference"), fullgraph=True)
     arguments = (torch.tensor(seed), torch.tensor(step))
     assert torch.equal(compiled(*arguments), philox.random_bits(33, 6, *arguments))
@@ -70,7 +70,7 @@ def test_reparameterize_is_the_formula_with_the_specified_noise() -> None:
 
 
 @given(b=st.integers(0, 8), split=st.integers(0, 8), seed=st.integers(0, 2**63 - 1), step=st.integers(0, 2**62))
-def test_a_split_batch_is_reparameterized_as_the_whole(b: int, split: int, seed: int, step: int) -> None:
+def test_a_split_batch_is_reparameterized_like_the_whole(b: int, split: int, seed: int, step: int) -> None:
     stats = torch.linspace(-1, 1, b * 6).view(b, 6)
     mu, logvar = stats.chunk(2, dim=-1)  # halves of one tensor: strided
     z = vf.reparameterize(mu, logvar, seed, step)
@@ -83,7 +83,7 @@ def test_a_split_batch_is_reparameterized_as_the_whole(b: int, split: int, seed:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_dtypes_of_results_and_gradients(dtype: torch.dtype) -> None:
+def test_results_and_gradients_have_the_right_dtypes(dtype: torch.dtype) -> None:
     inputs = batch(dtype=dtype)
     leaves = [inputs[name].requires_grad_() for name in ("logits", "mu", "logvar")]
     assert vf.reparameterize(leaves[1], leaves[2], 0, 0).dtype == dtype
@@ -98,7 +98,7 @@ def test_dtypes_of_results_and_gradients(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("output", ["loss", "nll", "kl"])
-def test_gradients_in_float64(likelihood: str, output: str) -> None:
+def test_gradients_are_correct_in_float64(likelihood: str, output: str) -> None:
     inputs = batch(dtype=torch.float64)
     leaves = [inputs[name].requires_grad_() for name in ("logits", "mu", "logvar")]
     scale = log_scale(likelihood, dtype=torch.float64)
@@ -138,8 +138,8 @@ def test_sample_posterior_has_the_gradient_of_its_formula() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("impl", ["auto", "reference"])
-def test_the_parts_are_those_of_the_whole(impl: str, dtype: torch.dtype) -> None:
-    """sample_posterior draws what reparameterize draws; its kl and nll are the terms of elbo_loss."""
+def test_the_separate_operators_match_the_combined_ones(impl: str, dtype: torch.dtype) -> None:
+    """Check that sample_posterior draws what reparameterize draws, and that its kl and nll are elbo_loss's terms."""
     inputs = batch(dtype=dtype)
     stats = torch.cat((inputs["mu"], inputs["logvar"]), dim=1).requires_grad_()
     logits = inputs["logits"].requires_grad_()
@@ -158,7 +158,7 @@ def test_the_parts_are_those_of_the_whole(impl: str, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
 def test_a_value_that_is_not_used_contributes_nothing(impl: str) -> None:
-    """Zero times the e^logvar that overflows would be NaN."""
+    """Check that no gradient is NaN, which 0 times an overflowing e^logvar would be."""
     stats = torch.tensor([[1.0, 100.0]], requires_grad=True)
     z, kl = sample_posterior(stats, 3, 4, impl=impl)
     assert kl.isinf().all()
@@ -179,7 +179,7 @@ def test_the_loss_is_the_reduced_sum_of_its_terms(reduction: str, beta: float | 
 
 
 def test_importance_weights_from_nll_and_sampled_densities_average_to_the_likelihood() -> None:
-    """log w = -nll + log p(z) - log q(z|x) on a model whose p(x) is known: x ~ N(z, 1), z ~ N(0, 1)."""
+    """Average log w = -nll + log p(z) - log q(z|x) on a model with known p(x): x ~ N(z, 1), z ~ N(0, 1)."""
     x, k = torch.tensor(0.8, dtype=torch.float64), 200_000
     mu, logvar = torch.full((k, 1), 0.3, dtype=torch.float64), torch.full((k, 1), -0.2, dtype=torch.float64)
     z = vf.reparameterize(mu, logvar, 3, 0, stream=16)
@@ -206,7 +206,7 @@ def test_either_side_may_be_flat_and_uint8_means_k_over_255(logits: tuple[int, .
     torch.testing.assert_close(from_bytes.nll, expected.sum(1))
 
 
-def test_an_empty_batch() -> None:
+def test_an_empty_batch_works() -> None:
     empty = batch(b=0)
     scaled = vf.elbo_loss(**empty, likelihood="gaussian", log_scale=torch.zeros(5), reduction="none")
     assert scaled.nll.shape == (0,)
@@ -220,7 +220,7 @@ def test_an_empty_batch() -> None:
 
 
 def test_a_compiler_does_not_see_the_value_of_a_counter() -> None:
-    """Inductor would not come to an end with the reference's Philox of constants."""
+    """Check that counters are opaque: with constants Inductor would not terminate on the reference's Philox."""
     called: set[str] = set()
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
@@ -246,14 +246,14 @@ def test_a_scale_that_is_a_float_is_as_exact_as_the_rest() -> None:
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
-def test_a_target_alone_makes_no_graph(impl: str) -> None:
+def test_a_target_that_requires_grad_makes_no_graph(impl: str) -> None:
     mu, x = torch.zeros(2, 3), torch.rand(2, 3, requires_grad=True)
     assert not vf.elbo_loss(mu, x, mu, mu, impl=impl).loss.requires_grad
     assert not nll(mu, x, impl=impl).requires_grad
 
 
 class Stop(torch.autograd.Function):
-    """Gives no gradient: not zeros."""
+    """A function whose backward returns no gradient rather than zeros."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class Stop(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
-def test_where_no_gradient_comes_none_goes_on(impl: str) -> None:
+def test_no_gradient_flows_back_if_none_arrives(impl: str) -> None:
     stats, logits = torch.randn(2, 6, requires_grad=True), torch.randn(2, 5, requires_grad=True)
     mu, logvar = stats.chunk(2, dim=1)
     values = (
@@ -304,7 +304,7 @@ def test_a_compiled_vae_step_has_no_graph_break_and_draws_the_same_noise() -> No
 
 
 def test_betas_that_change_share_their_compilations() -> None:
-    """An operator that takes a number as a constant is compiled again for every one."""
+    """Check the number of compilations: an operator with a constant number would be compiled again for each one."""
     inputs, compilations = batch(), 0
 
     def compiler(graph: torch.fx.GraphModule, _: list[Any]) -> Any:
@@ -318,4 +318,4 @@ def test_betas_that_change_share_their_compilations() -> None:
     compiled = torch.compile(compute, fullgraph=True, backend=aot_autograd(fw_compiler=compiler))
     for beta in (0.1, 0.2, 0.3, 1.0, 2.0):
         torch.testing.assert_close(compiled(beta), compute(beta))
-    assert compilations == 2  # for the first number, and for any
+    assert compilations == 2  # one for the first number, and one for any number

@@ -1,4 +1,4 @@
-"""The noise: published vectors, the counter's layout, the distribution, and that a split batch draws the same."""
+"""Tests of the noise: published vectors, the counter's layout, the distribution, and split batches."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_philox_gives_the_published_answers(counter: str, key: str, expected: st
     stream=st.integers(0, 99),
 )
 def test_random_bits_are_laid_out_as_specified(seed: int, step: int, row: int, column: int, stream: int) -> None:
-    """One place's bits, by the integer arithmetic of Python: key, counter and word as the docstring says."""
+    """Compute one position's bits with Python's integers: key, counter and word as the docstring specifies."""
 
     def rounds(counter: list[int], key: list[int]) -> list[int]:
         for _ in range(10):
@@ -88,14 +88,14 @@ def test_normals_are_the_transform_of_box_and_muller() -> None:
 
 
 def drawn(impl: str, rows: int, seed: int = 5, step: int = 0, stream: int = 0) -> Tensor:
-    """Normals [rows, 20] as the operator draws them."""
+    """Draw normals [rows, 20] with the operator."""
     zeros = torch.zeros(rows, 20)
     return reparameterize(zeros, zeros, seed, step, stream=stream, impl=impl)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_normals_have_the_normal_distribution(impl: str) -> None:
-    """10^7 of them: moments and tails within 4.5 standard errors, and the distance of Kolmogorov and Smirnov."""
+    """Check 10^7 normals: moments and tails within 4.5 standard errors, and the Kolmogorov-Smirnov distance."""
     n = 10_000_000
     x = drawn(impl, n // 20).flatten().double()
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
@@ -107,7 +107,7 @@ def test_normals_have_the_normal_distribution(impl: str) -> None:
     assert 4.8 < x.abs().max() <= math.sqrt(48 * math.log(2))  # the smallest u1 is 2^-24
     distribution = torch.special.ndtr(x.sort().values)
     distance = (distribution - torch.arange(1, n + 1) / n).abs().max().item()
-    assert distance < 1.95 / math.sqrt(n)  # passed over by chance once in a thousand
+    assert distance < 1.95 / math.sqrt(n)  # exceeded by chance once in a thousand
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -125,5 +125,5 @@ def test_normals_are_independent_across_columns_rows_steps_seeds_and_streams(imp
     for name, other in others.items():
         n = x.numel()
         assert abs((x * other).mean().item()) < 4.5 / math.sqrt(n), name
-        squares = ((x.square() - 1) * (other.square() - 1)).mean().item()  # of variance 2 * 2
+        squares = ((x.square() - 1) * (other.square() - 1)).mean().item()  # with variance 2 * 2
         assert abs(squares) < 4.5 * 2 / math.sqrt(n), name

@@ -1,4 +1,4 @@
-"""Matrix products: one result whichever library computes it."""
+"""Tests that matrix products have the same result with either library."""
 
 import pytest
 import torch
@@ -31,12 +31,12 @@ def test_onednn_and_torch_agree_in_value_and_gradients(monkeypatch: pytest.Monke
         y = linear(*inputs)
         results.append((y, *torch.autograd.grad(y, inputs, gradient)))
     for ours, theirs, terms in zip(*results, (n, m, b, b), strict=True):
-        # each side sums up to `terms` products of normals in its own order
+        # each library sums `terms` or fewer products of normals in its own order
         torch.testing.assert_close(ours, theirs, rtol=0, atol=4 * torch.finfo(torch.float32).eps * terms)
 
 
 @needs_onednn
-def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_onednn_does_not_support_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "USE_ONEDNN", True)
     x, w, b = (t.detach() for t in tensors(3, 4, 5))
     for arguments in (
@@ -51,7 +51,7 @@ def test_what_onednn_does_not_take_goes_to_torch(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_onednn
-def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "USE_ONEDNN", True)
     inputs = tensors(6, 4, 5)
     compiled = torch.compile(linear, fullgraph=True)
@@ -64,7 +64,7 @@ def test_it_compiles_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_onednn
-def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_derivatives_match_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "USE_ONEDNN", True)
     x, w, b = tensors(3, 4, 5)
     seconds = []
@@ -76,7 +76,7 @@ def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_onednn
 @pytest.mark.parametrize(("rows", "columns"), [(1, 5), (5, 2), (8, 12), (41, 33), (784, 128)])
-def test_a_matrix_that_lies_by_columns_is_the_same_matrix(rows: int, columns: int) -> None:
+def test_a_column_major_matrix_gives_the_same_product(rows: int, columns: int) -> None:
     by_columns, b = torch.randn(columns, rows + 3)[:, :rows].t(), torch.randn(6, columns)
     product = torch.ops.vae_fast.product
     assert torch.equal(product(by_columns, b, None), product(by_columns.contiguous(), b, None))

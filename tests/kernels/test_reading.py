@@ -1,4 +1,4 @@
-"""Rows of a file: in C++ and in Python the same rows, the same errors."""
+"""Tests of reading rows of a file: C++ and Python give the same rows and the same errors."""
 
 import os
 from collections.abc import Iterator
@@ -39,8 +39,8 @@ def file(tmp_path: Path) -> Iterator[int]:
 @pytest.mark.parametrize("cold", [False, True])
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(rows=st.lists(st.integers(0, COUNT - 1), max_size=70))
-def test_rows_come_in_the_order_asked_for(file: int, cold: bool, rows: list[int]) -> None:
-    if cold:  # what is not in memory takes another way
+def test_rows_are_read_in_the_requested_order(file: int, cold: bool, rows: list[int]) -> None:
+    if cold:  # rows that are not in memory are read differently
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     index = torch.tensor(rows, dtype=torch.int64)
     for dtype in (torch.uint8, torch.float32):
@@ -50,7 +50,7 @@ def test_rows_come_in_the_order_asked_for(file: int, cold: bool, rows: list[int]
 
 
 @pytest.mark.usefixtures("impl")
-def test_what_cannot_be_read(file: int) -> None:
+def test_rows_that_cannot_be_read_raise(file: int) -> None:
     out = torch.empty(2, WIDTH, dtype=torch.uint8)
     os.ftruncate(file, HEADER + COUNT * WIDTH - 1)
     with pytest.raises(EOFError):

@@ -1,4 +1,4 @@
-"""The specification itself: held against closed forms, numerical integration and fp64 gradients."""
+"""Tests of the specification itself against closed forms, numerical integration and fp64 gradients."""
 
 import math
 
@@ -16,7 +16,7 @@ def arguments(likelihood: str) -> tuple[Tensor, ...]:
 
 
 def probabilities(likelihood: str, logit: float) -> tuple[Tensor, Tensor]:
-    """exp(-nll) over its whole support, and the weight of each point in the sum or integral."""
+    """Return exp(-nll) over its whole support, and the weight of each point in the sum or integral."""
     x = {
         "bernoulli": torch.tensor([0, 1], dtype=torch.float64),
         "continuous_bernoulli": torch.linspace(0, 1, 20_001, dtype=torch.float64),
@@ -39,7 +39,7 @@ def test_each_likelihood_is_normalised(likelihood: str, logit: float) -> None:
 
 
 @pytest.mark.parametrize("likelihood", reference.LIKELIHOODS)
-def test_gradients_of_each_likelihood(likelihood: str) -> None:
+def test_gradients_of_each_likelihood_are_correct(likelihood: str) -> None:
     logit = torch.linspace(-6, 6, 25, dtype=torch.float64).repeat(3).requires_grad_()
     x = torch.tensor([0, 100 / 255, 1], dtype=torch.float64).repeat_interleave(25)
     scale = tuple(s.clone().requires_grad_() for s in arguments(likelihood))
@@ -49,7 +49,7 @@ def test_gradients_of_each_likelihood(likelihood: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bound", [0.05, 0.5])
 def test_the_continuous_bernoulli_is_smooth_where_its_two_forms_meet(dtype: torch.dtype, bound: float) -> None:
-    """Value and derivative on both sides of the bound, against the even function's own values in fp64."""
+    """Compare value and derivative on both sides of the bound with the even function's values in fp64."""
     around = torch.linspace(-1.02 * bound, 1.02 * bound, 1001, dtype=dtype, requires_grad=True)
     value = reference._log_normalizer(around)
     (slope,) = torch.autograd.grad(value.sum(), around)
@@ -64,7 +64,7 @@ def test_the_continuous_bernoulli_is_smooth_where_its_two_forms_meet(dtype: torc
 
 @pytest.mark.parametrize("likelihood", reference.LIKELIHOODS)
 def test_extreme_logits_are_finite_and_nan_and_inf_propagate(likelihood: str) -> None:
-    """In fp32 at logits of +-1e4 value and gradient are finite; NaN stays NaN; inf is never a finite loss."""
+    """Check that in fp32 value and gradient are finite for logits of +-1e4, NaN stays NaN, and inf gives no finite loss."""
     logit = torch.tensor([-1e4, -100, 0, 100, 1e4, float("nan")], requires_grad=True)
     x = torch.full_like(logit, 0.3).detach()
     nll = reference.LIKELIHOODS[likelihood](logit, x, *(a.float() for a in arguments(likelihood)))
@@ -77,7 +77,7 @@ def test_extreme_logits_are_finite_and_nan_and_inf_propagate(likelihood: str) ->
     assert not infinite.isfinite()
 
 
-def test_the_bernoulli_is_softplus_less_the_product() -> None:
+def test_the_bernoulli_is_softplus_minus_the_product() -> None:
     logit, x = torch.linspace(-30, 30, 61, dtype=torch.float64), torch.linspace(0, 1, 61, dtype=torch.float64)
     expected = torch.logaddexp(logit, torch.zeros_like(logit)) - x * logit
     torch.testing.assert_close(reference.bernoulli(logit, x), expected, rtol=1e-12, atol=1e-12)
@@ -99,7 +99,7 @@ def test_large_logvar_overflows_to_inf_and_is_not_clamped() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32])
-def test_the_gradient_written_out_is_autograds(target_dtype: torch.dtype, dtype: torch.dtype) -> None:
+def test_the_explicit_gradient_matches_autograd(target_dtype: torch.dtype, dtype: torch.dtype) -> None:
     logits = torch.linspace(-120, 120, 60, dtype=dtype).view(3, 4, 5).requires_grad_()
     target = torch.arange(0, 240, 4).view(3, 20)
     target = target.to(torch.uint8) if target_dtype == torch.uint8 else (target / 255).to(target_dtype)

@@ -1,4 +1,4 @@
-"""The operators of a training step, by C++ and by the reference, against the reference in float64."""
+"""Tests of the operators of a training step, in C++ and in the reference, against the reference in float64."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ IMPLEMENTATIONS = [
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
 @pytest.mark.parametrize(("layout", "dtype"), list(zip(LAYOUTS, DTYPES, strict=True)))
-def test_values_are_the_references(b: int, d: int, z: int, layout: str, dtype: torch.dtype, impl: str) -> None:
+def test_values_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, impl: str) -> None:
     for target_dtype in (torch.uint8, torch.float32):
         check_nll_with_gradient(impl, *images(b, d, layout, target_dtype, dtype))
     for by_dimension in (False, True):
@@ -87,6 +87,8 @@ def test_images_have_any_shape() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(
+    call: Callable[[], object], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Within torch.func and forward mode: what the reference gives, what "auto" takes, and what the others say."""
+"""Tests within torch.func and forward mode: the reference's results, the choice of "auto", and the others' errors."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from tests.kernels.transform_cases import (
 from vae_fast.kernels import extension, linear, matmul, nll_with_gradient, random_bits
 
 needs_library = pytest.mark.skipif(not extension.load(), reason=extension.status())
-# PyTorch's own, of what it needs for forward mode
+# PyTorch's own warning, for code that it uses in forward mode
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 CPP = pytest.param("cpp", marks=needs_library)
 
@@ -25,7 +25,7 @@ CPP = pytest.param("cpp", marks=needs_library)
 @pytest.mark.parametrize("impl", ["auto", "reference"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("function", FUSED)
-def test_the_reference_is_transformed_as_pytorchs_own_operators(function: str, transform: str, impl: str) -> None:
+def test_the_reference_is_transformed_like_pytorchs_own_operators(function: str, transform: str, impl: str) -> None:
     call = FUSED[function]
     transformed, plain = TRANSFORMS[transform]
     exact = plain(scalar(call, "reference"), call.argument)
@@ -48,7 +48,7 @@ def test_cpp_refuses_a_transform_by_name(function: str, transform: str) -> None:
 
 @needs_library
 @pytest.mark.parametrize("function", ["nll_with_gradient", "sample_posterior_gradient"])
-def test_so_does_what_gives_no_gradient(function: str) -> None:
+def test_cpp_refuses_a_transform_of_a_call_without_gradient(function: str) -> None:
     check_transform_is_refused("cpp", function, "func.grad")
 
 
@@ -61,12 +61,12 @@ def test_cpp_refuses_second_derivatives_by_name(function: str, way: str) -> None
 
 @pytest.mark.parametrize("impl", ["auto", "reference", CPP])
 @pytest.mark.parametrize("function", FUSED)
-def test_vmap_is_a_call_of_each_sample(function: str, impl: str) -> None:
+def test_vmap_matches_a_call_for_each_sample(function: str, impl: str) -> None:
     check_vmap(impl, function)
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference", CPP])
-def test_vmap_over_steps_draws_other_noise(impl: str) -> None:
+def test_vmap_over_steps_draws_different_noise(impl: str) -> None:
     steps = torch.tensor([4, 9])
     mapped = torch.func.vmap(lambda step: vf.reparameterize(MU, LOGVAR, 3, step, impl=impl))(steps)
     each = torch.stack([vf.reparameterize(MU, LOGVAR, 3, step, impl=impl) for step in steps])
@@ -77,21 +77,21 @@ def test_vmap_over_steps_draws_other_noise(impl: str) -> None:
 
 
 @needs_library
-def test_at_a_level_of_forward_mode_cpp_takes_what_has_no_tangent() -> None:
+def test_in_forward_mode_cpp_accepts_tensors_without_a_tangent() -> None:
     outside = vf.reparameterize(MU, LOGVAR, 3, 4, impl="cpp")
     with torch.autograd.forward_ad.dual_level():
         assert torch.equal(vf.reparameterize(MU, LOGVAR, 3, 4, impl="cpp"), outside)
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
-def test_a_transform_of_a_call_without_gradient_has_none(impl: str) -> None:
+def test_a_transform_of_a_call_without_gradient_gives_none(impl: str) -> None:
     logits, target, weight = normal(2, 3), torch.rand(2, 3), torch.tensor(0.5)
     slope = torch.func.grad(lambda x: nll_with_gradient(x, target, weight, impl=impl).gradient.sum() + x.sum())(logits)
     assert torch.equal(slope, torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("impl", ["auto", CPP])
-def test_a_compiled_transform_is_the_eager_one(impl: str) -> None:
+def test_a_compiled_transform_matches_the_eager_one(impl: str) -> None:
     call = FUSED["elbo_loss bernoulli"]
     f = scalar(call, impl)
     compiled, mapped = (
@@ -109,7 +109,7 @@ def test_a_compiled_transform_is_the_eager_one(impl: str) -> None:
 
 @needs_library
 @pytest.mark.parametrize("transform", ["func.grad", "forward mode", "func.hessian"])
-def test_linear_is_transformed_where_onednn_has_the_products(monkeypatch: pytest.MonkeyPatch, transform: str) -> None:
+def test_linear_can_be_transformed_when_onednn_is_used(monkeypatch: pytest.MonkeyPatch, transform: str) -> None:
     weight, bias = normal(2, Z, seed=5), normal(2, seed=6)
     transformed, plain = TRANSFORMS[transform]
     exact = plain(lambda x: torch.nn.functional.linear(x, weight, bias).square().sum(), MU)

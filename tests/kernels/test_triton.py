@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: interpreted, in a process of their own, and compiled for GPUs that are not here."""
+"""Tests of the Triton kernels without a GPU: interpreted in a separate process, and compiled for absent GPUs."""
 
 import importlib.util
 import os
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"
 
 
 @pytest.mark.skipif(TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of Triton 3.6 fails with NumPy 2.4")
-def test_interpreted(pytestconfig: pytest.Config) -> None:
-    """Whether kernels are interpreted is decided when they are defined, so it would leak into other tests."""
+def test_the_interpreted_kernels_pass(pytestconfig: pytest.Config) -> None:
+    """Run them in another process: kernels become interpreted when they are defined, which would affect other tests."""
     suite = Path(__file__).with_name("interpreted.py")
-    alone = not hasattr(pytestconfig, "workerinput")  # it is one thread's work, and takes minutes
+    alone = not hasattr(pytestconfig, "workerinput")  # it is single-threaded, and takes minutes
     two = ["-n", "2", "--dist", "worksteal"] if alone and importlib.util.find_spec("xdist") else []
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *two, "-m", pytestconfig.option.markexpr, str(suite)],
@@ -40,18 +40,18 @@ def test_interpreted(pytestconfig: pytest.Config) -> None:
 
 TARGETS = ["sm_75", "sm_80", "sm_90", "sm_100", "gfx942"]
 COMPILED = {("fp32", "sm_75"), ("bf16", "sm_90"), ("bf16", "gfx942")}
-MOST_REGISTERS = 96  # a thread: five blocks of 128 threads on an SM of 65,536
+MOST_REGISTERS = 96  # per thread: five blocks of 128 threads on an SM with 65,536 registers
 
 
 @pytest.mark.parametrize(
     ("dtype", "target"),
-    [  # one without bfloat16 units, one with wgmma, and the other maker's; the sweep has all
+    [  # one without bfloat16 units, one with wgmma, and one of AMD's; the sweep has all
         pytest.param(*case, marks=[] if case in COMPILED else [pytest.mark.sweep])
         for case in product(("fp32", "bf16", "fp16"), TARGETS)
     ],
 )
-def test_compiled(dtype: str, target: str) -> None:
-    """No spills, no local memory, few registers, and wide accesses, in every kernel and variant."""
+def test_compiled_kernels_use_few_registers_and_wide_accesses(dtype: str, target: str) -> None:
+    """Check every kernel and variant for no spills, no local memory, few registers, and wide accesses."""
     from benchmarks.kernel_resources import resources, variants
 
     for variant in variants([dtype]):
@@ -62,11 +62,11 @@ def test_compiled(dtype: str, target: str) -> None:
         if variant.name == "random_bits":
             assert r.store == 16
             continue
-        # CDNA's compiler takes 8 bytes of 4 half-precision values, where one thread has no more that lie together
+        # CDNA's compiler loads 8 bytes of 4 half-precision values if a thread has no more contiguous ones
         half_on_cdna = target == "gfx942" and "fp32" not in variant.name
         widest = 8 if half_on_cdna else 16
         assert r.load >= widest, variant.name
-        # elbo_fwd stores two floats a row, finish_step_sum three sums
+        # elbo_fwd stores two floats per row, finish_step_sum three sums
         sums = next(
             (width for kernel, width in {"elbo_fwd": 4, "finish_step_sum": 8}.items() if kernel in variant.name), 0
         )
@@ -74,7 +74,7 @@ def test_compiled(dtype: str, target: str) -> None:
 
 
 def test_a_white_pixel_is_exactly_1() -> None:
-    """-1/255 as a factor would mean that 1 - k / 255 became one operation, and not 0 for k = 255."""
+    """Check for the factor -1/255: it would mean that 1 - k / 255 was fused, so that it is not 0 for k = 255."""
     import triton
 
     from benchmarks.kernel_resources import TARGETS, variants
@@ -86,8 +86,8 @@ def test_a_white_pixel_is_exactly_1() -> None:
             assert "0fBB808081" not in ptx, variant.name
 
 
-def test_the_recorded_table_is_todays() -> None:
-    """Every variant stands in it; the figures may differ between versions of Triton."""
+def test_the_recorded_table_has_every_variant() -> None:
+    """Check the names only; the figures may differ between versions of Triton."""
     from benchmarks.kernel_resources import TABLE, variants
 
     table = TABLE.read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_the_recorded_table_is_todays() -> None:
 
 
 class NoDevice:
-    """Stands for a driver, so that Triton's launcher gets as far as compiling what was asked for."""
+    """A stand-in for a driver, so that Triton's launcher gets as far as compiling the kernel."""
 
     def get_current_target(self) -> object:
         from triton.backends.compiler import GPUTarget
@@ -111,7 +111,7 @@ class NoDevice:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that launches compile; nothing is launched."""
+    """Return the names of the kernels that launches compile; nothing is launched."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -136,10 +136,10 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (41, 401, 3, torch.float16, "strided"),
     ],
 )
-def test_launches_reach_the_device(
+def test_launches_compile_their_kernels(
     compiled: list[str], b: int, d: int, z: int, dtype: torch.dtype, layout: str
 ) -> None:
-    """Through Triton's own specialisation of the arguments, which interpreting leaves out."""
+    """Compile through Triton's specialisation of the arguments, which the interpreter does not do."""
     from vae_fast.kernels.triton.elbo import elbo_bwd_triton, elbo_fwd_triton
     from vae_fast.kernels.triton.finish_step import finish_step_triton
     from vae_fast.kernels.triton.nll_with_gradient import nll_with_gradient_triton

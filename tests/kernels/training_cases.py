@@ -1,4 +1,4 @@
-"""The operators of a training step against the reference in float64: values, and the gradients that they give."""
+"""Checks of the operators of a training step against the reference in float64: values and the gradients they return."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ def check_row_offset_on_the_device(impl: str, stats: Tensor) -> None:
 
 
 def calls(device: str) -> Callable[[], None]:
-    """A call of all that a training step takes besides its networks, on tensors that are there already."""
+    """Return a call of every operator that a training step uses besides its networks, on existing tensors."""
     stats, (logits, target) = encoded(9, 5, "contiguous", device=device), images(9, 50, "contiguous", torch.uint8)
     logits, target = logits.to(device), target.to(device)
     weight, row_offset = torch.tensor(0.5, device=device), torch.tensor(7, device=device)

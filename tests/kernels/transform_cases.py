@@ -1,4 +1,4 @@
-"""Transforms of torch.func, forward mode and second derivatives, and what an implementation makes of them."""
+"""Checks of how an implementation handles transforms of torch.func, forward mode and second derivatives."""
 
 from collections.abc import Callable
 
@@ -30,20 +30,20 @@ def _twice(f: Scalar, x: Tensor) -> Tensor:
 
 
 def first(f: Scalar, x: Tensor) -> Tensor:
-    """The gradient by backward, which every implementation has."""
+    """Return the gradient by backward, which every implementation has."""
     leaf = x.detach().requires_grad_()
     return torch.autograd.grad(f(leaf), leaf)[0]
 
 
 def _second(f: Scalar, x: Tensor) -> Tensor:
-    """The Hessian row by row, each the gradient of an entry of the gradient."""
+    """Return the Hessian row by row, each row being the gradient of an entry of the gradient."""
     leaf = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(f(leaf), leaf, create_graph=True)
     rows = [torch.autograd.grad(g, leaf, retain_graph=True)[0] for g in gradient.flatten()]
     return torch.stack(rows).view(*x.shape, *x.shape)
 
 
-# Each with what it must equal, of plain backward passes.
+# Each transform with the plain backward passes that it must equal.
 TRANSFORMS: dict[str, tuple[Callable[[Scalar, Tensor], Tensor], Callable[[Scalar, Tensor], Tensor]]] = {
     "func.grad": (lambda f, x: torch.func.grad(f)(x), first),
     "func.jacrev": (lambda f, x: torch.func.jacrev(f)(x), first),
@@ -69,7 +69,7 @@ def scalar(call: Call, impl: str) -> Scalar:
 
 
 def check_transform_is_refused(impl: str, function: str, transform: str) -> None:
-    """By the public function's name, and with the remedy last."""
+    """Check that the error names the public function and ends with the remedy."""
     call = {**FUSED, **CONSTANT}[function]
     message = rf"impl='{impl}' of {function.split()[0]} is not available: .*; pass impl='reference'$"
     with pytest.raises(RuntimeError, match=message):
@@ -77,7 +77,7 @@ def check_transform_is_refused(impl: str, function: str, transform: str) -> None
 
 
 def check_second_derivative_is_refused(impl: str, function: str, way: str) -> None:
-    """While create_graph alone, without a second derivative, goes."""
+    """Check that a second derivative raises, while create_graph alone works."""
     call = FUSED[function]
     f = scalar(call, impl)
     leaf = call.argument.detach().requires_grad_()
@@ -89,7 +89,7 @@ def check_second_derivative_is_refused(impl: str, function: str, way: str) -> No
 
 
 def check_vmap(impl: str, function: str) -> None:
-    """A sample at a time, each as the call alone."""
+    """Check that vmap gives the same as separate calls for each sample."""
     call = FUSED[function]
     samples = torch.stack((call.argument, call.argument + 1))
     mapped = torch.func.vmap(lambda x: call.function(x, impl))(samples)

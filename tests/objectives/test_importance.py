@@ -1,4 +1,4 @@
-"""The importance-weighted estimate: what it converges to, where it begins, and what it does not depend on."""
+"""Tests of the importance-weighted estimate: its limit, its value for one sample, and what it does not depend on."""
 
 import math
 from functools import partial
@@ -33,10 +33,10 @@ def model() -> vf.VAE:
 
 
 def linear_gaussian(exact_posterior: bool) -> tuple[vf.VAE, Tensor, Tensor]:
-    """x = W z + b + noise, of which everything is known: the model, images, and their log-likelihoods (float64).
+    """Return the model x = W z + b + noise, images drawn from it, and their exact log-likelihoods (float64).
 
-    Its encoder gives the posterior's means exactly; its variances too, where they are all alike (W with orthogonal
-    columns of equal lengths), else half as large again.
+    The columns of W are orthogonal and of equal length, so all posterior variances are equal. The encoder gives the
+    posterior's means exactly, and its variances exactly or, without `exact_posterior`, 1.5 times too large.
     """
     generator = torch.Generator().manual_seed(0)
     pixels, latent, variance = 12, 3, math.exp(2 * NOISE)
@@ -64,17 +64,17 @@ def test_with_the_exact_posterior_a_single_sample_is_exact() -> None:
     torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-4)
 
 
-def test_it_converges_to_the_exact_likelihood() -> None:
+def test_the_estimate_converges_to_the_exact_likelihood() -> None:
     model, images, exact = linear_gaussian(exact_posterior=False)
     off = {
         k: (all_of(model, images, k, 0, likelihood="gaussian", log_scale=NOISE) - exact) for k in (1, 10, 1000, 20_000)
     }
     assert off[1].mean() < off[10].mean() < 0  # a lower bound that rises
-    for k in (1000, 20_000):  # a weight varies by 0.44, and there are 40 images
+    for k in (1000, 20_000):  # the relative standard deviation of a weight is 0.44, and there are 40 images
         assert off[k].abs().max() < 2 / math.sqrt(k)
 
 
-def test_one_sample_is_the_elbo_of_that_sample(model: vf.VAE, digits: Tensor) -> None:
+def test_one_sample_gives_the_elbo_of_that_sample(model: vf.VAE, digits: Tensor) -> None:
     found = all_of(model, digits, 1, 3)
     with torch.no_grad():
         mu, logvar = (t.double() for t in model.encode(digits))
@@ -85,7 +85,7 @@ def test_one_sample_is_the_elbo_of_that_sample(model: vf.VAE, digits: Tensor) ->
     torch.testing.assert_close(found, -nll + log_p - log_q, rtol=1e-5, atol=1e-3)
 
 
-def test_one_sample_is_the_analytic_elbo_within_its_error(model: vf.VAE, digits: Tensor) -> None:
+def test_one_sample_gives_the_analytic_elbo_within_its_error(model: vf.VAE, digits: Tensor) -> None:
     found = -all_of(model, digits, 1, 0)
     loss = validate(model, digits, 0)["loss"]  # the same samples, but for the KL
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_one_sample_is_the_analytic_elbo_within_its_error(model: vf.VAE, digits:
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 1000])
-def test_it_does_not_depend_on_the_batches(
+def test_the_estimate_does_not_depend_on_the_batches(
     model: vf.VAE, digits: Tensor, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = digits[:20]
@@ -111,8 +111,8 @@ def test_it_does_not_depend_on_the_batches(
 
 
 @pytest.mark.parametrize("samples", [1, 2, 63, 64, 65, 70, 130])
-def test_it_is_the_mean_of_exactly_so_many_weights(model: vf.VAE, digits: Tensor, samples: int) -> None:
-    """Sample k of image i has the noise of (seed, step k // 64, row i) from column (k % 64) Z on."""
+def test_the_estimate_is_the_mean_of_exactly_k_weights(model: vf.VAE, digits: Tensor, samples: int) -> None:
+    """Check that sample k of image i has the noise of (seed, step k // 64, row i) from column (k % 64) Z on."""
     images, latent = digits[:5], model.latent
     found = all_of(model, images, samples, 7)
     zeros = torch.zeros(5, 64 * latent)

@@ -1,9 +1,9 @@
-"""One process among several: several.py compare FOLDER FLAGS..., or several.py strike STEP SIGNAL FLAGS...
+"""One process of several: several.py compare FOLDER FLAGS..., or several.py strike STEP SIGNAL FLAGS...
 
-"compare" makes steps beside an engine that has the whole batch, and saves what both saw and made as FOLDER/RANK.pt;
-then it trains with FLAGS, and tries to once more, which is a mistake.
-"strike" trains with FLAGS; before the step that follows STEP the second process kills itself with SIGKILL, or sends
-torchrun any other SIGNAL, unless torchrun has started it anew.
+"compare" makes steps, also with an engine that has the whole batch, and saves what both saw and made as FOLDER/RANK.pt;
+then it trains with FLAGS, and tries to do so once more, which is a mistake.
+"strike" trains with FLAGS; before the step after STEP the second process kills itself with SIGKILL, or sends torchrun
+any other SIGNAL, unless torchrun has restarted it.
 """
 
 import os
@@ -26,7 +26,7 @@ from vae_fast.runtime.plan import make_plan
 from vae_fast.training import engine
 from vae_fast.training.validation import Validation
 
-BATCH, STEPS_PER_EPOCH = 33, 50  # a batch that does not divide
+BATCH, STEPS_PER_EPOCH = 33, 50  # a batch size that two processes cannot divide evenly
 CASES: dict[str, tuple[int, dict[str, Any]]] = {  # steps and settings
     "plain": (100, {}),
     "dynamic": (3, {"binarize": "dynamic", "clip": 1.0}),
@@ -44,11 +44,11 @@ DIGITS = vf.load_images("digits").pixels.flatten(1)
 
 
 def steps(group: ProcessGroup, name: str) -> dict[str, Any]:
-    """What the steps of a case saw and made."""
+    """Return what the steps of a case saw and made."""
     count, settings = CASES[name]
-    settings = {"step": "autograd", **settings}  # what is seen of it is more
+    settings = {"step": "autograd", **settings}  # by default autograd, of which the test can observe more
     config = vf.Config(hidden=(16,), latent=4, device="cpu", batch_size=BATCH, **settings)
-    torch.manual_seed(group.rank)  # the first process's parameters are all processes'
+    torch.manual_seed(group.rank)  # all processes receive the first one's parameters
     images = DIGITS if name != "nan" else (DIGITS / 255).index_fill_(0, torch.tensor(40), float("nan"))
     e = engine.Engine(
         vf.VAE(hidden=(16,), latent=4), images, config, make_plan(config)[0], STEPS_PER_EPOCH, group=group
@@ -73,7 +73,7 @@ def steps(group: ProcessGroup, name: str) -> dict[str, Any]:
             generator = torch.Generator().manual_seed(step)
             order = torch.randint(0, 40, (STEPS_PER_EPOCH, BATCH), generator=generator)
             if name == "nan":
-                order[1, -1] = 40  # one process alone has it
+                order[1, -1] = 40  # only one process has it
             e.begin_epoch(order)
         e.advance(1)
     elbo.sample_posterior, vae_fast.training.steps.autograd.finish_step_ = sample_posterior, finish_step_
@@ -86,7 +86,7 @@ def steps(group: ProcessGroup, name: str) -> dict[str, Any]:
 
 
 def calls_until_agreed(group: ProcessGroup) -> int:
-    """How often this process asked whether there is a signal, which only the last one receives."""
+    """Return how many times this process asked before all agreed on a signal, which only the last one receives."""
     for call in range(1000):
         if number := group.agreed_signal([signal.SIGTERM] if call >= 40 and group.rank == group.size - 1 else []):
             assert number == signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Where compiled code is kept. What torch.compile does with a step, tests/training/test_engine.py shows."""
+"""Tests of compiled functions and of their cache. tests/training/test_engine.py tests compiled steps."""
 
 import os
 import shlex
@@ -21,33 +21,33 @@ VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv(VARIABLE, "")  # so that it is put back whatever becomes of it
+    monkeypatch.setenv(VARIABLE, "")  # so that monkeypatch restores it whatever happens to it
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 
 
-def test_it_outlives_the_machines_next_start(home: Path) -> None:
+def test_the_cache_is_in_a_folder_that_survives_a_reboot(home: Path) -> None:
     keep_compiled_code()
     folder = home / "vae_fast" / "compiled" / torch.backends.cpu.get_cpu_capability()
     assert os.environ[VARIABLE] == str(folder)
     assert folder.is_dir()
 
 
-def test_whoever_names_another_folder_gets_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_the_user_names_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "/elsewhere")
     keep_compiled_code()
     assert os.environ[VARIABLE] == "/elsewhere"
 
 
-def test_without_a_cache_pytorch_chooses(home: Path) -> None:
+def test_without_a_cache_folder_pytorch_chooses_its_own(home: Path) -> None:
     (home / "vae_fast").write_text("in the way")
     keep_compiled_code()
     assert VARIABLE not in os.environ
 
 
 @pytest.mark.skipif(cpp_compiler() is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_it_is_there_although_pytorch_chose_first_and_the_path_has_a_space(home: Path) -> None:
+def test_the_cache_folder_works_when_pytorch_set_it_first_and_its_path_has_a_space(home: Path) -> None:
     code = """
 import os
 import torch._dynamo  # which a torch optimizer imports, and which chooses a folder
@@ -64,7 +64,7 @@ print(compiled(lambda x: x.sin().cos())(torch.zeros(300)).sum().item())
 
 @pytest.mark.parametrize("folder", ["o'brien", "a folder", 'a"b', "tab\tbed"])
 @pytest.mark.parametrize("temporary", ["plain", "a space"])
-def test_a_path_that_a_command_line_would_cut_gets_a_link(
+def test_a_path_that_a_command_line_would_split_is_reached_by_a_link(
     folder: str, temporary: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / temporary).mkdir()
@@ -86,7 +86,7 @@ class Adder:
 
 
 def test_a_method_is_compiled_for_any_number_of_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dynamo compiles the same code eight times and no more."""
+    """Compile the same method more often than the eight times that Dynamo allows for the same code."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: compile(function, backend="eager", fullgraph=True))
     for amount in range(10):
@@ -94,8 +94,8 @@ def test_a_method_is_compiled_for_any_number_of_objects(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("alpha", [1, 2])
-def test_a_product_takes_the_relu_that_follows_it(alpha: int) -> None:
-    """As for a GPU, where the two are one launch; only a product that does no more than add a bias."""
+def test_a_product_is_fused_with_the_relu_that_follows_it(alpha: int) -> None:
+    """Check the fusion that makes one launch on a GPU, and that it needs a product that only adds a bias."""
     bias, x, weight = torch.randn(5), torch.randn(3, 4), torch.randn(4, 5)
 
     def layer(bias: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ def test_a_product_takes_the_relu_that_follows_it(alpha: int) -> None:
     graph = make_fx(layer)(bias, x, weight)
     compile._fold_activations(graph)
     folded = graph.graph.find_nodes(op="call_function", target=torch.ops.aten._addmm_activation.default)
-    assert len(folded) == (1 if alpha == 1 else 0)  # of the second the sum is wanted too
+    assert len(folded) == (1 if alpha == 1 else 0)  # the result of the other product is also used elsewhere
     for ours, exact in zip(graph(bias, x, weight), layer(bias, x, weight), strict=True):
         torch.testing.assert_close(ours, exact)
 
@@ -122,6 +122,6 @@ def test_a_function_that_runs_its_own_backward_is_compiled_whole() -> None:
         for x in (torch.randn(3), torch.randn(3)):
             torch.testing.assert_close(compiled(x, scale), gradient(x, scale))
             with torch.no_grad():
-                weight.add_(1)  # which the compiled function sees
+                weight.add_(1)  # the compiled function must see the change
             assert not compiled(x, scale)[0].requires_grad
             torch.testing.assert_close(compiled(x, scale), gradient(x, scale))

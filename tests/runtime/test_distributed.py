@@ -1,4 +1,4 @@
-"""Several processes: what they share is what one alone would do, and they go on, fail and leave together."""
+"""Tests of several processes: together they do what one alone would do, and they continue, fail and stop together."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_shares_are_contiguous_and_even(count: int, size: int) -> None:
         ({"device": "cuda:1"}, r"device: expected cuda or auto, .* each of the 4 processes .* got 'cuda:1'"),
     ],
 )
-def test_what_several_cannot_share_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_several_processes_cannot_share_are_refused(settings: dict[str, Any], message: str) -> None:
     config = vf.Config(**settings)
     with pytest.raises(ConfigError, match=message):
         ProcessGroup(0, 4).check(config)
@@ -59,7 +59,7 @@ def test_what_several_cannot_share_is_refused(settings: dict[str, Any], message:
 
 @pytest.fixture
 def one_joined() -> Iterator[ProcessGroup]:
-    """A group of one process that communicates all the same, with itself."""
+    """Yield a group of one process that nevertheless communicates, with itself."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     group = ProcessGroup(group=dist.group.WORLD)
     yield group
@@ -68,7 +68,7 @@ def one_joined() -> Iterator[ProcessGroup]:
 
 
 def trained(group: ProcessGroup, device: str, capture: Capture | None, **settings: Any) -> Engine:
-    """Five steps, over the end of an epoch, recorded where there is a capture."""
+    """Return an engine after two epochs of five steps, recorded if there is a `capture`."""
     config = vf.Config(hidden=(16,), latent=4, batch_size=32, device=device, free_bits=0.02, **settings)
     plan = make_plan(config)[0]
     plan = group.bind_device(replace(plan, cuda_graphs=capture is not None, steps_per_graph=2 if capture else 0))
@@ -89,8 +89,8 @@ def flat(e: Engine) -> Tensor:
     return torch.cat([p.detach().flatten() for p in e.model.parameters()])
 
 
-def test_what_processes_send_each_other_is_part_of_a_recording(one_joined: ProcessGroup, record: Capture) -> None:
-    """One process's sums are its own values: the bits are those of a group without any sending."""
+def test_communication_is_part_of_a_recording(one_joined: ProcessGroup, record: Capture) -> None:
+    """Check that the sums of one process are its own values: the bits are those without communication."""
     alone, joined = trained(SINGLE_PROCESS, "cpu", None), trained(one_joined, "cpu", record)
     assert max(joined.launches(5)) == 2
     assert torch.equal(flat(joined), flat(alone))
@@ -99,8 +99,8 @@ def test_what_processes_send_each_other_is_part_of_a_recording(one_joined: Proce
     )  # 48 bits were sent
 
 
-def test_compiled_steps_send_free_bits_means(one_joined: ProcessGroup) -> None:
-    """Which the compiled function does itself."""
+def test_compiled_steps_sum_the_means_for_free_bits(one_joined: ProcessGroup) -> None:
+    """Check the communication inside the compiled function."""
     alone, joined = (
         trained(group, "cpu", None, step="autograd", compile=True) for group in (SINGLE_PROCESS, one_joined)
     )
@@ -119,7 +119,7 @@ fused = pytest.mark.skipif(not extension.load(), reason=extension.status())
 
 
 class Compared(NamedTuple):
-    """What two processes and one alone saw and made, and how the two ended."""
+    """The observations and results of two processes and of one alone, and how the two ended."""
 
     found: list[dict[str, Any]]
     processes: list["subprocess.CompletedProcess[str]"]
@@ -128,7 +128,7 @@ class Compared(NamedTuple):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
-    """Started without torchrun, so that what each process prints can be told apart."""
+    """Run several.py in two processes, started without torchrun so that the output of each is separate."""
     folder = tmp_path_factory.mktemp("compared")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -154,7 +154,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 
 
 def case(compared: Compared, name: str) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-    """Of each of the two, and of one alone."""
+    """Return the results of a case, of each of the two processes and of one alone."""
     return [found[name][0] for found in compared.found], compared.found[0][name][1]
 
 
@@ -165,19 +165,19 @@ def test_two_processes_do_what_one_does(compared: Compared, name: str) -> None:
         both = torch.cat([one[key] for one in two], 1)
         torch.testing.assert_close(both, alone[key], rtol=0, atol=0, equal_nan=True)
     assert len(alone["noise"].unique()) > 0.9 * alone["noise"].numel()
-    for key in ("parameters", "terms", "gradients", "evaluation"):  # what they hold in common
+    for key in ("parameters", "terms", "gradients", "evaluation"):  # the same in both processes
         torch.testing.assert_close(two[0][key], two[1][key], rtol=0, atol=0, equal_nan=True)
     first, expected = two[0]["gradients"][0], alone["gradients"][0]
     assert (first - expected).norm() < 1e-6 * expected.norm()  # sums of 33 float32 in another order
     torch.testing.assert_close(two[0]["terms"], alone["terms"], rtol=1e-3, atol=0)
     torch.testing.assert_close(two[0]["evaluation"], alone["evaluation"], rtol=1e-5, atol=0)
-    assert two[0]["terms"][:, 4].sum() == (1 if name == "nan" else 0)  # skipped by both, although only one had it
+    assert two[0]["terms"][:, 4].sum() == (1 if name == "nan" else 0)  # skipped by both, though one alone had the NaN
 
 
 @pytest.mark.parametrize(
     "name", ["compiled", *(pytest.param(n, marks=fused) for n in ("fused", "fused_bf16", "fused_dynamic"))]
 )
-def test_two_processes_do_what_one_does_in_one_function(compared: Compared, name: str) -> None:
+def test_two_processes_with_steps_of_one_function_do_what_one_does(compared: Compared, name: str) -> None:
     two, alone = case(compared, name)
     for key in ("parameters", "terms", "evaluation"):
         torch.testing.assert_close(two[0][key], two[1][key], rtol=0, atol=0)
@@ -186,23 +186,23 @@ def test_two_processes_do_what_one_does_in_one_function(compared: Compared, name
 
 
 def test_free_bits_bind_in_some_dimensions_only(compared: Compared) -> None:
-    """Else the test above would not show that the processes go by the mean of the whole batch."""
+    """Check that the test above can tell the mean of the whole batch from the mean of a shard."""
     plain, bound = (case(compared, name)[1]["gradients"][0] for name in ("plain", "free_bits"))
     last = torch.arange(len(plain))[16 * 785 :][: 8 * 17]  # the encoder's second layer: mu and logvar of 4 dimensions
-    # What is not bound differs by the rounding of another way to the same gradient, 1e-7 of it.
+    # Gradients of unbound dimensions are computed differently, and so differ by rounding, a relative 1e-7.
     changed = ((plain - bound).abs() > 1e-5 * plain.abs().max())[last][: 8 * 16].view(2, 4, 16).any(-1)
     assert 0 < changed.sum() < changed.numel()
 
 
-def test_two_processes_scale_alike(compared: Compared) -> None:
-    """What overflows float16 in a share may fit in the batch, so one process alone may skip other steps."""
+def test_two_processes_scale_the_loss_alike(compared: Compared) -> None:
+    """Compare the two only: what overflows float16 in a shard may fit in the batch, so one alone may skip others."""
     two, _ = case(compared, "fp16")
     assert torch.equal(two[0]["parameters"], two[1]["parameters"])
     assert torch.equal(two[0]["terms"], two[1]["terms"])
     assert 0 < two[0]["terms"][:, 4].sum() < 10
 
 
-def test_a_signal_to_one_reaches_all_at_once(compared: Compared) -> None:
+def test_a_signal_to_one_process_reaches_all_at_the_same_step(compared: Compared) -> None:
     calls = [found["agreed"] for found in compared.found]
     assert calls[0] == calls[1]
     assert 40 <= calls[0] <= 40 + 25
@@ -214,7 +214,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_of_two_is_the_run_of_one(compared: Compared, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_has_the_metrics_of_a_run_of_one(compared: Compared, tmp_path: Path) -> None:
     alone = vf.fit(vf.Config(**SETTINGS, out=str(tmp_path / "run")))
     expected = records(alone.directory)
     assert len(expected) == EPOCHS
@@ -222,7 +222,7 @@ def test_a_run_of_two_is_the_run_of_one(compared: Compared, tmp_path: Path) -> N
         assert record == pytest.approx(other, rel=1e-3)
 
 
-def test_a_mistake_is_said_once_and_ends_all(compared: Compared) -> None:
+def test_a_mistake_is_printed_once_and_ends_all_processes(compared: Compared) -> None:
     first, second = compared.processes
     assert (first.returncode, second.returncode) == (1, 1)
     mistake = f"--out: {compared.run} already holds a run (config.toml); continue it with --resume {compared.run}"
@@ -239,10 +239,10 @@ def struck(out: Path, step: int, number: str, *options: str) -> "subprocess.Comp
 
 @pytest.mark.usefixtures("one_thread")
 def test_torchrun_ends_and_restarts_a_run(compared: Compared, tmp_path: Path) -> None:
-    """SIGTERM in epoch 1, resumed; a process killed in epoch 3, restarted: the bits of the run left alone."""
+    """Check that a run resumed after SIGTERM in epoch 1 and restarted after a kill in epoch 3 has unchanged bits."""
     out = tmp_path / "run"
     ended = struck(out, 20, "SIGTERM")
-    assert ended.returncode == 1  # torchrun's own
+    assert ended.returncode == 1  # torchrun's own exit code
     assert ended.stderr.count(f"SIGTERM: saved; go on with --resume {out}\n") == 1
     saved = (out / "checkpoints" / "latest").readlink().name
     assert 20 < int(saved[5:]) < STEPS
@@ -257,6 +257,6 @@ def test_torchrun_ends_and_restarts_a_run(compared: Compared, tmp_path: Path) ->
     assert model.read_bytes() == expected.read_bytes()
     assert records(out) == records(compared.run)
 
-    alone = vf.fit(vf.Config(**SETTINGS, resume=str(tmp_path / "other")))  # by another number of processes
+    alone = vf.fit(vf.Config(**SETTINGS, resume=str(tmp_path / "other")))  # resumed by another number of processes
     for record, other in zip(records(alone.directory), records(compared.run), strict=True):
         assert record == pytest.approx(other, rel=1e-3)

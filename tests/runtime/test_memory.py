@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""Tests of the amount of free memory."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def group(folder: Path, limit: str, used: int, version: int = 2) -> None:
     (folder / "memory.stat").write_text(f"anon 5\n{names[2]} 100\n")
 
 
-def test_control_groups_limit_what_is_free(tmp_path: Path) -> None:
+def test_control_groups_limit_the_free_memory(tmp_path: Path) -> None:
     own, mounted = tmp_path / "own", tmp_path / "mounted"
     own.write_text("12:cpu,cpuacct:/x\n0::/pod/box\n")
     group(mounted / "pod" / "box", "max", 700)

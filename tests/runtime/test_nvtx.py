@@ -1,4 +1,4 @@
-"""The ranges of a run: which there are, what is inside what, and that there are none when they are off."""
+"""Tests of the ranges of a run: their names and nesting, and that there are none when they are off."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ Small = Callable[..., vf.Config]
 
 
 class Domain:
-    """As an nvtx.Domain; keeps, for each thread, the paths of the ranges as they were opened."""
+    """A fake nvtx.Domain that records, for each thread, the path of every range in the order of opening."""
 
     def __init__(self) -> None:
         self.opened: dict[str, list[str]] = {}
@@ -63,7 +63,7 @@ END = ["evaluation", "checkpoint"]
     ("settings", "epoch"),
     [
         ({"step": "autograd"}, ["data", *5 * PARTS, *END]),
-        ({"step": "auto"}, ["data", *5 * ["step"], *END]),  # one operator
+        ({"step": "auto"}, ["data", *5 * ["step"], *END]),  # a step is one operator
         ({"step": "autograd", "compile": True}, ["data", *5 * ["step", "step/gradients", "step/optimizer"], *END]),
         ({"step": "autograd", "feed": "host"}, ["data", "data", *5 * PARTS, *END]),  # the order, and one wait
     ],
@@ -71,30 +71,30 @@ END = ["evaluation", "checkpoint"]
 def test_a_run_opens_each_range_where_it_belongs(
     small: Small, domain: Domain, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], epoch: list[str]
 ) -> None:
-    monkeypatch.setattr(engine, "CALL_SECONDS", 0.0)  # else a range is of as many steps as an operator makes
+    monkeypatch.setattr(engine, "CALL_SECONDS", 0.0)  # otherwise a range covers all steps of an operator call
     config = small(nvtx=True, batch_size=200, **settings)
     if settings.get("step") == "auto" and make_plan(config)[0].step != "fused":
         pytest.skip("the fused step cannot be had")
     vf.fit(config)
     warm_up = [name.removeprefix("step/") for name in dict.fromkeys(epoch) if name.startswith("step/")]
     assert domain.opened.pop("MainThread") == warm_up + 2 * epoch
-    reads = [name for names in domain.opened.values() for name in names]  # in their thread
+    reads = [name for names in domain.opened.values() for name in names]  # in the reader's thread
     assert reads == (["data", "data"] if "feed" in settings else [])
     assert domain.is_closed
 
 
-def test_an_error_closes_the_ranges_that_it_leaves(domain: Domain) -> None:
+def test_an_error_closes_the_open_ranges(domain: Domain) -> None:
     mark = in_domain(domain)
 
     def fail() -> None:
-        raise RunError("as it may")
+        raise RunError("on purpose")
 
     with pytest.raises(RunError):
         mark("step", mark("forward", fail))()
     assert domain.is_closed
 
 
-def test_off_nothing_is_there(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ranges_the_functions_of_a_step_are_not_wrapped(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvtx", None)
     assert marks(False, profiler=False) is unmarked
     config = small(step="autograd")
@@ -103,7 +103,7 @@ def test_off_nothing_is_there(small: Small, monkeypatch: pytest.MonkeyPatch) -> 
     vf.fit(config)
 
 
-def test_a_missing_package_is_one_line_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvtx", None)
     with pytest.raises(
         RunError, match=r"--nvtx: needs the package nvtx; install it with: pip install 'vae_fast\[nvtx\]'"
@@ -111,7 +111,7 @@ def test_a_missing_package_is_one_line_that_says_how_to_get_it(monkeypatch: pyte
         marks(True, profiler=False)
 
 
-def test_a_listening_tool_sees_registered_names_in_one_domain(tmp_path: Path) -> None:
+def test_a_profiling_tool_sees_registered_names_in_one_domain(tmp_path: Path) -> None:
     pytest.importorskip("nvtx", reason="the extra [nvtx] is not installed")
     if sys.platform != "linux" or (compiler := shutil.which("cc") or shutil.which("gcc")) is None:
         pytest.skip("the tool is built on Linux, by a C compiler")

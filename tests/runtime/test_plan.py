@@ -1,4 +1,4 @@
-"""What is chosen on this machine, why, and what is refused."""
+"""Tests of the plan: what is chosen on this machine, why, and what is refused."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ fused = pytest.mark.skipif(not extension.load(), reason=extension.status())
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
 
-def test_every_part_has_a_reason_and_reads_back() -> None:
+def test_every_part_of_a_plan_has_a_reason_and_can_be_read_back() -> None:
     plan, reasons = make_plan(vf.Config(device="cpu"))
     assert (plan.device, plan.precision, plan.feed) == ("cpu", "fp32", "device")
     assert (plan.compile, plan.is_torch_compiled, plan.bf16_loop) == ("off", False, "")
@@ -30,20 +30,20 @@ def test_every_part_has_a_reason_and_reads_back() -> None:
 
 
 @no_gpu
-def test_auto_takes_the_cpu_and_says_why() -> None:
+def test_auto_chooses_the_cpu_and_says_why() -> None:
     plan, reasons = make_plan(vf.Config())
     assert (plan.device, reasons["device"], reasons["cuda_graphs"]) == ("cpu", "no CUDA device", "no CUDA device")
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_a_named_dtype_implies_amp_and_is_obeyed(dtype: str) -> None:
+def test_a_named_dtype_implies_amp_and_is_used(dtype: str) -> None:
     assert make_plan(vf.Config(amp_dtype=dtype, device="cpu"))[0].precision == dtype
 
 
 @pytest.mark.parametrize(
     ("amx", "avx512", "expected"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
 )
-def test_amp_on_a_cpu_is_bf16_only_where_the_units_are_native(
+def test_amp_on_a_cpu_is_bf16_only_with_native_units(
     monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
@@ -62,7 +62,7 @@ def test_amp_on_a_cpu_is_bf16_only_where_the_units_are_native(
         ({"cuda_graphs": "on"}, "--cuda-graphs on: cannot be had, no CUDA device"),
     ],
 )
-def test_an_explicit_wish_that_cannot_be_served_raises(settings: dict[str, str], message: str) -> None:
+def test_an_explicit_wish_that_cannot_be_fulfilled_raises_an_error(settings: dict[str, str], message: str) -> None:
     with pytest.raises(RunError, match=message):
         make_plan(vf.Config(**settings))
 
@@ -86,7 +86,7 @@ def test_compile_needs_a_compiler() -> None:
         make_plan(vf.Config(compile=True, step="autograd", device="cpu"))
 
 
-def test_a_gpu_without_a_compiler_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_for_a_gpu_names_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
     monkeypatch.setattr(registration, "HAS_TRITON", True)
     monkeypatch.setattr(dispatch, "HAS_C_COMPILER", True)
@@ -109,18 +109,18 @@ def test_a_plan_of_another_version_is_refused() -> None:
             recorded_plan(plan | change, config)
 
 
-def test_a_plan_of_an_earlier_version_goes_on_as_it_began() -> None:
-    """One that knew neither a step compiled ahead of time nor a loop of bfloat16 products."""
+def test_a_plan_of_an_earlier_version_continues_unchanged() -> None:
+    """Resume a plan from before steps compiled ahead of time and loops for bfloat16 products existed."""
     config = vf.Config(device="cpu", compile=True, step="autograd")
     plan = make_plan(config)[0]
     earlier = {key: value for key, value in plan.recorded().items() if key != "bf16_loop"} | {"compile": True}
-    assert recorded_plan(earlier, vf.Config(device="cpu", compile=True)) == plan  # not the fused one of today
+    assert recorded_plan(earlier, vf.Config(device="cpu", compile=True)) == plan  # not the fused step, today's default
     assert recorded_plan(earlier | {"compile": False}, config).compile == "off"
 
 
 @fused
 @pytest.mark.usefixtures("no_compiler")
-def test_compile_means_the_step_that_is_compiled_already() -> None:
+def test_compile_means_the_step_compiled_ahead_of_time() -> None:
     plan, reasons = make_plan(vf.Config(device="cpu", compile=True))
     assert (plan.step, plan.compile, plan.is_torch_compiled) == ("fused", "ahead of time", False)
     assert reasons["compile"] == "the step is one C++ operator"
@@ -147,7 +147,7 @@ def test_compile_means_the_step_that_is_compiled_already() -> None:
         ("amx", 8, 2, "fp32", "AMP is off: for 4 images"),
     ],
 )
-def test_amp_of_a_fused_step_is_bf16_where_that_is_faster(
+def test_amp_of_a_fused_step_is_bf16_if_that_is_faster(
     monkeypatch: pytest.MonkeyPatch, loop: str, batch: int, processes: int, precision: str, reason: str
 ) -> None:
     monkeypatch.setattr(plans, "bf16_loops", lambda: [loop, "portable"])
@@ -157,7 +157,7 @@ def test_amp_of_a_fused_step_is_bf16_where_that_is_faster(
 
 
 @fused
-def test_a_loop_that_is_asked_for_or_began_the_run_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resume_takes_a_loop_with_the_same_bits_or_else_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "bf16_loops", lambda: ["portable"])
     config = vf.Config(amp_dtype="bf16", device="cpu", step="fused")
     plan, reasons = make_plan(config)
@@ -174,7 +174,7 @@ def test_a_loop_that_is_asked_for_or_began_the_run_is_taken(monkeypatch: pytest.
 
 
 @fused
-def test_fp16_on_a_cpu_is_autograds() -> None:
+def test_fp16_on_a_cpu_uses_the_autograd_step() -> None:
     plan, reasons = make_plan(vf.Config(amp_dtype="fp16", device="cpu"))
     assert (plan.step, plan.precision) == ("autograd", "fp16")
     assert reasons["step"] == "the fused step is float32 or bfloat16; fp16 on a CPU is autograd's"
@@ -183,7 +183,7 @@ def test_fp16_on_a_cpu_is_autograds() -> None:
 
 
 @fused
-def test_free_bits_that_one_process_began_with_the_fused_step_are_not_for_several() -> None:
+def test_several_processes_cannot_resume_a_fused_run_with_free_bits() -> None:
     config = vf.Config(device="cpu", free_bits=0.5)
     plan = make_plan(config)[0]
     assert plan.step == "fused"
@@ -194,7 +194,7 @@ def test_free_bits_that_one_process_began_with_the_fused_step_are_not_for_severa
 
 @fused
 @pytest.mark.parametrize("flushed", [False, True])
-def test_denormals_are_flushed_in_every_thread_and_only_while_the_run_lasts(flushed: bool) -> None:
+def test_denormals_are_flushed_in_every_thread_and_only_during_the_run(flushed: bool) -> None:
     config = vf.Config(device="cpu", flush_denormals=True)
     tiny = torch.full((1 << 20,), 1e-39)  # enough for all threads
     set_flush_denormal(flushed)
@@ -209,7 +209,7 @@ def test_denormals_are_flushed_in_every_thread_and_only_while_the_run_lasts(flus
         set_flush_denormal(False)
 
 
-def test_deterministic_algorithms_are_asked_for_and_what_was_set_before_comes_back() -> None:
+def test_deterministic_algorithms_are_set_and_the_earlier_setting_is_restored() -> None:
     plan, _ = make_plan(vf.Config(device="cpu"))
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -220,7 +220,7 @@ def test_deterministic_algorithms_are_asked_for_and_what_was_set_before_comes_ba
         torch.use_deterministic_algorithms(False)
 
 
-def test_threads_are_those_that_were_asked_for_and_come_back() -> None:
+def test_the_number_of_threads_is_set_and_restored() -> None:
     plan, _ = make_plan(vf.Config(device="cpu"))
     before = torch.get_num_threads()
     with process_settings(plan, vf.Config(threads=3)):

@@ -1,4 +1,4 @@
-"""The window of a profile, what it leaves, and that a run learns the same with and without."""
+"""Tests of the window of a profile, of the files it writes, and that a run learns the same with and without it."""
 
 import gzip
 import itertools
@@ -26,7 +26,7 @@ Small = Callable[..., vf.Config]
 
 
 class Counter:
-    """A recorder that keeps at which step it was started and stopped, by the clock it is given."""
+    """A recorder that notes the steps at which it was started and stopped, as `now` returns them."""
 
     def __init__(self, now: Callable[[], int] = lambda: 0) -> None:
         self.now, self.seen = now, list[int]()
@@ -48,7 +48,7 @@ def profiled(config: vf.Config, recorder: Counter, folder: Path, lines: list[str
 
 
 @pytest.mark.parametrize("steps", ["5:5", "7:3", "x", "", "5", ":5", "5:", "-1:4", "1:2:3", "1.0:2", " 1:2"])
-def test_a_window_that_is_none_is_one_line(steps: str) -> None:
+def test_a_malformed_window_is_an_error_of_one_line(steps: str) -> None:
     with pytest.raises(ConfigError, match=r"^profile_steps: expected A:B with 0 <= A < B, such as 20:40, got "):
         vf.Config(profile="torch", profile_steps=steps)
 
@@ -101,7 +101,7 @@ def test_the_window_is_the_fewest_launches_with_all_steps_asked_for(
         first, last = max(window[0], start), min(sum(window), total)
     if first >= last:
         assert recorder.seen == []
-        assert lines == [f"profile: none, {asked} lie before step {start}, where the run goes on"]
+        assert lines == [f"profile: none, {asked} come before step {start}, where the run continues"]
     else:
         opened = max(bound for bound in bounds if bound <= first)
         closed = min(bound for bound in bounds if bound >= last)
@@ -119,7 +119,9 @@ def test_the_window_is_the_fewest_launches_with_all_steps_asked_for(
         (False, torch.OutOfMemoryError(), ["seen.txt"]),
     ],
 )
-def test_what_was_seen_outlives_an_error(tmp_path: Path, begun: bool, error: BaseException, left: list[str]) -> None:
+def test_a_profile_is_written_despite_an_error(
+    tmp_path: Path, begun: bool, error: BaseException, left: list[str]
+) -> None:
     recorder = Counter()
     profile = profiled(vf.Config(profile="torch", profile_steps="0:9"), recorder, tmp_path, [])
 
@@ -136,7 +138,7 @@ def test_what_was_seen_outlives_an_error(tmp_path: Path, begun: bool, error: Bas
     assert len(recorder.seen) == 2, "a recorder was left running"
 
 
-def test_what_profiling_takes_is_not_in_the_metrics(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_profiling_is_not_in_the_metrics(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
     spent = [0.0]
 
@@ -155,7 +157,7 @@ def test_what_profiling_takes_is_not_in_the_metrics(small: Small, monkeypatch: p
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> vf.Config:
-    """The settings of a run without a profile, done."""
+    """Train a run without a profile and return its settings."""
     out = tmp_path_factory.mktemp("plain") / "run"
     config = vf.Config(hidden=(16,), latent=4, epochs=2, batch_size=200, step="autograd", out=str(out))
     vf.fit(config)
@@ -168,11 +170,11 @@ def trace(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["torch", "memory"])
-def test_a_profiled_run_learns_the_same_and_leaves_its_trace(plain: vf.Config, tmp_path: Path, kind: str) -> None:
+def test_a_profiled_run_learns_the_same_and_writes_its_trace(plain: vf.Config, tmp_path: Path, kind: str) -> None:
     from benchmarks import timeline
 
     config = vf.Config(**plain.recorded(), profile=kind, profile_steps="3:7", out=str(tmp_path / "run"))
-    assert config.recorded() == plain.recorded()  # the profile is not part of what the run is
+    assert config.recorded() == plain.recorded()  # a run does not record its profile
     run = vf.fit(config)
     files = [Path(folder, "checkpoints/latest/model.safetensors") for folder in (run.directory, str(plain.out))]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -185,8 +187,8 @@ def test_a_profiled_run_learns_the_same_and_leaves_its_trace(plain: vf.Config, t
     table = (folder / "table.txt").read_text()
     for name in ("vae_fast::nll", "vae_fast::sample_posterior"):
         assert names.count(name) >= 4
-        assert kind == "memory" or name in table  # what takes most memory is another matter
-    for step in timeline.steps(folder / "trace.json.gz"):  # as docs/profiler.md draws it: no moment twice, none lost
+        assert kind == "memory" or name in table  # the table of memory may list others
+    for step in timeline.steps(folder / "trace.json.gz"):  # as docs/profiling.md draws it: no gaps and no overlaps
         spans = [*timeline.spans(step)]
         assert (spans[0][1], spans[-1][2]) == (step.start, step.end)
         assert all(one[2] == two[1] for one, two in itertools.pairwise(spans))
@@ -195,10 +197,10 @@ def test_a_profiled_run_learns_the_same_and_leaves_its_trace(plain: vf.Config, t
     assert ("Self CPU Mem" in table or "CPU Mem" in table) == (kind == "memory")
 
 
-def test_a_resume_may_profile_and_need_not(plain: vf.Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_past_the_window_is_not_profiled(plain: vf.Config, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {**plain.recorded(), "epochs": 2, "resume": str(plain.out)}
     vf.fit(vf.Config(**settings, profile="torch", profile_steps="2:4"))
-    assert "profile: none, 2:4 lie before step 10, where the run goes on" in capsys.readouterr().out
+    assert "profile: none, 2:4 come before step 10, where the run continues" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -209,20 +211,20 @@ def test_a_resume_may_profile_and_need_not(plain: vf.Config, capsys: pytest.Capt
         (["--profile", "torch", "--profile-steps", "5:5"], 2, "error: profile_steps: expected A:B with 0 <= A < B"),
     ],
 )
-def test_a_profile_that_cannot_be_had_is_one_line(
+def test_an_impossible_profile_is_an_error_of_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, line: str
 ) -> None:
     start = ["--hidden", "8", "--latent", "2", "--epochs", "1", "--batch-size", "200", "--out", str(tmp_path / "run")]
     assert main([*start, *flags]) == code
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(line)
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(line)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(
     ("kind", "left"), [("nsys", []), ("torch", ["table.txt", "trace.json.gz"]), ("memory", ["memory.pickle"])]
 )
-def test_profiles_of_a_gpu(small: Small, kind: str, left: list[str]) -> None:
+def test_each_kind_of_profile_works_on_a_gpu(small: Small, kind: str, left: list[str]) -> None:
     run = vf.fit(small(profile=kind, device="cuda", batch_size=20))
     folder = run.directory / "profile"
     assert sorted(path.name for path in folder.glob("*")) == left
@@ -231,4 +233,4 @@ def test_profiles_of_a_gpu(small: Small, kind: str, left: list[str]) -> None:
     if kind == "memory":
         history = pickle.loads((folder / "memory.pickle").read_bytes())["device_traces"]
         frames = {frame["name"] for trace in history for event in trace for frame in event["frames"]}
-        assert "_new_model" in frames or "_placed" in frames, "the record begins before the model is there"
+        assert "_new_model" in frames or "_placed" in frames, "the record begins after the model was built"

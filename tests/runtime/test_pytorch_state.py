@@ -1,4 +1,4 @@
-"""What a caller has set in PyTorch changes neither runs nor what looks at them, and is there afterwards."""
+"""Tests that PyTorch settings of the caller change neither runs nor analyses, and are restored afterwards."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -57,7 +57,7 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_run_and_what_looks_at_it_are_the_same_in_any_state(
+def test_a_run_and_its_analyses_are_the_same_in_any_state(
     state: str, plain: tuple[vf.Config, dict[str, Any]], tmp_path: Path
 ) -> None:
     config, expected = plain
@@ -69,7 +69,7 @@ def test_a_run_and_what_looks_at_it_are_the_same_in_any_state(
         assert torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value, name
 
 
-def test_the_state_comes_back_after_an_error() -> None:
+def test_the_state_is_restored_after_an_error() -> None:
     with default_dtype(torch.float64), torch.no_grad():
         before = seen()
         inside = []

@@ -1,1 +1,1 @@
-"""From a file to a batch."""
+"""The path of the images from a file to a batch."""

@@ -1,7 +1,7 @@
 """The data sets known by name: digits is embedded; mnist and fashion-mnist are found on this machine or downloaded.
 
-Both of the latter, and other sets too, are four IDX files of the same names, so files are recognised by the SHA-256 of
-their content, unpacked: it does not depend on who compressed them.
+Both of the latter, and other sets too, consist of four IDX files with the same names, so files are recognised by the
+SHA-256 of their unpacked content, which does not depend on how they were compressed.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _SIZES = {"train": 47_040_016, "train_labels": 60_008, "test": 7_840_016, "test_
 
 @dataclass(frozen=True)
 class Known:
-    """SHA-256 of the four unpacked files, mirrors that offer them gzipped, and where a system may keep them."""
+    """The SHA-256 of the four unpacked files, mirrors that offer them gzipped, and where a system may keep them."""
 
     sha256: Mapping[str, str]
     mirrors: tuple[str, ...]
@@ -58,20 +58,20 @@ _KNOWN = {
     ),
 }
 assert set(CATALOGUE) == {"digits", *_KNOWN}
-_OF_MNIST = "Creative Commons Attribution-ShareAlike 3.0 (Yann LeCun, Corinna Cortes, Christopher J. C. Burges)"
-LICENCES = {"digits": _OF_MNIST, "mnist": _OF_MNIST, "fashion-mnist": "MIT (Zalando SE)"}
+_MNIST_LICENCE = "Creative Commons Attribution-ShareAlike 3.0 (Yann LeCun, Corinna Cortes, Christopher J. C. Burges)"
+LICENCES = {"digits": _MNIST_LICENCE, "mnist": _MNIST_LICENCE, "fashion-mnist": "MIT (Zalando SE)"}
 
 
 def read_known(
     name: str, root: str | os.PathLike[str] | None = None, *, mirrors: Sequence[str] | None = None
 ) -> dict[str, Source]:
-    """The arrays, uint8 [N, 28, 28] and [N], of the set called `name`, one of `config.CATALOGUE`.
+    """Return the arrays, uint8 [N, 28, 28] and [N], of the set called `name`, one of `config.CATALOGUE`.
 
     mnist and fashion-mnist are looked for in `root`, then in the folder that the environment variable VAE_FAST_DATA
     names, in the user's cache and in the system's folders; in the first three both as <place>/<name> and as <place>.
-    If none has it, it is downloaded into the cache. `mirrors` replaces the usual ones.
+    If none has the set, it is downloaded into the cache. `mirrors` replaces the usual ones.
 
-    Raises `DataError` for a `root` that is no folder, for damaged or strange files, and when no mirror helps.
+    Raises `DataError` if `root` is not a folder, if files are damaged or unknown, or if no mirror delivers.
     """
     found = find_known(name, root)
     if found is not None:
@@ -88,7 +88,7 @@ def read_known(
 
 
 def find_known(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, Source] | None:
-    """What `read_known` finds on this machine; None where it would have to download it."""
+    """Return what `read_known` finds on this machine; None if it would have to download the set."""
     if name == "digits":
         return readers.read(_DIGITS)
     if root is not None and not Path(root).expanduser().is_dir():
@@ -100,7 +100,7 @@ def find_known(name: str, root: str | os.PathLike[str] | None = None) -> dict[st
 
 
 def _folders(name: str, root: str | os.PathLike[str] | None) -> dict[Path, bool]:
-    """Where the set may be, in order, and whether other sets may be there too."""
+    """Return the folders where the set may be, in order of preference, and whether each may hold other sets too."""
     places = [Path(place).expanduser() for place in (root, os.environ.get("VAE_FAST_DATA"), _cache()) if place]
     named = {folder: shared for place in places for folder, shared in ((place / name, False), (place, True))}
     return named | dict.fromkeys(_KNOWN[name].folders, False)
@@ -113,10 +113,10 @@ def _cache() -> Path:
 
 
 def _read_if_known(name: str, folder: Path, *, shared: bool) -> dict[str, Source] | None:
-    """The arrays in `folder` if it has all four files and their content is that of `name`.
+    """Return the arrays in `folder` if it has all four files and their content is that of `name`, else None.
 
-    In a `shared` folder, one not named after the set, four strange files are another set and passed over. Anywhere
-    else, and where only some are strange, they are an error.
+    In a `shared` folder, one not named after the set, four unknown files are another set and are ignored. In any other
+    folder, or if only some of the files are unknown, they are an error.
     """
     if not all(readers.find_idx(folder, file) for file in IDX_NAMES.values()):
         return None
@@ -133,7 +133,7 @@ def _read_if_known(name: str, folder: Path, *, shared: bool) -> dict[str, Source
 
 
 def _idx_sha256(array: NDArray[Any]) -> str:
-    """SHA-256 of the unpacked IDX file that a uint8 `array` came from: shape and elements are all there is in it."""
+    """Return the SHA-256 of the unpacked IDX file that a uint8 `array` came from: it holds only shape and elements."""
     digest = hashlib.sha256(bytes([0, 0, 0x08, array.ndim]) + np.array(array.shape, ">u4").tobytes())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

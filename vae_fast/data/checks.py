@@ -1,7 +1,7 @@
-"""What could spoil a run later is found in its images once: dtypes, shapes, scales, NaN, labels that do not match.
+"""Checks, made once, of all in a set's images that could spoil a run: dtypes, shapes, scales, NaN, mismatched labels.
 
-Every part of a set is checked alike. Each mistake is a `DataError` that names the file, what is wrong with it and, from
-the values that it holds, the likely cause.
+Every part of a set is checked in the same way. Each mistake raises a `DataError` that names the file, what is wrong
+with it and, judging by the values that it holds, the likely cause.
 """
 
 import math
@@ -16,14 +16,14 @@ from vae_fast.data.readers import Source
 from vae_fast.errors import DataError
 
 PARTS = ("train", "test")
-_CHUNK = 1 << 18  # pixels looked at together: the fp64 copies stay in the cache
+_CHUNK = 1 << 18  # pixels checked at a time: the fp64 copies stay in the cache
 _TOLERANCE = 1e-6  # how near to k/255 a float pixel must be to count as one
-_BRIGHT = 64  # pixels up to 255 are taken for bytes if some are brighter
-_OVERSHOOT = 0.1  # how far beyond [0, 1] resampling may lead
+_BRIGHT = 64  # float pixels up to 255 are assumed to be bytes if some are brighter than this
+_OVERSHOOT = 0.1  # how far outside [0, 1] resampling may put a pixel
 
 
 def check(sources: Mapping[str, Source]) -> bool:
-    """Raise `DataError` for what is wrong with a data set; else say whether its float pixels can be kept as uint8."""
+    """Raise `DataError` if a data set is wrong; else return whether its float pixels can be stored as uint8."""
     parts = [part for part in PARTS if part in sources]
     if "test_labels" in sources and "test" not in parts:
         raise DataError(
@@ -39,7 +39,7 @@ def check(sources: Mapping[str, Source]) -> bool:
             f"{last.where}: test images are {list(last.array.shape[1:])}, training images "
             f"{list(train.array.shape[1:])}; expected the same shape"
         )
-    found = [_checked_pixels(sources[part]) for part in parts]  # every part, also behind one that is not k/255
+    found = [_checked_pixels(sources[part]) for part in parts]  # a list: check every part, even after a False
     floats = [sources[part] for part in parts if sources[part].array.dtype.kind == "f"]
     as_uint8 = all(found)
     if not as_uint8 and len(floats) < len(parts):
@@ -51,9 +51,9 @@ def check(sources: Mapping[str, Source]) -> bool:
 
 
 def chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Runs of whole images, each with the index of its first, so that working copies stay small.
+    """Yield runs of whole images, each with the index of its first, so that working copies stay small.
 
-    Of a mapped file, memory holds one run at a time: pages that were looked at would count as the process's.
+    Of a mapped file only one run at a time stays in memory: its pages would otherwise count as the process's.
     """
     step = max(1, _CHUNK // math.prod(array.shape[1:]))
     pages: Any = array.base if isinstance(array, np.memmap) and array.flags.c_contiguous else None
@@ -64,7 +64,7 @@ def chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
 
 
 def _check_kind(source: Source) -> None:
-    """The dtype and shape of images."""
+    """Check the dtype and the shape of images."""
     array, where, _ = source
     if array.dtype != np.uint8 and array.dtype.name not in ("float16", "float32", "float64"):
         advice = "multiply by 255 and convert to uint8"
@@ -82,7 +82,7 @@ def _check_kind(source: Source) -> None:
 
 
 def _channels_come_last(first: int, second: int, last: int) -> bool:
-    """No image is so narrow and has so many channels."""
+    """Return whether a shape must be [H, W, C]: as [C, H, W] it would be too narrow, with too many channels."""
     return last <= 4 and last < first and (first > 4 or first == second)
 
 
@@ -98,7 +98,7 @@ def _check_labels(labels: Source, images: Source) -> None:
 
 
 def _checked_pixels(source: Source) -> bool:
-    """Raise for pixels of another scale, or that are no numbers; else say whether every one is k/255."""
+    """Raise for pixels of another scale or that are not finite; else return whether every one is k/255."""
     array, where, _ = source
     if array.dtype == np.uint8:
         if _largest(array) == 1:
@@ -124,7 +124,7 @@ def _checked_pixels(source: Source) -> bool:
 
 
 def _largest(array: NDArray[Any]) -> int:
-    """The largest pixel of uint8 images, or one above 1."""
+    """Return the largest pixel of uint8 images, or any that is above 1."""
     largest = 0
     for _, chunk in chunks(array):
         largest = max(largest, int(chunk.max()))
@@ -147,7 +147,7 @@ def _fault(value: float, array: NDArray[Any]) -> str:
 
 
 def _cause(low: float, high: float, are_whole: bool) -> str:
-    """The likely one of pixels outside [0, 1], and what to do about it."""
+    """Return the likely cause of pixels outside [0, 1], and what to do about it."""
     if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
         return "overshoot of a resampling? Use numpy.clip(images, 0, 1)"
     if low >= -0.5 and high <= 0.5:

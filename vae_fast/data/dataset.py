@@ -1,6 +1,6 @@
 """Images to train on: a set known by name (digits, mnist, fashion-mnist) or a user's own file, checked before any use.
 
-Everything that could spoil a run later is found once, by `image_checks`. Pixels stay uint8 where they can, one byte
+`data.checks` finds once, up front, everything that could spoil a run later. Pixels stay uint8 where possible, one byte
 each; k stands for k/255.
 """
 
@@ -35,8 +35,8 @@ class Images(Generic[P]):
 
     pixels: [N, C, H, W], contiguous; uint8 (k stands for k/255) or float32 in [0, 1]. A tensor, unless `DataSet.splits`
         was asked to leave them in their file.
-    labels: int64 [N], or None where the file has none.
-    name: a short name for titles. note: how the pixels are kept, and why.
+    labels: int64 [N], or None if the file has none.
+    name: a short name for titles. note: how the pixels are stored, and why.
     """
 
     pixels: P
@@ -58,15 +58,15 @@ def load_images(
     """Load one part of a data set.
 
     data: "digits" (embedded), "mnist", "fashion-mnist", or the path of an IDX file (plain or gzipped), a `.npy`, a
-        `.npz` with the members `train` and optionally `test`, `train_labels` and `test_labels` (or names that others
-        use, such as `x_train` and `arr_0`), or a folder of IDX files with MNIST's names. Images are [N, H, W],
-        [N, C, H, W] or [N, D] (which becomes [N, 1, 1, D]); uint8, or floats in [0, 1], kept as uint8 if every one is
-        k/255 within 1e-6, else as float32.
-    root: where to look first for mnist and fashion-mnist; then come the folder that the environment variable
-        VAE_FAST_DATA names, the user's cache, and the system's folders. If none has it, it is downloaded.
-    test_fraction: how much of the end of a set without a test part is held out as one; 0 for none.
+        `.npz` with the members `train` and optionally `test`, `train_labels` and `test_labels` (or other common names,
+        such as `x_train` and `arr_0`), or a folder of IDX files with MNIST's names. Images are [N, H, W],
+        [N, C, H, W] or [N, D] (which becomes [N, 1, 1, D]); uint8, or floats in [0, 1], stored as uint8 if every one
+        is k/255 within 1e-6, else as float32.
+    root: where to look first for mnist and fashion-mnist, before the folder that the environment variable
+        VAE_FAST_DATA names, the user's cache, and the system's folders. If none has the set, it is downloaded.
+    test_fraction: the fraction at the end of a set without a test part that is held out as one; 0 for none.
 
-    Raises `DataError` (a `ValueError`) for all that is wrong with the arguments or the file.
+    Raises `DataError` (a `ValueError`) if anything is wrong with the arguments or the file.
     """
     if split not in ("train", "test"):
         raise DataError(f"split: expected 'train' or 'test', got {split!r}")
@@ -82,54 +82,54 @@ def load_images(
 def load_splits(
     data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, test_fraction: float = 0.1
 ) -> tuple[Images[Tensor], Images[Tensor] | None]:
-    """Load the training and the test part of a data set, as `load_images` does; no test part is None."""
+    """Load the training and the test part of a data set, as `load_images` does; the latter is None if there is none."""
     return cast(tuple[Images[Tensor], Images[Tensor] | None], DataSet.open(data, root).splits(test_fraction))
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A data set that has been found, and not yet looked at: plain files are only mapped. `name` is for titles."""
+    """A data set that has been found but not yet read: plain files are only mapped. `name` is for titles."""
 
     name: str
     sources: Mapping[str, Source]
 
     @classmethod
     def open(cls, data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Self:
-        """Find a data set by name or path, see `load_images`."""
+        """Find a data set by name or path; see `load_images`."""
         return cls(*_open(data, root))
 
     @property
     def parts(self) -> dict[str, Source]:
-        """The images of "train" and, if the set has it, "test"."""
+        """Return the images of "train" and, if the set has it, "test"."""
         return {part: self.sources[part] for part in ("train", "test") if part in self.sources}
 
     @property
     def nbytes(self) -> int:
-        """What the images take in memory, at most."""
+        """Return the most bytes that the images can take in memory."""
         return sum(array.size * min(array.itemsize, 4) for array, *_ in self.parts.values())
 
     @property
     def aliases(self) -> dict[str, str]:
-        """What a file calls its parts, of those that it calls by names of its own."""
+        """Return the file's own names for its parts, for those parts that it names differently."""
         return {part: source.alias for part, source in self.parts.items() if source.alias}
 
     @property
     def pixels(self) -> int:
-        """Of one image."""
+        """Return the number of values in one image."""
         return math.prod(self.sources["train"].array.shape[1:])
 
     @property
     def obstacle(self) -> str | None:
-        """Why the images cannot stay in their files, and what to do about it; None if they can."""
+        """Return why the images cannot stay in their files, and what to do about it; None if they can."""
         found = ((where, file_images.obstacle(array)) for array, where, _ in self.parts.values())
         return next((f"{where}: {why}" for where, why in found if why is not None), None)
 
     def splits(
         self, test_fraction: float = 0.1, *, in_file: bool = False
     ) -> tuple[Images[Pixels], Images[Pixels] | None]:
-        """The training and the test part, checked, in memory or, with `in_file`, as `Stored`.
+        """Check the images and return the training and the test part, in memory or, with `in_file`, as `Stored`.
 
-        Raises `DataError` for a `test_fraction` outside [0, 1) and for all that is wrong with the images.
+        Raises `DataError` for a `test_fraction` outside [0, 1) and if anything is wrong with the images.
         """
         if not 0 <= test_fraction < 1:
             raise DataError(f"test_fraction: expected at least 0 and less than 1, got {test_fraction!r}")
@@ -154,7 +154,7 @@ class DataSet:
 
 
 def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> tuple[str, dict[str, Source]]:
-    """A name for titles, and the arrays."""
+    """Return a name for titles, and the arrays."""
     if not isinstance(data, str | os.PathLike):
         raise DataError(f"data: expected a name or a path, got {data!r}")
     if isinstance(data, str) and data in CATALOGUE:
@@ -193,7 +193,7 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _hold_out(images: Images[P], fraction: float, where: str) -> tuple[Images[P], Images[P]]:
-    """Split off the last images, as views."""
+    """Split off the last images as the test part; both parts are views."""
     count = len(images) - round(len(images) * fraction)
     if not 0 < count < len(images):
         raise DataError(

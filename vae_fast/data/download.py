@@ -1,9 +1,9 @@
-"""Gzipped files, each from the first mirror that delivers it whole.
+"""Downloads of gzipped files, each from the first mirror that delivers it whole.
 
-A transfer writes to `NAME.part`, which outlives a broken connection and even the process: the next attempt asks only
-for the rest. A mirror may ignore ranges, change a file midway or send an error page, so the SHA-256 of the unpacked
-content alone decides, and only then does a rename put the file in its place. A lock on the folder lets one process at a
-time download; the others wait and find the files there.
+A transfer writes to `NAME.part`, which survives a broken connection and even the end of the process: the next attempt
+requests only the rest. A mirror may ignore ranges, change a file midway or send an error page, so only the SHA-256 of
+the unpacked content decides, and only after that check is the file renamed to its final name. A lock on the folder lets
+one process at a time download; the others wait and then find the files in place.
 """
 
 import fcntl
@@ -24,9 +24,9 @@ from urllib.request import Request, urlopen
 from vae_fast.errors import DataError
 
 _CHUNK = 1 << 20
-_SLACK = 1 << 20  # generous for what gzip adds to content that does not compress
+_SLACK = 1 << 20  # a generous bound on what gzip adds to incompressible content
 
-_Report = Callable[[int, int | None], None]  # called with the bytes so far, and in all if that is known
+_Report = Callable[[int, int | None], None]  # called with the bytes so far, and the total or None if unknown
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,16 @@ class Remote:
 
 
 class _Failure(Exception):
-    """A mirror did not deliver; the message says how."""
+    """The error of a mirror that did not deliver; the message says why."""
 
 
 def download(files: Iterable[Remote], mirrors: Sequence[str], folder: Path, *, timeout: float = 20.0) -> None:
-    """Put into `folder` those of `files` that it lacks, each from the first of `mirrors` that delivers it.
+    """Download into `folder` those of `files` that it lacks, each from the first of `mirrors` that delivers it.
 
-    mirrors: URLs that a file's name is appended to. timeout: seconds of silence after which a connection is broken.
-    Raises `DataError` when no mirror delivers a file or the folder cannot be written.
+    mirrors: URLs to which a file's name is appended.
+    timeout: seconds of silence after which a connection counts as broken.
+
+    Raises `DataError` if no mirror delivers a file or if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def _fetch(file: Remote, mirrors: Sequence[str], folder: Path, timeout: float) -
 
 
 def _complete(part: Path, url: str, file: Remote, timeout: float, report: _Report) -> None:
-    """Transfer until `part` has the right content, for as long as every broken attempt brings more of it."""
+    """Transfer until `part` has the right content, retrying as long as every broken attempt makes progress."""
     restarted = False
     while True:
         before = _size(part)
@@ -87,11 +89,11 @@ def _complete(part: Path, url: str, file: Remote, timeout: float, report: _Repor
         part.unlink()
         if restarted or not before:
             raise _Failure("its content is not the expected one (SHA-256 differs)")
-        restarted = True  # the pieces may be of two versions of the file: once more, from the beginning
+        restarted = True  # the pieces may come from two versions of the file: try once more, from the beginning
 
 
 def _transfer(part: Path, url: str, limit: int, timeout: float, report: _Report) -> None:
-    """One attempt: append to `part`, or write it anew where the mirror does not continue it."""
+    """Make one attempt: append to `part`, or start it over if the mirror does not continue from its end."""
     done = _size(part)
     response = _request(url, done, timeout)
     if response is None:
@@ -113,7 +115,7 @@ def _transfer(part: Path, url: str, limit: int, timeout: float, report: _Report)
 
 
 def _request(url: str, start: int, timeout: float) -> HTTPResponse | None:
-    """Ask for the bytes from `start` on. None: the mirror says that there are no more."""
+    """Request the bytes from `start` on; return None if the mirror replies that there are no more."""
     headers = {"User-Agent": "vae_fast", "Accept-Encoding": "identity"} | (
         {"Range": f"bytes={start}-"} if start else {}
     )
@@ -130,20 +132,20 @@ def _request(url: str, start: int, timeout: float) -> HTTPResponse | None:
 
 
 def _continues(response: HTTPResponse, start: int) -> bool:
-    """Whether the body begins at byte `start`: a mirror may ignore the range and send everything."""
+    """Return whether the body begins at byte `start`: a mirror may ignore the range and send everything."""
     sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return (int(sent[1]) if response.status == 206 and sent else 0) == start
 
 
 def _read(response: HTTPResponse) -> bytes:
     try:
-        return response.read1(_CHUNK)  # read() would lose what came before a timeout
+        return response.read1(_CHUNK)  # read() would lose what arrived before a timeout
     except (OSError, HTTPException) as error:
         raise _Failure(f"the transfer broke: {error or type(error).__name__}") from error
 
 
 def _holds(part: Path, file: Remote) -> bool:
-    """Whether `part` unpacks to the content of `file`; stops unpacking where it gets longer."""
+    """Return whether `part` unpacks to the content of `file`; stop unpacking once it is longer."""
     digest, left = hashlib.sha256(), file.size
     try:
         with gzip.open(part) as stream:
@@ -156,7 +158,7 @@ def _holds(part: Path, file: Remote) -> bool:
 
 
 def _publish(part: Path, target: Path) -> None:
-    """Rename so that after a crash the file is either whole or not there."""
+    """Rename `part` to `target` durably: after a crash the file is either whole or absent."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(target)
@@ -173,7 +175,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when a process dies, so it cannot go stale."""
+    """Hold the folder's lock; the system releases it when a process dies, so it cannot go stale."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -185,7 +187,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress(url: str) -> Iterator[_Report]:
-    """A bar on a terminal, one line elsewhere."""
+    """Show the progress as a bar on a terminal, or as one line elsewhere."""
     if not sys.stderr.isatty():
         print(f"downloading {url}", file=sys.stderr)
         yield lambda done, total: None

@@ -1,7 +1,7 @@
-"""Images that stay in their file: for sets larger than memory.
+"""Images that stay in their file, for sets larger than memory.
 
-`Stored` stands for the tensor that it would be in memory and does the few things that a run asks of one: it is sliced,
-flattened and moved to a device, and only the last reads anything. No page of the file is ever mapped, so memory holds
+`Stored` stands in for the tensor of the same images and supports the few operations that a run needs: it is sliced,
+flattened and moved to a device, and only moving it reads anything. No page of the file is ever mapped, so memory holds
 what was read and no more.
 """
 
@@ -20,13 +20,13 @@ from torch import Tensor
 from vae_fast.errors import DataError
 from vae_fast.kernels import file_io
 
-Treatment = Callable[[Tensor, int], Tensor]  # of images [n, D], the first of which has this index
+Treatment = Callable[[Tensor, int], Tensor]  # takes images [n, D] and the index of the first
 
 _DTYPES = {np.dtype(np.uint8): torch.uint8, np.dtype(np.float32): torch.float32}
 
 
 class File:
-    """A file open for reading, closed when nothing refers to it any more. What fails is a `DataError` that names it."""
+    """A file open for reading, closed with its last reference. Failures become a `DataError` that names the file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -51,8 +51,10 @@ class File:
 class Stored:
     """Images [N, ...] in a file, one after the other, uint8 or float32: `Stored.of` makes one.
 
-    first: the index in the file of this view's first image. index: the one that `treatment`, if there is one, goes by.
-    as_uint8: floats, every one k/255, are read as k. dtype: of what `to` returns.
+    first: the index in the file of this view's first image.
+    index: the index of that image that `treatment`, if there is one, receives.
+    as_uint8: whether floats, every one k/255, are read as k.
+    dtype: the dtype of what `to` returns.
     """
 
     file: File
@@ -66,7 +68,7 @@ class Stored:
 
     @classmethod
     def of(cls, array: NDArray[Any], as_uint8: bool = False) -> Self:
-        """The images of a map of a file for which `obstacle` finds none, read without the map."""
+        """Return the images of a mapped file for which `obstacle` returns None; they are read without the map."""
         assert isinstance(array, np.memmap)
         assert obstacle(array) is None
         return cls(File(str(array.filename)), array.offset, _DTYPES[array.dtype], torch.Size(array.shape), as_uint8)
@@ -94,32 +96,32 @@ class Stored:
         return self.shape.numel() * self.dtype.itemsize
 
     def view(self, *shape: int) -> Self:
-        """The same images, each of another shape."""
+        """Return the same images, each with another shape."""
         assert shape[0] == len(self)
         assert math.prod(shape) == self.shape.numel()
         return replace(self, shape=torch.Size(shape))
 
     def flatten(self, start_dim: int) -> Self:
-        """[N, ...] -> [N, D]; `start_dim` is 1, as one says it to a tensor."""
+        """Reshape [N, ...] to [N, D]; `start_dim` must be 1, and exists to match the method of a tensor."""
         assert start_dim == 1
         return self.view(len(self), self.shape[1:].numel())
 
     def treated(self, treatment: Treatment) -> Self:
-        """The images as `treatment`, which returns uint8, makes them whenever they are read."""
+        """Return the images with `treatment`, which returns uint8, applied whenever they are read."""
         return replace(self, treatment=treatment, index=0)
 
     def to(self, device: torch.device | str) -> Tensor:
-        """Read all images of this view. DataError if that fails."""
+        """Read all images of this view; raise DataError if that fails."""
         pixels = torch.empty(self.shape, dtype=self.stored_dtype, device="cpu")
         with self.file.explained():
             file_io.read_span(self.file.descriptor, self._position, pixels)
-        pixels = self._kept(pixels)
+        pixels = self._converted(pixels)
         if self.treatment is not None:
             pixels = self.treatment(pixels.flatten(1), self.index).view(self.shape)
         return pixels.to(device)
 
     def gather(self, rows: Tensor, out: Tensor) -> None:
-        """Read images `rows` (int64 [n]) into `out`, [n, D] of this dtype, on the CPU. DataError if that fails."""
+        """Read images `rows` (int64 [n]) into `out`, [n, D] of this dtype, on the CPU; raise DataError on failure."""
         assert self.treatment is None, "a treatment needs neighbours"
         assert out.dtype == self.dtype
         is_converted = self.dtype != self.stored_dtype
@@ -127,10 +129,10 @@ class Stored:
         with self.file.explained():
             file_io.read_rows(self.file.descriptor, self._position, rows, read)
         if is_converted:
-            out.copy_(self._kept(read))
+            out.copy_(self._converted(read))
 
-    def _kept(self, pixels: Tensor) -> Tensor:
-        """As `dtype` has them: by NumPy, whose loops start no threads beside a step's."""
+    def _converted(self, pixels: Tensor) -> Tensor:
+        """Convert pixels as read to `dtype`, with NumPy, whose loops start no threads that compete with a step's."""
         if not self.as_uint8 or pixels.dtype == torch.uint8:
             return pixels
         return torch.from_numpy(np.rint(pixels.numpy() * np.float32(255)).astype(np.uint8))
@@ -141,7 +143,7 @@ class Stored:
 
 
 def obstacle(array: NDArray[Any]) -> str | None:
-    """Why images cannot stay in their file, and what to do about it; None if they can."""
+    """Return why images cannot stay in their file, and what to do about it; None if they can."""
     if not isinstance(array, np.memmap):
         return "only a plain .npy or IDX file can be read piece by piece; unpack it, or write one with numpy.save"
     if array.dtype not in _DTYPES:

@@ -1,4 +1,4 @@
-"""A set of images as every part of the program takes it: in memory or in a file."""
+"""The interface to a set of images that every part of the program uses, whether it is in memory or in a file."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -7,13 +7,13 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-PIECE = 1 << 22  # bytes read at a time where a whole set is passed over
+PIECE = 1 << 22  # bytes read at a time when going through a whole set
 
 
 class Pixels(Protocol):
     """Images [N, ...], uint8 or float32: a Tensor, or images that stay in their file (`file_images.Stored`).
 
-    They are sliced, reshaped and moved to a device; only the last reads what is in a file.
+    They are sliced, reshaped and moved to a device; only moving them reads the file.
     """
 
     @property
@@ -47,7 +47,7 @@ def pieces(images: Pixels, nbytes: int = PIECE) -> Iterator[Pixels]:
 
 
 def sha256(parts: Iterable[Pixels]) -> str:
-    """Return the digest of the pixels of several sets, one after the other, in hexadecimal digits."""
+    """Return the SHA-256 digest, in hexadecimal digits, of the pixels of several sets, one after the other."""
     digest = hashlib.sha256()
     for part in parts:
         for piece in pieces(part):

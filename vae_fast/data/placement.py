@@ -14,22 +14,23 @@ FeedName = Literal["device", "host", "stream"]
 def choose_feed(
     wish: FeedWish, images: int, device: torch.device, *, beside: int = 0, obstacle: str | None = None
 ) -> tuple[FeedName, str]:
-    """Where the training images lie, and why: on the device, in the host's memory, or in their file ("stream").
+    """Return where the training images live and why: on the device, in the host's memory, or in their file ("stream").
 
     Args:
-        wish: one of these works or raises; "auto" takes the first that fits. What is read from a file fits the host
-            if it takes at most half of the memory that is free, so that the rest goes on as before.
-        images: bytes of all images.
-        device: where the steps run; on a CPU its memory is the host's.
-        beside: bytes that the network needs on the device.
+        wish: one of these places, which is taken or raises, or "auto", which takes the first that fits. Images that
+            can be streamed count as fitting in the host's memory only if they take at most half of what is free, so
+            that other programs can continue as before.
+        images: the number of bytes of all images.
+        device: where the steps run; a CPU shares the host's memory.
+        beside: the number of bytes that the network needs on the device.
         obstacle: why the images cannot stay in their file; None if they can.
 
-    Raises RunError for a wish that cannot be served.
+    Raises RunError for a wish that cannot be fulfilled.
     """
     if wish not in get_args(FeedWish):
         raise ValueError(f"feed: expected one of {', '.join(get_args(FeedWish))}, got {wish!r}")
     host = free_memory(torch.device("cpu"))
-    there = host if device.type == "cpu" else free_memory(device)
+    device_free = host if device.type == "cpu" else free_memory(device)
     beside_on_host = beside if device.type == "cpu" else 0
     needed = f"{_gib(images)} of images" + (f" and {_gib(beside)} for the network" if beside else "")
     if wish == "stream":
@@ -39,14 +40,14 @@ def choose_feed(
     if wish != "auto":
         if obstacle is None and images + beside_on_host > host:
             raise RunError(f"--feed {wish}: {needed}, but {_gib(host)} of memory are free; take --feed stream")
-        if wish == "device" and device.type != "cpu" and images + beside > there:
-            raise RunError(f"--feed device: {needed}, but {_gib(there)} are free on {device}; take --feed host")
+        if wish == "device" and device.type != "cpu" and images + beside > device_free:
+            raise RunError(f"--feed device: {needed}, but {_gib(device_free)} are free on {device}; take --feed host")
         return wish, f"--feed {wish}"
     if obstacle is None and images > host // 2:
         return "stream", f"{_gib(images)} of images are more than half of the {_gib(host)} of memory that are free"
-    if device.type == "cpu" or images + beside <= there:
-        return "device", f"{needed}, {_gib(there)} free on {device}"
-    return "host", f"{needed} do not fit into the {_gib(there)} that are free on {device}"
+    if device.type == "cpu" or images + beside <= device_free:
+        return "device", f"{needed}, {_gib(device_free)} free on {device}"
+    return "host", f"{needed} do not fit into the {_gib(device_free)} that are free on {device}"
 
 
 def _gib(nbytes: int) -> str:

@@ -1,7 +1,8 @@
-"""Files that others made, read without trusting them: IDX, `.npy` and `.npz` become NumPy arrays, or a `DataError`.
+"""Readers for untrusted files: IDX, `.npy` and `.npz` become NumPy arrays, or raise a `DataError`.
 
-A header is a claim. Its shape is held against the size of the file before any memory is asked for, gunzip and unzip may
-yield only what the header announced, and nothing is ever unpickled. What a file is, its first bytes say, not its name.
+A header is only a claim. Its shape is checked against the size of the file before any memory is allocated, gunzip and
+unzip may produce only what the header announced, and nothing is ever unpickled. The first bytes of a file, not its
+name, decide its format.
 
 IDX: two zero bytes, a code for the dtype, the number of dimensions, one big-endian uint32 for each, then the elements
 in C order, big-endian (http://yann.lecun.com/exdb/mnist). npy: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
@@ -27,14 +28,14 @@ IDX_NAMES = {
     "test": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-# What members of an .npz are called elsewhere; case does not count.
+# Common names for the members of an .npz; case does not matter.
 ALIASES = {
     "train": ("train", "x_train", "train_images", "x", "images", "arr_0"),
     "train_labels": ("train_labels", "y_train", "y", "labels"),
     "test": ("test", "x_test", "test_images"),
     "test_labels": ("test_labels", "y_test"),
 }
-# What else a file may be, by how it begins.
+# Other kinds of files, recognised by their first bytes to explain the error.
 _OTHERS = {
     b"PAR1": "Parquet",
     b"\x89PNG": "a PNG picture",
@@ -56,7 +57,7 @@ _MAX_RATIO = 1040  # deflate packs at most 1032 bytes into one; the rest is slac
 
 
 class Source(NamedTuple):
-    """An array as its file holds it, the words that name it in an error, its name in the file if that is another's."""
+    """An array as its file holds it, the words that name it in an error, and its name in the file if not ours."""
 
     array: NDArray[Any]
     where: str
@@ -64,7 +65,7 @@ class Source(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a file claims to hold. `order` is 'C' or 'F'."""
+    """The array that a file claims to hold. `order` is 'C' or 'F'."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -78,12 +79,12 @@ class Header(NamedTuple):
 def read(path: Path) -> dict[str, Source]:
     """Read a data set: an IDX file (plain or gzipped), a `.npy`, a `.npz`, or a folder of IDX files with MNIST's names.
 
-    Returns arrays named as in `IDX_NAMES`, "train" always among them: a file with a single array is its training part.
+    Returns arrays named as in `IDX_NAMES`, always including "train": a file with a single array is its training part.
     Arrays keep the dtype and shape of the file (1 to 4 dimensions, not empty) and may be read-only maps of it.
     """
     if path.is_dir():
         return _read_folder(path)
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would block forever
         raise DataError(f"{path}: neither a file nor a folder")
     with _explained(str(path)), path.open("rb") as file:
         if file.read(2) != _ZIP_MAGIC:
@@ -93,9 +94,10 @@ def read(path: Path) -> dict[str, Source]:
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """The file in `folder` that MNIST's `name` stands for, or None.
+    """Return the file in `folder` that MNIST's `name` stands for, or None.
 
-    People have train-images-idx3-ubyte and train-images.idx3-ubyte, each plain, as .gz, or in a folder of its own name.
+    Both train-images-idx3-ubyte and train-images.idx3-ubyte occur in practice, each plain, as .gz, or in a folder of
+    the same name.
     """
     for base in (name, name.replace("-idx", ".idx")):
         for path in (folder / base, folder / f"{base}.gz", folder / base / base):
@@ -154,7 +156,7 @@ def _read_array(path: Path) -> Source:
             return Source(_gunzip(file, size, where), where)
         header = _read_header(file, where)
         _check_size(header, size - file.tell(), where)
-        # A map, so that floats which turn out to be uint8 never lie in memory whole.
+        # A map, so that floats which turn out to be uint8 are never in memory all at once.
         array = np.memmap(file, header.dtype, "r", file.tell(), header.shape, header.order)
         return Source(array, where)
 
@@ -164,7 +166,7 @@ def _gunzip(file: IO[bytes], size: int, where: str) -> NDArray[Any]:
         header = _read_header(stream, where)
         _check_ratio(header, size, where)
         array = _fill(stream, header, where)
-        if stream.read(1):  # also where gzip checks its CRC
+        if stream.read(1):  # this read also makes gzip check its CRC
             raise DataError(
                 f"{where}: trailing bytes: it unpacks to more than the {header.nbytes} bytes that its header announces"
             )
@@ -172,7 +174,7 @@ def _gunzip(file: IO[bytes], size: int, where: str) -> NDArray[Any]:
 
 
 def _read_header(stream: Any, where: str) -> Header:
-    """Read an IDX or npy header and leave the stream at the first element."""
+    """Read an IDX or npy header, leaving the stream at the first element."""
     start = stream.read(4)
     if start == _NPY_MAGIC[:4]:
         header = _npy_header(stream, start, where)
@@ -204,7 +206,7 @@ def _idx_header(stream: Any, start: bytes, where: str) -> Header:
 
 def _npy_header(stream: Any, start: bytes, where: str) -> Header:
     magic = start + stream.read(4)
-    if magic != _NPY_MAGIC + b"\x01\x00":  # later versions serve structured dtypes only
+    if magic != _NPY_MAGIC + b"\x01\x00":  # only structured dtypes need later versions
         raise DataError(f"{where}: bad magic: {magic!r} is not .npy version 1.0; write it with numpy.save")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject:
@@ -232,7 +234,7 @@ def _check_ratio(header: Header, packed: int, where: str) -> None:
 
 
 def _fill(stream: Any, header: Header, where: str) -> NDArray[Any]:
-    """Read the elements that `header` announces, and not a byte more, from a stream that unpacks as it goes."""
+    """Read the elements that `header` announces, and not a byte more, from a stream that decompresses on the fly."""
     flat = np.empty(header.nbytes, np.uint8)
     done = 0
     while done < flat.size:
@@ -248,7 +250,7 @@ def _fill(stream: Any, header: Header, where: str) -> NDArray[Any]:
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Turn whatever reading raises into a `DataError`."""
+    """Turn any exception that reading raises into a `DataError`."""
     try:
         yield
     except DataError:
@@ -257,6 +259,6 @@ def _explained(where: str) -> Iterator[None]:
         raise DataError(f"{where}: does not fit in memory: {error}") from error
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
-    # On damaged bytes gzip, zlib, zipfile and NumPy's header parser raise a dozen kinds, some of them undocumented.
+    # On damaged bytes gzip, zlib, zipfile and NumPy's header parser raise a dozen types, some of them undocumented.
     except Exception as error:
         raise DataError(f"{where}: damaged: {error or type(error).__name__}; copy or download it again") from error

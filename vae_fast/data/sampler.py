@@ -1,6 +1,7 @@
-"""Which images a step sees: a shuffle that is a pure function of (seed, epoch), wherever the images are.
+"""The images that each step sees: a shuffle that is a pure function of (seed, epoch), wherever the images are.
 
-No worker processes, no state: any step of any epoch can be asked for directly, which is what makes a resume exact.
+There are no worker processes and no state: the batch of any step of any epoch can be computed directly, which makes a
+resume exact.
 """
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor
 from vae_fast.errors import DataError
 from vae_fast.kernels import random_bits, streams
 
-_BLOCK = 1 << 18  # images whose random bits are drawn together: what drawing takes stays below what sorting does
+_BLOCK = 1 << 18  # images whose random bits are drawn at a time: drawing then takes less memory than sorting
 
 
 def shuffled(count: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-    """A permutation of range(count), int64 [count]: the images sorted by 63 random bits each, ties by index."""
+    """Return a permutation of range(count), int64 [count]: the images sorted by 63 random bits each, ties by index."""
     keys = torch.empty(count, dtype=torch.int64, device=device)
     for start, block in zip(range(0, count, _BLOCK), keys.split(_BLOCK), strict=False):
         bits = random_bits(len(block), 2, seed, epoch, row_offset=start, stream=streams.SHUFFLE, device=device)
@@ -26,9 +27,9 @@ class BatchSampler:
 
     Args:
         count: the number of training images.
-        batch_size: images a step, at most `count`.
-        seed: of the shuffle.
-        device: where the indices go: the images' device.
+        batch_size: the number of images per step, at most `count`.
+        seed: the seed of the shuffle.
+        device: the device of the images, where the indices go.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
@@ -48,6 +49,6 @@ class BatchSampler:
         return self.count % self.batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """The indices of every batch of `epoch`, int64 [steps_per_epoch, batch_size]."""
+        """Return the indices of every batch of `epoch`, int64 [steps_per_epoch, batch_size]."""
         order = shuffled(self.count, self.seed, epoch, self.device)
         return order[: self.steps_per_epoch * self.batch_size].view(self.steps_per_epoch, self.batch_size)

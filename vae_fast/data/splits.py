@@ -18,10 +18,10 @@ from vae_fast.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Images [N, C, H, W] on the host, uint8 or float32; None where there are none.
+    """Images [N, C, H, W] on the host, uint8 or float32; a part without images is None.
 
-    With the feed "stream" they are not tensors but `Stored`, left in their file. `labels`, int64 [N], are by the name
-    of their part, of those that have some.
+    With the feed "stream" they are not tensors but `Stored`, left in their file. `labels`, int64 [N], are keyed by the
+    name of their part; parts without labels are absent.
     """
 
     train: Pixels
@@ -35,7 +35,7 @@ class Splits:
         return shape
 
     def fingerprint(self) -> dict[str, Any]:
-        """What config.toml keeps of the images, so that a resume notices when they are others."""
+        """Return what config.toml records about the images, so that a resume notices if they have changed."""
         count = [len(part) for part in self._parts]
         return {"count": count, "shape": list(self.image_shape), "sha256": sha256(self._parts)}
 
@@ -49,13 +49,15 @@ class Splits:
 
 
 def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str], None] = lambda line: None) -> Splits:
-    """What `config` trains and is evaluated on. With dynamic binarization the held-out parts are one static sample.
+    """Prepare the images that a run trains and is evaluated on.
+
+    With dynamic binarization the held-out parts are one static sample.
 
     Args:
-        config: the run's.
-        found: the data set that it names.
-        feed: from where the images are to come, see `choose_feed`.
-        say: gets a line on the images.
+        config: the settings of the run.
+        found: the data set that they name.
+        feed: where the images will be read from; see `choose_feed`.
+        say: receives one line that describes the images.
     """
     train_images, test_images = found.splits(config.test_fraction, in_file=feed == "stream")
     train, valid = train_images.pixels, None
@@ -88,7 +90,7 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
 
 
 def copies_all(config: Config) -> str | None:
-    """Why the settings need all images in memory, and what to do about it; None if they do not."""
+    """Return why the settings need all images in memory, and what to do about it; None if they do not."""
     if config.binarize in ("none", "dynamic"):
         return None
     return f"--binarize {config.binarize} makes a copy of all of them; take none or dynamic"

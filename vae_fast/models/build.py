@@ -1,4 +1,4 @@
-"""A new model as the settings describe it."""
+"""The construction of a new model from the settings."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from vae_fast.models.vae import VAE
 
 
 def new_model(config: Config, input_shape: Sequence[int]) -> VAE:
-    """A VAE initialised on the CPU from the seed alone, whatever the device and the global generator's state."""
+    """Return a VAE initialised on the CPU from the seed alone, whatever the device and the global generator's state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return VAE(input_shape, config.hidden, config.latent, config.activation)

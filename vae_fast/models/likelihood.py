@@ -1,4 +1,4 @@
-"""What a decoder's output says about an image: the likelihood p(x | z) of its pixels."""
+"""The meaning of a decoder's output: the likelihood p(x | z) of an image's pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A distribution of pixels, of which the decoder gives the parameters.
+    """A distribution of pixels whose parameters the decoder outputs.
 
-    name: as `vae_fast.elbo_loss` knows it, and the report's script.
+    name: the name by which `vae_fast.elbo_loss` and the report's script know it.
     title: its name in a sentence.
-    image: how the decoder's output becomes an image, in a sentence whose subject is the logits.
+    image: a sentence, with the logits as its subject, that says how the decoder's output becomes an image.
     mean: the same as a function: logits [...] -> means of the pixels [...], in [0, 1].
     """
 

@@ -1,4 +1,4 @@
-"""The network's two halves: an MLP that encodes, and one that decodes, and the memory that they take."""
+"""The two halves of the network, an MLP that encodes and one that decodes, and an estimate of their memory."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,14 +20,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Linear(nn.Linear):
-    """nn.Linear through `vae_fast.kernels.linear`."""
+    """An nn.Linear that computes with `vae_fast.kernels.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 class Encoder(nn.Module):
-    """[B, D] pixels in [0, 1] -> stats [B, 2 Z]: the posterior's mean, then its log variance."""
+    """The encoder: [B, D] pixels in [0, 1] -> stats [B, 2 Z], the posterior's mean, then its log variance."""
 
     def __init__(self, widths: Sequence[int], latent: int, activation: str) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ class Encoder(nn.Module):
         return stats
 
     def plain(self) -> nn.Sequential:
-        """Return a copy on the CPU in PyTorch's own modules alone, which an export can hold."""
+        """Return a copy on the CPU that uses only PyTorch's own modules, which an export can hold."""
         return _plain(self.hidden, self.stats)
 
 
 class Decoder(nn.Module):
-    """[B, Z] latents -> [B, D] logits."""
+    """The decoder: [B, Z] latents -> [B, D] logits."""
 
     def __init__(self, widths: Sequence[int], pixels: int, activation: str) -> None:
         super().__init__()
@@ -56,21 +56,21 @@ class Decoder(nn.Module):
         return logits
 
     def plain(self) -> nn.Sequential:
-        """Return a copy on the CPU in PyTorch's own modules alone, which an export can hold."""
+        """Return a copy on the CPU that uses only PyTorch's own modules, which an export can hold."""
         return _plain(self.hidden, self.logits)
 
     def layers(self) -> list[nn.Linear]:
-        """Return the affine layers in their order; between them is the activation."""
+        """Return the affine layers in order; an activation follows each but the last."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)]
 
     @property
     def widest(self) -> int:
-        """The most values that a layer gives for one image."""
+        """Return the largest number of values that a layer outputs for one image."""
         return max(layer.out_features for layer in self.layers())
 
 
 def network_memory(config: Config, pixels: int) -> int:
-    """About how many bytes weights, gradients, moments and the activations of one batch take, all float32."""
+    """Estimate the bytes that weights, gradients, moments and the activations of one batch take, all float32."""
     widths = (pixels, *config.hidden, config.latent)
     parameters = 2 * sum(n * m for n, m in pairwise(widths))
     activations = 4 * config.batch_size * sum(widths)  # values, gradients, encoder and decoder

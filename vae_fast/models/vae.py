@@ -16,7 +16,7 @@ from vae_fast.models.mlp import ACTIVATIONS, Decoder, Encoder
 
 
 class VAEOutput(NamedTuple):
-    """One pass through the VAE: logits [B, *input_shape]; mu, logvar and z [B, Z]."""
+    """The output of one pass through the VAE: logits [B, *input_shape]; mu, logvar and z [B, Z]."""
 
     logits: Tensor
     mu: Tensor
@@ -28,7 +28,7 @@ class VAE(nn.Module):
     """A Variational Autoencoder with a Gaussian posterior and MLPs of any depth; the decoder mirrors the encoder.
 
     Args:
-        input_shape: of one image, (C, H, W) or any other.
+        input_shape: the shape of one image, (C, H, W) or any other.
         hidden: widths of the encoder's hidden layers; () for a linear encoder and decoder.
         latent: the number Z of latent dimensions.
         activation: one of `ACTIVATIONS`.
@@ -67,17 +67,17 @@ class VAE(nn.Module):
 
     @property
     def pixels(self) -> int:
-        """The number D of values in one image."""
+        """Return the number D of values in one image."""
         return prod(self.input_shape)
 
     @property
     def widths(self) -> str:
-        """The network at a glance: 784-400-20-400-784."""
+        """Return the widths of all layers, such as 784-400-20-400-784."""
         return "-".join(map(str, (self.pixels, *self.hidden, self.latent, *reversed(self.hidden), self.pixels)))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """What `VAE(**hyperparameters)` needs to build the same network."""
+        """Return what `VAE(**hyperparameters)` needs to build the same network."""
         return {
             "input_shape": list(self.input_shape),
             "hidden": list(self.hidden),
@@ -86,9 +86,10 @@ class VAE(nn.Module):
         }
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D]: uint8 (k is k/255) or float in [0, 1].
+        """Return mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D].
 
-        Raises ValueError for floats beyond [0, 1] on a CPU; on a GPU looking at them would wait for the device.
+        The images are uint8 (k is k/255) or float in [0, 1]. Raises ValueError for floats outside [0, 1] on a CPU; on a
+        GPU the check would wait for the device.
         """
         if not torch.compiler.is_compiling() and x.device.type == "cpu" and x.is_floating_point():
             _require_unit_interval(x)
@@ -96,12 +97,12 @@ class VAE(nn.Module):
         return mu, logvar
 
     def stats(self, x: Tensor) -> Tensor:
-        """The same as one tensor [B, 2 Z]: mu, then logvar."""
+        """Return mu and logvar of images as one tensor [B, 2 Z], without checking their range as `encode` does."""
         stats: Tensor = self.encoder(self._normalise(x))
         return stats
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits [B, *input_shape] of latents [B, Z]."""
+        """Return the logits [B, *input_shape] of latents [B, Z]."""
         if z.dim() != 2 or z.shape[1] != self.latent:
             raise ValueError(f"z: expected [B, {self.latent}], got {list(z.shape)}")
         logits: Tensor = self.decoder(z)
@@ -110,9 +111,9 @@ class VAE(nn.Module):
     def forward(
         self, x: Tensor, seed: int | Tensor, step: int | Tensor, *, row_offset: int = 0, stream: int = 0
     ) -> VAEOutput:
-        """Encode, draw z with the noise of (seed, step, row_offset, stream), decode: see `reparameterize`.
+        """Encode, draw z with the noise of (seed, step, row_offset, stream), and decode; see `reparameterize`.
 
-        Unlike `encode` it does not look whether floats are in [0, 1]: that takes a training step's time.
+        Unlike `encode` it does not check that floats are in [0, 1], which would take as long as a training step.
         """
         mu, logvar = self.stats(x).chunk(2, dim=-1)
         z = reparameterize(mu, logvar, seed, step, row_offset=row_offset, stream=stream)
@@ -134,8 +135,8 @@ def _require_unit_interval(x: Tensor) -> None:
         return
     try:
         low, high = (value.item() for value in x.detach().aminmax())
-    except RuntimeError:  # no values: traced, or inside of torch.func's transforms
+    except RuntimeError:  # there are no values while tracing, or inside torch.func's transforms
         return
-    if not (low >= 0 and high <= 1):  # as NaN is not
+    if not (low >= 0 and high <= 1):  # also true of NaN
         advice = "; uint8 images are taken as they are, k as k/255" if high > 2 else ""
         raise ValueError(f"x: expected floats in [0, 1], got {low:g} to {high:g}{advice}")

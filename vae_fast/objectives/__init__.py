@@ -1,1 +1,1 @@
-"""What is minimised, and what is estimated."""
+"""The objective that training minimises, and the likelihood estimate of an evaluation."""

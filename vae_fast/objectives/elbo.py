@@ -1,8 +1,8 @@
-"""What training minimises: mean_b nll_b + beta * KL, with beta on a schedule and, if asked for, free bits.
+"""The training objective: mean_b nll_b + beta * KL, with beta on a schedule and, if asked for, free bits.
 
-One batch's way: x -> encoder -> stats -> z and kl -> decoder -> logits -> nll -> loss. `objective` is the definition;
-`forward` and `backward` are the same with its gradients, for a training step: what a backward pass begins with is known
-beforehand, so that the loss itself need not be differentiated.
+The path of a batch: x -> encoder -> stats -> z and kl -> decoder -> logits -> nll -> loss. `objective` is the
+definition; `forward` and `backward` compute the same and its gradients, for a training step: the gradient that a
+backward pass starts from is known in advance, so that the loss itself need not be differentiated.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from vae_fast.kernels import (
     sample_posterior_gradient,
     streams,
 )
+from vae_fast.models.likelihood import BERNOULLI
 from vae_fast.models.vae import VAE
 
 
@@ -35,18 +36,18 @@ def objective(
     row_offset: int | Tensor = 0,
     stream: int = streams.TRAINING,
 ) -> Elbo:
-    """The loss of one batch, with its nll and KL per image, in nats.
+    """Return the loss of one batch, with its nll and KL per image, in nats.
 
     Args:
         model: the VAE.
         x: the images, [B, D] or [B, *input_shape], uint8 or float in [0, 1].
-        seed, step, row_offset, stream: of the noise, as for `vae_fast.reparameterize`.
-        beta: the weight of the KL term: a float, or 0-d.
+        seed, step, row_offset, stream: select the noise, as for `vae_fast.reparameterize`.
+        beta: the weight of the KL term: a float, or a 0-d tensor.
         free_bits: lambda of Kingma et al. 2016 (Improving Variational Inference with Inverse Autoregressive Flow,
             appendix C.8), in nats: the KL term becomes sum_j max(lambda, mean_b kl_bj).
 
     Returns:
-        Elbo(loss, nll, kl): loss 0-d, nll and kl [B], float32; kl is the true KL whatever free_bits says.
+        Elbo(loss, nll, kl): loss 0-d, nll and kl [B], float32; kl is the true KL whatever the value of free_bits.
     """
     stats = model.stats(x)  # [B, 2 Z]
     z, kl = sample_posterior(stats, seed, step, row_offset=row_offset, stream=stream)  # [B, Z], [B]
@@ -58,7 +59,7 @@ def objective(
 
 
 class Noise(NamedTuple):
-    """Where a batch's noise comes from, as for `vae_fast.reparameterize`."""
+    """The arguments that select a batch's noise, as for `vae_fast.reparameterize`."""
 
     seed: Tensor
     step: Tensor
@@ -66,7 +67,7 @@ class Noise(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What a forward pass leaves for the backward pass: stats [B, 2 Z], z [B, Z], a leaf, kl [B], logits [B, D]."""
+    """The results of a forward pass for the backward pass: stats [B, 2 Z], z [B, Z], a leaf, kl [B], logits [B, D]."""
 
     stats: Tensor
     z: Tensor
@@ -75,7 +76,7 @@ class Pass(NamedTuple):
 
 
 def forward(model: VAE, x: Tensor, noise: Noise) -> Pass:
-    """Images [B, D] through encoder and decoder, each of which is differentiated by itself."""
+    """Run images [B, D] through the encoder and the decoder, which are differentiated separately."""
     stats = model.stats(x)
     z, kl = sample_posterior(stats.detach(), noise.seed, noise.step, row_offset=noise.row_offset)
     z.requires_grad_()
@@ -94,18 +95,21 @@ def backward(
     free_bits: float = 0.0,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Terms, tuple[Tensor, ...]]:
-    """The losses of `objective`, and the gradients of its loss, times `scale`, by the model's parameters.
+    """Return the losses of `objective`, and the gradients of its loss, times `scale`, by the model's parameters.
 
     Args:
-        model, x, noise: as `forward` was given them; done: what it gave.
-        rates: beta counts.
-        scale: 0-d float32.
-        images: of the whole batch; x may be a part of it, whose gradients then are a part of the batch's.
+        model, x, noise: the arguments that `forward` was given.
+        done: what `forward` returned.
+        rates: only beta is used.
+        scale: 0-d float32, the factor on the gradients.
+        images: the number of images in the whole batch; x may be a part of it, and the gradients of all parts then sum
+            to the batch's.
         free_bits: as for `objective`.
-        total: the sum over the parts of the batch, of a tensor that every part has; None where there is one part.
+        total: returns the sum, over the parts of the batch, of a tensor that each part has; None if there is one part.
 
-    Returns the terms over x, and the gradients in the parameters' order and the dtypes that the products give them.
+    Returns the terms over x, and the gradients in the order of the parameters and in the dtypes of the matrix products.
     """
+    assert model.likelihood is BERNOULLI, "of other likelihoods there is no fused gradient"
     weight = scale / images
     losses = nll_with_gradient(done.logits, x, weight)
     kl_weight, penalty = weight * rates.beta, None

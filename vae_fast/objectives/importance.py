@@ -1,9 +1,9 @@
-"""log p(x) of images held out, estimated by importance sampling from the posterior, in nats.
+"""The log-likelihood log p(x) of held-out images, in nats, estimated by importance sampling from the posterior.
 
 log p(x) ~ log 1/K sum_k w_k,  w_k = p(x | z_k) p(z_k) / q(z_k | x),  z_k ~ q(z | x)
 
-Its expectation is a lower bound of log p(x), the ELBO for K = 1, and rises to it with K (Burda, Grosse, Salakhutdinov:
-Importance Weighted Autoencoders, ICLR 2016, section 3).
+The estimate's expectation is a lower bound of log p(x), equal to the ELBO for K = 1, and approaches log p(x) as K grows
+(Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, ICLR 2016, section 3).
 """
 
 import math
@@ -17,9 +17,9 @@ from vae_fast.kernels import nll, streams
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.priors import standard_normal
 
-LAYER_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}  # bytes that a layer's outputs may take, or a draw of noise
+LAYER_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}  # the most bytes for the outputs of a layer, or for a draw of noise
 BLOCK = 64  # samples of an image whose noise is drawn at once
-DECODES = 512  # calls of the decoder for a batch of images, about: a second on a CPU
+DECODES = 512  # approximate number of decoder calls for a batch of images: a second on a CPU
 
 
 @torch.inference_mode()
@@ -33,33 +33,33 @@ def log_likelihoods(
     log_scale: float | Tensor | None = None,
     first: int = 0,
 ) -> Iterator[Tensor]:
-    """The estimates of one batch of images after another, from image `first` on; memory does not grow with K or N.
+    """Yield the estimates of one batch of images after another; memory does not grow with K or N.
 
     Args:
         model: the VAE.
-        images: [N, D], uint8 or float in [0, 1], wherever they are.
-        samples: K, of each image, exactly.
-        seed: of the noise. Sample k of image i has the noise of (seed, step k // 64, row i) from column (k % 64) Z on:
-            it does not depend on the batches, and the first sample is the one of the test loss.
+        images: [N, D], uint8 or float in [0, 1], in memory, on a device or in a file.
+        samples: K, the exact number of samples of each image.
+        seed: the seed of the noise. Sample k of image i has the noise of (seed, step k // 64, row i) from column
+            (k % 64) Z on: it does not depend on the batches, and the first sample is the one of the test loss.
         likelihood, log_scale: as for `vae_fast.elbo_loss`; None for the model's.
-        first: the image to go on with.
+        first: the index of the image to start or continue from.
 
     Yields:
         float64 [b] on the CPU, in nats.
 
-    Raises ValueError for fewer samples than one.
+    Raises ValueError for fewer than one sample.
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples!r}")
     likelihood = likelihood or model.likelihood.name
     device = next(model.parameters()).device
     numbers = LAYER_BYTES[device.type] // 4
-    rows = max(1, numbers // model.decoder.widest)  # of the decoder, at once
-    drawn = max(1, numbers // (BLOCK * model.latent))  # images, a block of whose noise is there at once
+    rows = max(1, numbers // model.decoder.widest)  # rows that the decoder processes at once
+    drawn = max(1, numbers // (BLOCK * model.latent))  # images for which one block of noise is drawn at once
     batch = min(drawn, max(1, rows // BLOCK, min(rows, rows * DECODES // samples)))
     for start in range(first, len(images), batch):
         x = images[start : start + batch].to(device)
-        mu, logvar = model.stats(x).chunk(2, dim=-1)  # once an image
+        mu, logvar = model.stats(x).chunk(2, dim=-1)  # once per image
         total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
         for noise in _noise(samples, len(x), model.latent, seed, start, max(1, rows // len(x)), device):
             z = mu + (0.5 * logvar).exp() * noise  # [S, b, Z]
@@ -74,7 +74,7 @@ def log_likelihoods(
 def _noise(
     samples: int, count: int, latent: int, seed: int, first: int, together: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Standard normal [S, count, latent] with S up to `together`, until there were `samples`."""
+    """Yield standard normal noise [S, count, latent], with S up to `together`, for `samples` samples in all."""
     for step in range(-(-samples // BLOCK)):
         block = standard_normal(
             count, BLOCK * latent, seed, step, row_offset=first, stream=streams.EVALUATION, device=device

@@ -1,4 +1,4 @@
-"""Standard normal noise by itself: what `reparameterize` draws for a posterior that is N(0, I)."""
+"""Standard normal noise on its own: what `reparameterize` draws for a posterior that is N(0, I)."""
 
 import torch
 from torch import Tensor
@@ -16,6 +16,6 @@ def standard_normal(
     stream: int = 0,
     device: torch.device | None = None,
 ) -> Tensor:
-    """float32 [rows, columns] on `device`, the CPU if None: a pure function of (seed, step, stream, row, column)."""
+    """Return float32 [rows, columns], a pure function of (seed, step, stream, row, column); device: the CPU if None."""
     zeros = torch.zeros(rows, columns, device=device)
     return reparameterize(zeros, zeros, seed, step, row_offset=row_offset, stream=stream)

@@ -1,1 +1,1 @@
-"""The machine and its processes."""
+"""The machine that a run executes on, and the processes that share the run."""

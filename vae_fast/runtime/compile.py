@@ -1,4 +1,4 @@
-"""torch.compile as the engine uses it, and where what it makes is kept from one run to the next."""
+"""torch.compile as the engine uses it, and the cache that keeps compiled code from one run to the next."""
 
 import hashlib
 import os
@@ -21,11 +21,11 @@ R = TypeVar("R")
 
 
 def keep_compiled_code() -> None:
-    """Have Inductor and Triton keep what they compile, for the next run, in the user's cache.
+    """Make Inductor and Triton keep what they compile in the user's cache, for the next run.
 
-    PyTorch's own choice, which some of its imports make before us, is /tmp, and many machines empty that when they
-    start; TORCHINDUCTOR_CACHE_DIR names another. Each instruction set has a folder: Inductor takes what it compiled for
-    AVX-512 for AVX2 too, and bfloat16 is then wrong.
+    PyTorch's default, which some of its imports set before we can, is in /tmp, which many machines empty at boot;
+    TORCHINDUCTOR_CACHE_DIR selects another folder. Each instruction set has its own folder, because Inductor would
+    reuse for AVX2 what it compiled for AVX-512, and bfloat16 results would then be wrong.
     """
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     try:
@@ -33,7 +33,7 @@ def keep_compiled_code() -> None:
             chosen = _own_folder()
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = _one_word(chosen)
     except OSError:
-        return  # PyTorch's choice, then
+        return  # PyTorch's default remains
 
 
 def _own_folder() -> str:
@@ -45,7 +45,7 @@ def _own_folder() -> str:
 
 
 def _one_word(folder: str) -> str:
-    """The folder, or a link to it where the compiler's command line would be cut within its path."""
+    """Return the folder, or a link to it if its path would be split on the compiler's command line."""
     if _is_one_word(folder):
         return folder
     place = next((place for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if _is_one_word(place)), None)
@@ -64,18 +64,19 @@ def _one_word(folder: str) -> str:
 def _is_one_word(path: str) -> bool:
     try:
         return shlex.split(path) == [path]
-    except ValueError:  # a quotation mark that is not closed
+    except ValueError:  # an unclosed quotation mark
         return False
 
 
 def compiled_with_backward(function: Callable[..., R]) -> Callable[..., R]:
-    """A function of tensors that runs its own backward passes, compiled whole; shapes and all else are constants.
+    """Return a compiled version of a function of tensors that runs its own backward passes.
 
-    torch.compile follows no call of autograd. So the first call of the function writes down the operators that it runs,
-    backward ones too, and these are compiled as one: a backward pass shares what the forward pass holds, and nothing
-    lies between them. Its results have no gradients.
+    It is compiled as a whole; shapes and all arguments that are not tensors are constants. torch.compile does not trace
+    calls of autograd, so the first call records the operators that the function runs, including the backward ones, and
+    compiles them together: the backward pass shares the values of the forward pass, and there is no boundary between
+    them. The results have no gradients.
     """
-    keep_compiled_code()  # before tracing, which may import what chooses another folder
+    keep_compiled_code()  # before tracing, which may import code that chooses another folder
     kept: list[Callable[..., R]] = []
 
     def call(*args: Any) -> R:
@@ -88,20 +89,20 @@ def compiled_with_backward(function: Callable[..., R]) -> Callable[..., R]:
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` by torch.compile, whole; its shapes are constants."""
+    """Return `function` compiled by torch.compile as a whole; its shapes are constants."""
     keep_compiled_code()
     from torch._inductor import config  # slow to import, and only compiled runs need it
 
     setting = "cpp_cache_precompile_headers"
     options: dict[str, Any] = {setting: can_precompile_headers()} if hasattr(config, setting) else {}
-    return torch.compile(_of_its_own(function), fullgraph=True, dynamic=False, options=options)
+    return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, options=options)
 
 
 def can_precompile_headers() -> bool:
-    """Whether Inductor can compile PyTorch's headers once and for all, which halves the time of each compilation.
+    """Return whether Inductor can precompile PyTorch's headers, which halves the time of each compilation.
 
-    To name them it runs the program `openssl`, which a machine need not have, and it keeps them in the folder for
-    temporary files, whose path its command line must not cut.
+    To name the result it runs the program `openssl`, which may not be installed, and it keeps the result in the folder
+    for temporary files, whose path must not be split on its command line.
     """
     return shutil.which("openssl") is not None and _is_one_word(tempfile.gettempdir())
 
@@ -109,16 +110,16 @@ def can_precompile_headers() -> bool:
 def _operators_of(function: Callable[..., R], args: tuple[Any, ...]) -> torch.fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    graph = make_fx(lambda *given: function(*given))(*args)  # of a bound method it would count `self` too
+    graph = make_fx(lambda *given: function(*given))(*args)  # make_fx would count the `self` of a bound method
     if any(isinstance(arg, Tensor) and arg.is_cuda for arg in args):
         _fold_activations(graph)
     return graph
 
 
 def _fold_activations(module: torch.fx.GraphModule) -> None:
-    """Let a product that adds a bias take the ReLU that follows it too: cuBLASLt does both as it writes the result.
+    """Fuse each product that adds a bias with the ReLU that follows: cuBLASLt applies both as it writes the result.
 
-    Of NaN it may make 0, where PyTorch's ReLU keeps NaN. Images' own NaN reach the loss all the same, as its target.
+    It may turn NaN into 0, while PyTorch's ReLU keeps NaN. A NaN in the images still reaches the loss, as its target.
     """
     aten = torch.ops.aten
     for relu in module.graph.find_nodes(op="call_function", target=aten.relu.default):
@@ -132,10 +133,10 @@ def _fold_activations(module: torch.fx.GraphModule) -> None:
     module.recompile()
 
 
-def _of_its_own(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function with code of its own: Dynamo counts compilations by code, and refuses the ninth."""
+def _with_own_code(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the same function with its own copy of the code: Dynamo refuses to compile the same code a ninth time."""
     if isinstance(function, torch.fx.GraphModule):
-        return function  # whose code was written for it
+        return function  # its code was generated for it alone
     plain: Any = getattr(function, "__func__", function)
     code = plain.__code__.replace()
     twin = FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)
@@ -146,7 +147,7 @@ def _of_its_own(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def compile_errors() -> Iterator[None]:
-    """Turn what torch.compile raises into a RunError of one line."""
+    """Turn an exception that torch.compile raises into a RunError of one line."""
     try:
         yield
     except Exception as error:  # not all of them are a RuntimeError

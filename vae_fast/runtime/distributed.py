@@ -1,12 +1,12 @@
-"""Several processes as one run, as torchrun starts them: what each takes of a batch, and what all of them agree on.
+"""Runs of several processes, started by torchrun: the shard of a batch that each takes, and what they all agree on.
 
-A batch of the run is the batch of all processes together: each takes a contiguous share of its images and their noise,
-which is a function of their place in the whole, and the sum of the shares' gradients is the batch's. So the processes
-see what one alone would see, and all hold the same parameters. Tensors travel by NCCL between GPUs and by gloo between
-CPUs; what the hosts have to agree on travels by gloo always, so that no device has to wait for it.
+A batch of the run is the batch of all processes together: each takes a contiguous shard of its images and their noise,
+which is a function of their position in the whole batch, and the gradients of the shards sum to the batch's. So the
+processes see what a single one would see, and all hold the same parameters. Tensors travel by NCCL between GPUs and by
+gloo between CPUs; what the hosts have to agree on always travels by gloo, so that no device has to wait for it.
 
-Only the first process writes and prints. It does so through `ProcessGroup.on_rank0`, from which the others learn the
-result or the error, so that all go on or leave together.
+Only the first process writes and prints. It does so through `ProcessGroup.on_rank0`, which gives the others the result
+or the error, so that all processes continue or stop together.
 """
 
 import atexit
@@ -33,25 +33,25 @@ from vae_fast.runtime.plan import Plan
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ENVIRONMENT = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # what torchrun sets
-TIMEOUT = timedelta(minutes=10)  # for the slowest of all: what one waits for another that reads data, compiles or saves
+ENVIRONMENT = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # set by torchrun
+TIMEOUT = timedelta(minutes=10)  # how long processes wait for the slowest, which may read data, compile or save
 SECONDS_BETWEEN_AGREEMENTS = 0.1
-MOST_LAUNCHES_BETWEEN_AGREEMENTS = 25  # on a GPU, where launching takes no time, they are the device's seconds
+MOST_LAUNCHES_BETWEEN_AGREEMENTS = 25  # a GPU queues launches at once, but may take seconds to run them
 
 
 class ProcessGroup:
-    """This process among those of a run; without torchrun the only one, for which nothing here does anything.
+    """This process as one of those of a run; without torchrun it is the only one, and nothing needs to be sent.
 
     Attributes:
-        rank: the number of this process, from 0, the first.
-        size: how many processes there are.
+        rank: the number of this process; the first is 0.
+        size: the number of processes.
         local_rank: the number of this process on its machine, and of its GPU there.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, group: "dist.ProcessGroup | None" = None):
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._hosts = self._devices = group
-        self._settled = True
+        self._can_destroy = True  # whether `destroy` need not wait for other processes
         self._launches_left = 0  # before the next agreement
         self._launches, self._since = 0, time.perf_counter()
 
@@ -61,15 +61,15 @@ class ProcessGroup:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is nobody to send anything to."""
+        """Return whether there are no other processes to communicate with."""
         return self._devices is None
 
     def shard(self, count: int) -> slice:
-        """What this process takes of `count` things: contiguous, in the processes' order, sizes at most 1 apart."""
+        """Return this process's shard of `count` items: contiguous, in rank order, all sizes within 1 of each other."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def check(self, config: Config) -> None:
-        """ConfigError for settings that several processes cannot share."""
+        """Raise ConfigError for settings that several processes cannot share."""
         if self.size > config.batch_size:
             raise ConfigError(
                 f"batch_size: expected an image for each of the {self.size} processes, got {config.batch_size}"
@@ -81,18 +81,21 @@ class ProcessGroup:
             )
 
     def bind_device(self, plan: Plan) -> Plan:
-        """The plan on this process's device, by which its tensors travel from now on; RunError without one."""
+        """Return the plan with this process's own device, and use its backend for tensors from now on.
+
+        Raises RunError if there is no device for this process.
+        """
         self._devices = self._hosts
         if self._hosts is None or plan.torch_device.type != "cuda":
             return plan
         device = torch.device("cuda", self.local_rank) if self.size > 1 else plan.torch_device
         self.on_all_ranks(self._require, device)
         torch.cuda.set_device(device)
-        self._devices, self._settled = dist.new_group(backend="nccl", timeout=TIMEOUT), False
+        self._devices, self._can_destroy = dist.new_group(backend="nccl", timeout=TIMEOUT), False
         return replace(plan, device=str(device))
 
     def on_rank0(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function` in the first process: what it returns there, or raises, all do."""
+        """Call `function` in the first process; return its result, or raise its error, in all processes."""
         if self._hosts is None:
             return function(*args, **kwargs)
         value, error = _attempt(function, *args, **kwargs) if self.is_rank0 else (None, None)
@@ -103,7 +106,7 @@ class ProcessGroup:
         return result
 
     def on_all_ranks(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function` in every process; where it raises in any, raise in all. It must not use this class itself."""
+        """Call `function` in every process; if it raises in any, raise in all. It must not use this group itself."""
         if self._hosts is None:
             return function(*args, **kwargs)
         value, error = _attempt(function, *args, **kwargs)
@@ -114,7 +117,7 @@ class ProcessGroup:
         return result
 
     def local_rank0_first(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """As `on_all_ranks`, but one process of each machine goes first: its files serve the others."""
+        """Do as `on_all_ranks`, but let one process per machine go first, so that the others can use its files."""
         if self.local_rank > 0:
             self.on_all_ranks(lambda: None)
             return self.on_all_ranks(function, *args, **kwargs)
@@ -123,13 +126,13 @@ class ProcessGroup:
         return result
 
     def sum_(self, tensor: Tensor) -> None:
-        """Sum over the processes in place, to the same bits in each."""
+        """Sum a tensor over the processes in place, with identical bits in each."""
         if self._devices is not None:
             with _contact():
                 dist.all_reduce(tensor, group=self._devices)
 
     def total(self, tensor: Tensor, compiled: bool = False) -> Tensor:
-        """The sum over the processes, of a tensor that all have; `compiled`: in the form that can be traced."""
+        """Return the sum of a tensor over the processes; with `compiled`, in a form that can be traced."""
         if not compiled:
             total = tensor.clone()
             self.sum_(total)
@@ -140,10 +143,10 @@ class ProcessGroup:
         return summed
 
     def reduce_gradients(self, gradients: Sequence[Tensor], terms: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """In one all-reduce the sums over the processes of gradients, in float32, and each one's terms, float64 [T].
+        """Sum gradients over the processes in float32 and gather their terms, float64 [T], in a single all-reduce.
 
-        The terms come back as float32 [R, T], whose sums over R in float64 are those over the processes: each has its
-        own places, two float32 of 24 bits.
+        The terms are returned as float32 [R, T]; summing over R in float64 gives the sum over the processes. Each
+        process has its own two rows, because a float64 is sent as two float32 of 24 bits each.
         """
         high = terms.float()
         places = high.new_zeros(self.size, 2, len(terms))
@@ -156,17 +159,17 @@ class ProcessGroup:
         return tuple(sums), places.flatten(0, 1)
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Give all processes the first one's values, in place."""
+        """Broadcast the first process's values to all, in place."""
         if self._devices is not None:
             with _contact():
                 for tensor in tensors:
                     dist.broadcast(tensor.detach(), 0, group=self._devices)
 
     def agreed_signal(self, received: Sequence[int], now: bool = False) -> int:
-        """The number of a signal that any process has received, the same in all; 0 while there is none.
+        """Return the number of a signal that any process has received, the same in all; 0 while there is none.
 
-        To be called before each launch by all. The hosts meet ten times a second, or once in 25 launches, or `now`; and
-        `barrier` once there is one.
+        All processes must call this before each launch. The hosts communicate ten times a second, or every 25 launches,
+        or at once if `now`; once there is a signal, they also meet at a `barrier`.
         """
         own = max(received, default=0)
         if self._hosts is None:
@@ -188,18 +191,18 @@ class ProcessGroup:
         return int(number)
 
     def barrier(self) -> None:
-        """Wait until all processes are here and their devices have finished: from then on any may leave."""
+        """Wait until all processes are here and their devices have finished; after that any of them may exit."""
         if self._hosts is not None:
             with _contact():
                 if self._devices is not self._hosts:
                     torch.cuda.synchronize()
                 dist.barrier(self._hosts)
-            self._settled = True
+            self._can_destroy = True
 
     def destroy(self) -> None:
-        """Part from the others; not to be called before all graphs that were recorded are done with."""
+        """Leave the group; must not be called while recorded CUDA graphs are still in use."""
         gc.collect()  # NCCL waits for graphs with its kernels to be destroyed
-        if self._settled:  # else it would wait for others who may be gone; the process's end does not
+        if self._can_destroy:  # otherwise it could wait for processes that are gone; exiting the process does not
             dist.destroy_process_group()
 
     def _require(self, device: torch.device) -> None:
@@ -213,7 +216,7 @@ class ProcessGroup:
             )
 
     def _portable(self, error: BaseException | None) -> BaseException | None:
-        """As it is told to the other processes."""
+        """Return the error in the form in which it is sent to the other processes."""
         if error is None or isinstance(error, UserError | SystemExit):
             return error
         return RunError(f"process {self.rank}: {type(error).__name__}: {error}")
@@ -223,29 +226,29 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def is_launched() -> bool:
-    """Whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return os.environ.keys() >= ENVIRONMENT
 
 
 def is_printing() -> bool:
-    """Whether this process is the one that prints what all of them know."""
+    """Return whether this process is the one that prints what all of them know."""
     return not is_launched() or os.environ["RANK"] == "0"
 
 
 @cache
 def join() -> ProcessGroup:
-    """The group that torchrun started this process in, until its end; SINGLE_PROCESS if it did not.
+    """Join the group that torchrun started this process in, until the process ends; SINGLE_PROCESS without torchrun.
 
-    Raises ContactLost if the others cannot be met.
+    Raises ContactLost if the other processes cannot be reached.
     """
     if not is_launched():
         return SINGLE_PROCESS
-    from torch._C._distributed_c10d import PrefixStore  # not every PyTorch has them
+    from torch._C._distributed_c10d import PrefixStore  # not every PyTorch build has these
     from torch.distributed.rendezvous import rendezvous
 
     with _contact():
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-        # After a restart torchrun's store still holds the addresses of the processes before, who answer no more.
+        # After a restart torchrun's store still holds the addresses of the earlier processes, which no longer answer.
         attempt = PrefixStore(f"vae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group("gloo", store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
     group = ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]), dist.group.WORLD)
@@ -259,7 +262,7 @@ def _contact() -> Iterator[None]:
         yield
     except RuntimeError as error:
         line = str(error).strip().splitlines()[0]
-        cause = re.sub(r"^\[\S*\] ", "", line).partition(". ")[0]  # without gloo's place in its source, and its advice
+        cause = re.sub(r"^\[\S*\] ", "", line).partition(". ")[0]  # drop gloo's source location and advice
         rank = os.environ.get("RANK", "0")
         raise ContactLost(f"process {rank} has lost contact with the others: {cause}") from error
 

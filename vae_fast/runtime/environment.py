@@ -1,4 +1,4 @@
-"""What the machine has, and what a run's numbers depend on besides its settings."""
+"""The capabilities of the machine, and everything besides the settings that a run's numbers depend on."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from vae_fast.kernels import dispatch, extension, matmul
 
 
 def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """What a run's numbers depend on besides its settings: versions, device, processes and threads."""
+    """Return what a run's numbers depend on besides its settings: versions, device, processes and threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "vae_fast": __version__,
@@ -32,9 +32,9 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
 
 
 def busy(device: torch.device, chooses_threads: bool = False) -> str | None:
-    """Return a warning where a CPU already has more to do than it has cores, else None.
+    """Return a warning if a CPU already has more work than cores, else None.
 
-    chooses_threads: whether the run computes on fewer threads by itself (see `runtime.threads`).
+    chooses_threads: whether the run may choose fewer threads itself (see `runtime.threads`).
     """
     cores, load = os.cpu_count() or 1, os.getloadavg()[0]
     if device.type != "cpu" or load <= cores or torch.get_num_threads() == 1:
@@ -48,7 +48,7 @@ def busy(device: torch.device, chooses_threads: bool = False) -> str | None:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two of `environment`, of what the first has."""
+    """Return the differences between two results of `environment`, considering only the keys of the first."""
     return [f"{key} was {value}, is {now.get(key)}" for key, value in before.items() if now.get(key) != value]
 
 
@@ -61,7 +61,10 @@ def cpu_name() -> str:
 
 
 def require_compiler(device: torch.device) -> None:
-    """torch.compile builds its CPU kernels as C++ that includes Python.h, and launchers for those of a GPU as C."""
+    """Raise RunError if this machine lacks what torch.compile needs to build kernels.
+
+    It builds CPU kernels as C++ that includes Python.h, and the launchers of GPU kernels as C.
+    """
     if device.type != "cpu":
         hindrance = dispatch.missing("triton")
         if hindrance is not None:
@@ -77,7 +80,7 @@ def require_compiler(device: torch.device) -> None:
 
 
 def cpp_compiler() -> str | None:
-    """The path of the C++ compiler that torch.compile would use, None without it."""
+    """Return the path of the C++ compiler that torch.compile would use, or None if there is none."""
     return shutil.which(_compiler_name())
 
 

@@ -1,4 +1,4 @@
-"""How much memory is free, on a device and on this machine, a container's limits included."""
+"""The amount of free memory, on a device and on this machine, including the limits of a container."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could be had on a device; of the host also by the limits of a container."""
+    """Return the number of bytes available on a device; on the host within the limits of a container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min([_free_on_machine(), *_left_by_control_groups()])
@@ -26,9 +26,10 @@ def _free_on_machine() -> int:
 
 
 def _left_by_control_groups(mounted: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> Iterator[int]:
-    """What each limit leaves of Linux's control groups that this process is in, of version 2 or 1.
+    """Yield the bytes left under each memory limit of the Linux control groups (version 1 or 2) of this process.
 
-    What a group uses counts the files that the machine has read, which it would give up: those not used lately do not.
+    A group's usage includes cached files, which the kernel would drop under pressure; those not used lately are
+    therefore counted as free.
     """
     try:
         lines = own.read_text().splitlines()
@@ -42,7 +43,7 @@ def _left_by_control_groups(mounted: Path = CONTROL_GROUPS, own: Path = OWN_GROU
         limit, usage = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
         group = Path(path).relative_to("/")
         for folder in (base / group, *(base / parent for parent in group.parents)):
-            with suppress(OSError, ValueError):  # no such group in a container's own view, or no limit ("max")
+            with suppress(OSError, ValueError):  # the group is not visible inside a container, or has no limit ("max")
                 most, used = (int((folder / f"memory.{name}").read_text()) for name in (limit, usage))
                 stat = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
                 yield max(0, most - used + int(stat.get(f"{prefix}inactive_file", 0)))

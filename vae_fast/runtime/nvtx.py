@@ -1,11 +1,11 @@
-"""Named ranges of a run's time, in NVTX for Nsight Systems and in PyTorch's own profiler; off, there are none at all.
+"""Named ranges of a run's time, in NVTX for Nsight Systems and in PyTorch's own profiler, at no cost when off.
 
 A range is put around a function once, when the run is built, and not around each of its calls: `mark(name, function)`
-is `function` itself when ranges are off, so that nothing is left in the hot loop. On, all ranges are of one NVTX
-domain, with names registered beforehand: a push hands over one pointer.
+is `function` itself when ranges are off, so they add nothing to the hot loop. When on, all ranges belong to one NVTX
+domain, with names registered beforehand, so a push passes a single pointer.
 
-No range is inside what is compiled: "gradients" goes around the call that is forward and backward as one. Nor
-does a CUDA graph replay ranges, which are the host's: of recorded steps only "step" is left, one for each launch.
+There are no ranges inside compiled code: "gradients" goes around the one call that runs forward and backward. Nor does
+a CUDA graph replay ranges, which belong to the host: for recorded steps only "step" remains, one for each launch.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DOMAIN = "vae_fast"
-COLOURS = {  # by name, as ARGB: matplotlib's tab10, which the figures in docs/ have too
+COLOURS = {  # by name, as ARGB: matplotlib's tab10, as in the figures in docs/
     "data": 0xFF7F7F7F,
     "step": 0xFF17BECF,
     "forward": 0xFF1F77B4,
@@ -30,20 +30,20 @@ COLOURS = {  # by name, as ARGB: matplotlib's tab10, which the figures in docs/ 
 
 
 class Mark(Protocol):
-    """A function with the range `name`, one of COLOURS, around each of its calls."""
+    """A callable that returns a function with the range `name`, one of COLOURS, around each of its calls."""
 
     def __call__(self, name: str, function: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 def unmarked(name: str, function: Callable[P, R], /) -> Callable[P, R]:
-    """`function` as it is."""
+    """Return `function` unchanged."""
     return function
 
 
 def marks(nvtx: bool, profiler: bool) -> Mark:
-    """How a run marks its parts: for Nsight Systems, for torch.profiler, for both, or not at all.
+    """Return how a run marks its parts: for Nsight Systems, for torch.profiler, for both, or not at all.
 
-    Raises RunError where the package nvtx is asked for and is not installed.
+    Raises RunError if `nvtx` is on and the package nvtx is not installed.
     """
     outer = in_domain(_nvtx_domain()) if nvtx else unmarked
     if not profiler:
@@ -56,7 +56,7 @@ def marks(nvtx: bool, profiler: bool) -> Mark:
 
 
 def in_domain(domain: Any) -> Mark:
-    """Marks as push and pop ranges of `domain`, an nvtx.Domain."""
+    """Return a `Mark` that pushes and pops ranges of `domain`, an nvtx.Domain."""
     events = {name: domain.get_event_attributes(message=name, color=colour) for name, colour in COLOURS.items()}
     push, pop = domain.push_range, domain.pop_range
 
@@ -90,4 +90,4 @@ def _nvtx_domain() -> Any:
         import nvtx
     except ModuleNotFoundError:
         raise RunError("--nvtx: needs the package nvtx; install it with: pip install 'vae_fast[nvtx]'") from None
-    return nvtx.get_domain(DOMAIN)  # one that does nothing where no tool listens
+    return nvtx.get_domain(DOMAIN)  # a domain that does nothing if no tool listens

@@ -1,4 +1,4 @@
-"""How a run executes on this machine: decided once, printed with the reason for every part, kept for a resume."""
+"""The plan of how a run executes on this machine: chosen once, printed with its reasons, and kept for a resume."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,14 @@ from vae_fast.runtime.environment import require_compiler
 UNITS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16"}
 NO_UNITS = f"neither {' nor '.join(UNITS.values())} can be used here, without which bf16 is slower than fp32"
 SAME_SUMS = ("avx512_bf16", "portable")
-"""loops that give the same bits"""
+"""loops that give identical bits"""
 BF16_SPEED = {"amx": 8.0, "avx512_bf16": 1.6}
-"""how many times as fast as in float32 a step's products are, AMX's an estimate"""
+"""the speed of a step's matrix products relative to float32; AMX's is an estimate"""
 FLOPS_PER_BYTE = 10
-"""float32 operations of products that take as long as a byte of Adam's
+"""the number of float32 operations of matrix products that take as long as one byte of Adam's memory traffic
 
-With 1.6 it puts AVX512-BF16's threshold where an AMD Zen 5 has it (`benchmarks.by_precision`): at 16 to 20 images."""
+Together with 1.6 it puts AVX512-BF16's threshold where it is on an AMD Zen 5 (`benchmarks.by_precision`): at 16 to 20
+images."""
 
 TORCH_COMPILE, AHEAD = "torch.compile", "ahead of time"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,26 +31,26 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Plan:
-    """Where and how the steps run. Every field is a fact, not a wish: what `auto` chose is spelled out."""
+    """Where and how the steps run. Every field is a decision, not a wish: `auto` is replaced by what it chose."""
 
     device: str
     precision: str
-    """fp32, bf16 or fp16 of the autocast region; parameters and the loss are fp32 always"""
+    """the precision of the autocast region: fp32, bf16 or fp16; parameters and the loss are always fp32"""
     step: str
-    """how a step is computed: autograd, or fused: forward, backward and Adam of the MLP as one C++ operator on a CPU"""
+    """how a step is computed: autograd, or fused (the MLP's forward, backward and Adam in one C++ operator on a CPU)"""
     optimizer: str
-    """what computes Adam: the fused step itself, triton or cpp (operators of ours) or torch (PyTorch's fused kernel)"""
+    """what computes Adam: fused (within the step), triton or cpp (our operators), or torch (PyTorch's fused kernel)"""
     compile: str
-    """off, torch.compile, or ahead of time: the fused step, which CMake compiled"""
+    """off, torch.compile, or ahead of time (the fused step, which CMake compiled)"""
     cuda_graphs: bool
     steps_per_graph: int
-    """0 without CUDA graphs, and until the time a step takes has shown how many are worth it"""
+    """0 without CUDA graphs, and until the measured time of a step has decided the number"""
     feed: str
     """where the training images are: device, host (copied ahead of the step) or stream (read from their file)"""
     flush_denormals: bool
-    """whether the CPU takes numbers below 1.2e-38 for zero"""
+    """whether the CPU treats numbers below 1.2e-38 as zero"""
     bf16_loop: str = ""
-    """what multiplies in a fused bf16 step, one of `bf16_loops`; empty for any other step"""
+    """the loop for the matrix products of a fused bf16 step, one of `bf16_loops`; empty for any other step"""
 
     @property
     def is_torch_compiled(self) -> bool:
@@ -64,9 +65,9 @@ class Plan:
 
 
 def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]:
-    """The plan for `config` on this machine, shared by `processes`, and for each of its fields the reason.
+    """Return the plan for `config` on this machine, which `processes` share, and the reason for each of its fields.
 
-    Raises ConfigError for a device that no machine has, RunError for an explicit wish that this machine cannot serve.
+    Raises ConfigError for a device that no machine has, RunError for an explicit wish that this machine cannot fulfil.
     """
     device, why_device = choose_device(config.device)
     step, why_step = _step(config, device, processes)
@@ -96,8 +97,8 @@ def make_plan(config: Config, processes: int = 1) -> tuple[Plan, dict[str, str]]
 
 
 def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> Plan:
-    """The plan a run began with, from its config.toml; this machine and these processes must be able to carry it on."""
-    if isinstance(table.get("compile"), bool):  # of a version that knew no step compiled ahead of time
+    """Return the plan that a run began with, from its config.toml; raise RunError if it cannot continue here."""
+    if isinstance(table.get("compile"), bool):  # from a version without steps compiled ahead of time
         table = table | {"compile": TORCH_COMPILE if table["compile"] else "off"}
     try:
         plan = Plan(**table)
@@ -117,18 +118,18 @@ def recorded_plan(table: dict[str, Any], config: Config, processes: int = 1) -> 
         hindrance = _no_fused_step(config, plan.torch_device, processes)
         if hindrance is not None:
             raise RunError(f"config.toml: the run began with the fused step, which cannot be had: {hindrance}")
-    loop = _loop_that_goes_on(plan.bf16_loop) if plan.bf16_loop else ""
+    loop = _loop_for_resume(plan.bf16_loop) if plan.bf16_loop else ""
     return replace(plan, optimizer=_optimizer(plan.step, plan.torch_device)[0], bf16_loop=loop)
 
 
 def require_loop(plan: Plan) -> None:
-    """RunError where this machine, of several that share a run, has not the loop that the first one's plan names."""
+    """Raise RunError if this machine, one of several that share a run, lacks the bf16 loop of the first one's plan."""
     if plan.bf16_loop and plan.bf16_loop not in _loops():
         raise RunError(f"the plan's bf16 loop {plan.bf16_loop} cannot be had on every machine of the run")
 
 
 def auto_precision(device: torch.device) -> tuple[str, str]:
-    """What `--amp` means for autograd's step, and why: bf16 where it is native, else fp16 on a GPU, else fp32."""
+    """Return the precision of `--amp` for the autograd step, and why: bf16 if native, else fp16 on a GPU, else fp32."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -141,7 +142,7 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 
 @contextmanager
 def process_settings(plan: Plan, config: Config) -> Iterator[None]:
-    """What a run asks of the whole process, and gives back: its GPU, threads, algorithms, what denormals are."""
+    """Apply a run's process-wide settings, and restore them: GPU, threads, deterministic algorithms, denormals."""
     flushed, threads = _are_denormals_flushed(), torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -162,9 +163,9 @@ def process_settings(plan: Plan, config: Config) -> Iterator[None]:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """PyTorch's deterministic algorithms, but for its filling of new memory: nothing is read before it was written.
+    """Use PyTorch's deterministic algorithms, without filling new memory: nothing is read before it is written.
 
-    Only where it is asked for: what changes this setting imports Inductor, which takes a tenth of a second.
+    Entered only on request: changing this setting imports Inductor, which takes a tenth of a second.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -180,7 +181,7 @@ def _deterministic() -> Iterator[None]:
 
 
 def choose_device(wish: str) -> tuple[torch.device, str]:
-    """What `--device` means on this machine, and why; ConfigError or RunError where it cannot be had."""
+    """Return the device that `--device` means here, and why; raise ConfigError or RunError if it is unavailable."""
     if wish == "auto":
         present = torch.cuda.is_available()
         return (
@@ -214,10 +215,11 @@ def _precision(config: Config, device: torch.device, step: str, processes: int) 
 
 
 def _fused_precision(batch: int) -> tuple[str, str]:
-    """bf16 if a fused step of so many images of this process is faster in it: products save what Adam's copies cost.
+    """Return bf16 if it makes a fused step of `batch` images per process faster, else fp32, and why.
 
-    Both go with the parameters, whose number cancels: a step does 6 B operations for each and moves 24 bytes of weight
-    and moments, read and written; in bf16 4 more, of two copies.
+    It is faster if the matrix products save more than Adam's copies cost. Both are proportional to the number of
+    parameters, which cancels: for each parameter a step does 6 B operations and moves 24 bytes, reading and writing
+    the weight and its moments; in bf16 it moves 4 more, for two copies.
     """
     loop = _loops()[0]
     if loop not in BF16_SPEED:
@@ -236,7 +238,7 @@ def _compile(wish: bool, step: str) -> tuple[str, str]:
 
 
 def _loops() -> list[str]:
-    """Of products in bfloat16, the fastest first."""
+    """Return the available loops for bfloat16 matrix products, fastest first."""
     return bf16_loops() if extension.load() else []
 
 
@@ -247,19 +249,19 @@ def _bf16_loop(step: str, precision: str) -> tuple[str, str]:
     return loop, f"this CPU has {UNITS[loop]}" if loop in UNITS else f"slow: {NO_UNITS}"
 
 
-def _loop_that_goes_on(before: str) -> str:
-    """The fastest loop of this CPU that gives the same bits; if it has none, the fastest of all."""
+def _loop_for_resume(before: str) -> str:
+    """Return the fastest loop of this CPU that gives the same bits; if it has none, the fastest of all."""
     same = SAME_SUMS if before in SAME_SUMS else (before,)
     return next((loop for loop in _loops() if loop in same), _loops()[0])
 
 
 def _flush_denormals(on: bool) -> bool:
-    """Have every thread that computes on the CPU take denormal numbers for zero, or not; whether it can."""
+    """Set whether all threads that compute on the CPU treat denormals as zero; return whether that is possible."""
     return set_flush_denormal(on) if extension.load() else torch.set_flush_denormal(on)
 
 
 def _are_denormals_flushed() -> bool:
-    """In this thread."""
+    """Return whether this thread treats denormals as zero."""
     return not (torch.tensor(1e-39) * 0.5).is_nonzero()
 
 
@@ -279,7 +281,7 @@ def _step(config: Config, device: torch.device, processes: int) -> tuple[str, st
 
 
 def _no_fused_step(config: Config, device: torch.device, processes: int) -> str | None:
-    """Why the step cannot be one operator, or None."""
+    """Return why the step cannot be one operator, or None if it can."""
     if device.type != "cpu":
         return "the fused step is for CPUs"
     if config.amp_dtype == "fp16":

@@ -1,10 +1,10 @@
-"""A window of a run's steps under a profiler: Nsight's, by CUDA's profiler API, torch.profiler, or a record of memory.
+"""Profiles of a window of a run's steps: by Nsight through CUDA's profiler API, by torch.profiler, or of memory.
 
 The window is given in steps done so far, as metrics.jsonl counts them: 20:40 begins once 20 are done and ends once 40
 are. Several steps in one launch are profiled together: the window grows to whole launches. Profiling changes no result,
-only time: what it takes for itself is kept apart (`Profile.seconds`), but steps under a profiler are slower.
+only the time: its own time is counted separately (`Profile.seconds`), but steps under a profiler are slower.
 
-Files go to RUN/profile/, each written whole or not at all, in place of those of a profile before.
+Files go to RUN/profile/, each written whole or not at all, and replace those of an earlier profile.
 """
 
 import pickle
@@ -21,8 +21,8 @@ from vae_fast.errors import RunError
 from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from vae_fast.runtime.signals import Interrupted
 
-SETTLING, WATCHED = 20, 20  # launches before and in the window, unless --profile-steps says otherwise
-MOST_ALLOCATIONS = 100_000  # of those that the record of memory keeps, the latest
+WARM_UP_LAUNCHES, PROFILED_LAUNCHES = 20, 20  # before and in the window, unless --profile-steps is given
+MOST_ALLOCATIONS = 100_000  # the memory profile keeps only the latest ones
 TABLE_ROWS = 40
 
 
@@ -32,25 +32,25 @@ class Recorder(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def files(self) -> dict[str, Callable[[Path], object]]:
-        """By its name, what writes each file."""
+        """Return, for the name of each file, the function that writes it."""
 
 
 class Profile:
-    """The profile of one run; with `--profile off`, and in processes other than the first, nothing is done.
+    """The profile of one run; with `--profile off`, and in processes other than the first, it does nothing.
 
     Args:
-        config: the run's.
-        device: of the steps.
-        folder: where files go.
+        config: the settings of the run.
+        device: the device of the steps.
+        folder: the folder for the files.
         say: prints a line.
         group: the processes of the run.
 
     Attributes:
-        seconds: spent so far on starting, stopping and writing.
+        seconds: the time spent so far on starting, stopping and writing.
 
-    Used as `with profile:` around the run, `begin` before its first step and `launches` in each epoch. An error or a
-    signal that ends the run inside the window has what was seen until then written, running out of memory before the
-    first step too. Raises RunError for a profile that this machine cannot give.
+    Usage: `with profile:` around the run, `begin` before its first step, and `launches` in each epoch. If an error or a
+    signal ends the run inside the window, the profile up to that point is still written, and also if the run runs out
+    of memory before its first step. Raises RunError for a profile that this machine cannot produce.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Profile:
         self._is_open = self._begun = False
         self._opened = self._step = 0
         if isinstance(self._recorder, CudaMemory) and self._first == 0:
-            self._open()  # before the model is built: who made the memory that steps only use is then known
+            self._open()  # before the model is built, to see which code allocates the memory that the steps only use
 
     def __enter__(self) -> "Profile":
         return self
@@ -81,33 +81,33 @@ class Profile:
         if self._recorder is None or not self._is_open:
             return
         seen = self._begun and isinstance(error, Exception | Interrupted)
-        with suppress(Exception):  # it would hide the one that ended the run
+        with suppress(Exception):  # a new error would hide the one that ended the run
             if seen or isinstance(error, torch.OutOfMemoryError):
                 self._close()
             else:
                 self._recorder.stop()
 
     def begin(self, step: int, total: int, together: int) -> None:
-        """Settle the window, and say what it is.
+        """Choose the window and print it.
 
         Args:
-            step: how many are done, of `total`.
-            together: how many a launch makes.
+            step: the number of steps done, of `total`.
+            together: the number of steps in a launch.
 
-        Raises RunError for steps that the run will not come to.
+        Raises RunError for steps that the run will never reach.
         """
         if self._recorder is None:
             return
         self._begun, self._opened, self._step = True, step, step
         if self._asked is None:
             left = total - step
-            self._first = step + (0 if self._kind == "memory" else min(SETTLING * together, left // 2))
-            self._last = self._first + WATCHED * together
+            self._first = step + (0 if self._kind == "memory" else min(WARM_UP_LAUNCHES * together, left // 2))
+            self._last = self._first + PROFILED_LAUNCHES * together
         elif self._first >= total:
             raise RunError(f"--profile-steps: expected steps before {total}, the run's last, got {self._asked}")
         self._last = min(self._last, total)
         if step >= self._last:
-            self._say(f"profile: none, {self._asked or 'all steps'} lie before step {step}, where the run goes on")
+            self._say(f"profile: none, {self._asked or 'all steps'} come before step {step}, where the run continues")
             if self._is_open:
                 self._recorder.stop()
             self._recorder, self._is_open = None, False
@@ -116,7 +116,7 @@ class Profile:
         self._say(f"profile: {self._kind}, steps {self._first} to {self._last}{whole}; their epoch is slower")
 
     def launches(self, sizes: list[int], step: int) -> Iterable[int]:
-        """The same launches, of `sizes` steps from `step` on, begun and ended around them as the window says."""
+        """Return the same launches, of `sizes` steps from `step` on; the profile starts and stops as they pass."""
         return sizes if self._recorder is None else self._watched(sizes, step)
 
     def _watched(self, sizes: list[int], step: int) -> Iterator[int]:
@@ -154,13 +154,13 @@ class Profile:
         self.seconds += time.perf_counter() - began
 
     def _wait(self) -> None:
-        """The window's steps are those that run in it, not those that the host launches."""
+        """Wait for the device, so that the window contains the steps that run in it, not those launched in it."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
 
 class CudaApi:
-    """What Nsight Systems and Nsight Compute wait for: the profiled part of a program, as it says itself."""
+    """The start and stop calls by which a program tells Nsight Systems and Nsight Compute what to profile."""
 
     def start(self) -> None:
         torch.cuda.profiler.start()
@@ -169,7 +169,7 @@ class CudaApi:
         torch.cuda.profiler.stop()
 
     def files(self) -> dict[str, Callable[[Path], object]]:
-        """They write their own."""
+        """Return no files: Nsight writes its own."""
         return {}
 
 
@@ -199,7 +199,7 @@ class TorchProfiler:
 
 
 class CudaMemory:
-    """Every allocation on the GPU with the lines of Python that made it, for https://pytorch.org/memory_viz."""
+    """A record of every GPU allocation and the Python lines that made it, for https://pytorch.org/memory_viz."""
 
     def start(self) -> None:
         torch.cuda.memory._record_memory_history(stacks="python", max_entries=MOST_ALLOCATIONS)

@@ -1,4 +1,4 @@
-"""PyTorch's state of the process, which callers may have set for work of their own."""
+"""PyTorch's process-wide defaults and modes, which callers may have changed for their own work."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,9 +8,10 @@ import torch
 
 @contextmanager
 def as_it_starts() -> Iterator[None]:
-    """Have float32, the CPU and gradients be the defaults again, without autocast; what the caller had comes back.
+    """Reset the defaults to float32, the CPU, gradients and no autocast; at the end restore what the caller had set.
 
-    Also a decorator. A default device takes time of every call, so the mode is entered only where there is one.
+    Also usable as a decorator. A device mode slows down every call, so it is entered only if the caller has set a
+    default device.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: collected so that a run can save its state at a step boundary; amid the imports of a command."""
+"""Handling of SIGINT and SIGTERM: during a command's imports, and collected so that a run can save between steps."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended the work. remedy: how to go on with what is saved; None if nothing is."""
+    """SIGINT or SIGTERM ended the work. remedy: how to continue from what is saved; None if nothing is."""
 
     def __init__(self, number: int, remedy: str | None) -> None:
         super().__init__(f"{signal.Signals(number).name}: {f'saved; {remedy}' if remedy else 'nothing is saved'}")
@@ -20,18 +20,20 @@ USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, s
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where a command takes it as it takes SIGINT: as an exception."""
+    """The exception that SIGTERM raises in a command, as SIGINT raises KeyboardInterrupt."""
 
 
 def terminate(number: int, frame: object) -> None:
-    """Handle SIGTERM."""
+    """Handle SIGTERM by raising `Terminated`."""
     raise Terminated
 
 
 def end_quietly_before(what: str) -> None:
-    """Let SIGINT and SIGTERM end the process with one line, where they would do what they usually do, until `begun`.
+    """Make SIGINT and SIGTERM, if they have their usual handlers, end the process with one line until `begun`.
 
-    For an exception amid imports would end in their traceback, or in C++ code that terminates. what: has not begun yet.
+    An exception during imports would end in a traceback from them, or in C++ code that terminates the process.
+
+    what: the work that has not begun yet, for the message.
     """
     _quiet.what = what
     if threading.current_thread() is not threading.main_thread():
@@ -42,12 +44,12 @@ def end_quietly_before(what: str) -> None:
 
 
 def begun() -> None:
-    """Have the signals that `end_quietly_before` took raise exceptions from now on."""
+    """Make the signals that `end_quietly_before` handles raise exceptions from now on."""
     _replace(_quiet.end, {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate})
 
 
 def done() -> None:
-    """Give back what `end_quietly_before` and `begun` took."""
+    """Restore the handlers that `end_quietly_before` and `begun` replaced."""
     _replace(_quiet.end, USUAL)
     _replace(terminate, USUAL)
 
@@ -59,12 +61,12 @@ def _replace(handler: Callable[..., object], others: Mapping[signal.Signals, Any
 
 
 def at_quiet_end(function: Callable[[], object]) -> None:
-    """Call `function` before a signal ends the process quietly: the last one that was named here."""
+    """Register the function to call before a signal ends the process quietly, in place of an earlier one."""
     _quiet.clean_up = function
 
 
 class _Quiet:
-    """How a signal ends the process."""
+    """The handler that ends the process with one line, and the state that it needs."""
 
     def __init__(self) -> None:
         self.what = ""
@@ -72,7 +74,7 @@ class _Quiet:
 
     def end(self, number: int, frame: object) -> None:
         self.clean_up()
-        if os.environ.get("RANK", "0") == "0":  # the first of the processes of a run speaks for all
+        if os.environ.get("RANK", "0") == "0":  # only the first process of a run prints
             os.write(2, f"{signal.Signals(number).name}: stopped before {self.what}\n".encode())
         os._exit(128 + number)
 
@@ -82,7 +84,7 @@ _quiet = _Quiet()
 
 @contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one takes its usual course."""
+    """Yield a list that collects SIGINT or SIGTERM instead of ending the process; a second signal acts as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may set handlers

@@ -1,8 +1,9 @@
-"""How many threads compute the training steps while other programs need the cores too.
+"""The number of threads that compute the training steps while other programs need the cores too.
 
-Threads that share a step wait for each other, so a step takes as long as its slowest thread: beside a program that
-keeps one of two cores busy, two threads are slower than one. Where the kernel keeps interrupting this process,
-`ThreadCount` tries fewer, and more again from time to time. It is for work whose result does not depend on it.
+Threads that share a step wait for each other, so a step takes as long as its slowest thread: next to a program that
+keeps one of two cores busy, two threads are slower than one. When the kernel keeps interrupting this process,
+`ThreadCount` tries fewer, and from time to time more again. It is for work whose result does not depend on the number
+of threads.
 """
 
 import time
@@ -19,15 +20,18 @@ try:
 except ImportError:  # not a POSIX system
     resource = None  # type: ignore[assignment]
 
-BUSY = 100.0  # interruptions a second: two threads alone see some 40, beside a busy core 190, beside another run 290
-WINDOW = 0.25  # seconds over which they are counted
-TRIAL_CALLS = 4  # with another number of threads, then as many with the present one; the first of each only warms up
-WORTHWHILE = 0.9  # of the present time a step, below which the other number is taken
+# Interruptions a second for each thread: each of two threads sees some 20 alone, 95 next to a busy core, and 145 next
+# to another run of two threads.
+BUSY = 50.0
+WINDOW = 0.25  # seconds of steps over which they are counted
+TRIAL_CALLS = 4  # with another number of threads, then as many with the current one; the first of each is a warm-up
+WORTHWHILE = 0.9  # fraction of the current time per step below which the other number is chosen
 FIRST_WAIT, LONGEST_WAIT = 0.5, 16.0  # seconds between trials, doubled by each that changes nothing
+COST = 0.02  # fraction of the time that trials without success may take: after slow ones the wait is longer
 
 
 def chooses_threads(config: Config, plan: Plan, processes: int) -> bool:
-    """Return whether a run takes fewer threads by itself: where --threads is absent and they change no bit."""
+    """Return whether a run may choose fewer threads itself: --threads is absent, and their number changes no bit."""
     return config.threads is None and plan.step == "fused" and processes == 1
 
 
@@ -37,13 +41,14 @@ def interruptions() -> int:
 
 
 class ThreadCount:
-    """The number of threads that is fastest at the moment, at most as many as PyTorch is set to.
+    """The number of threads that is currently fastest, at most the number that PyTorch is set to.
 
-    Nothing is tried where the process is not interrupted and has all its threads.
+    Nothing is tried while the process uses all its threads and its steps are not interrupted. PyTorch's number is
+    global: a Python thread that first uses PyTorch while work runs on fewer threads takes over that number.
 
     Args:
-        clock: seconds that pass.
-        count: interruptions so far.
+        clock: returns the time in seconds.
+        count: returns the number of interruptions so far.
     """
 
     def __init__(
@@ -53,56 +58,65 @@ class ThreadCount:
         self._begin(torch.get_num_threads())
 
     def run(self, work: Callable[[], None], steps: int) -> None:
-        """Call `work`, which makes `steps` steps, with the number of threads set for it; then set PyTorch's again."""
+        """Call `work`, which makes `steps` steps, on the chosen number of threads; restore PyTorch's number after."""
         most = torch.get_num_threads()
+        if most == 1:
+            return work()
         if most != self._most:
             self._begin(most)
         threads = self._trial.pop() if self._trial else self.now
-        began = self._clock()
-        torch.set_num_threads(threads)
+        began, interrupted = self._clock(), self._count()
         try:
+            if threads != most:
+                torch.set_num_threads(threads)
             work()
         finally:
-            torch.set_num_threads(most)
-        if most > 1:
-            self._took(threads, (self._clock() - began) / steps)
+            if threads != most:
+                torch.set_num_threads(most)
+        elapsed = self._clock() - began
+        if self._other != self.now:
+            self._times[threads].append(elapsed / steps)
+            if not self._trial:
+                self._decide(steps)
+        else:
+            self._elapsed += elapsed
+            self._interrupted += self._count() - interrupted
+            if self._elapsed >= WINDOW:
+                self._end_window()
+        return None
 
     def _begin(self, most: int) -> None:
         self._most = self.now = self._other = most
+        self._upwards = False  # the next trial, where both directions are possible
         self._wait = FIRST_WAIT
         self._due = self._clock() + self._wait  # when another number may be tried
-        self._since, self._before = self._clock(), self._count()  # of the window
+        self._elapsed, self._interrupted = 0.0, 0  # in the steps of this window
         self._trial: list[int] = []  # threads of its calls, the next one last
-        self._times: dict[int, list[float]] = {}  # seconds a step, by threads
+        self._times: dict[int, list[float]] = {}  # seconds per step, by threads
 
-    def _took(self, threads: int, seconds: float) -> None:
-        if self._other != self.now:
-            self._times[threads].append(seconds)
-            if not self._trial:
-                self._decide()
-        elif (other := self._worth_trying()) is not None:
-            self._other = other
+    def _end_window(self) -> None:
+        is_busy = self._interrupted / self._elapsed > BUSY * self.now
+        self._elapsed, self._interrupted = 0.0, 0
+        if self._clock() < self._due:
+            return
+        fewer = max(1, self.now // 2) if is_busy else self.now
+        more = min(2 * self.now, self._most)
+        if fewer != self.now and more != self.now:
+            other = more if self._upwards else fewer
+        else:
+            other = fewer if more == self.now else more
+        if other != self.now:
+            self._other, self._upwards = other, other > self.now
             self._times = {self.now: [], other: []}
             self._trial = [self.now] * TRIAL_CALLS + [other] * TRIAL_CALLS
 
-    def _worth_trying(self) -> int | None:
-        now, interrupted = self._clock(), self._count()
-        elapsed = now - self._since
-        if elapsed < WINDOW:
-            return None
-        is_busy = (interrupted - self._before) / elapsed > BUSY
-        self._since, self._before = now, interrupted
-        if now < self._due:
-            return None
-        if is_busy and self.now > 1:
-            return self.now // 2
-        return min(2 * self.now, self._most) if self.now < self._most else None
-
-    def _decide(self) -> None:
-        other, present = (median(self._times[threads][1:]) for threads in (self._other, self.now))
-        if other < WORTHWHILE * present:
+    def _decide(self, steps: int) -> None:
+        other, current = (median(self._times[threads][1:]) for threads in (self._other, self.now))
+        if other < WORTHWHILE * current:
             self.now, self._wait = self._other, FIRST_WAIT
         else:
             self._wait = min(2 * self._wait, LONGEST_WAIT)
+            self._upwards = not self._upwards
+        lost = TRIAL_CALLS * steps * max(0.0, other - current)
         self._other = self.now
-        self._due = self._clock() + self._wait
+        self._due = self._clock() + max(self._wait, lost / COST)

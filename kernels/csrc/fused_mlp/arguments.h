@@ -1,5 +1,4 @@
-// What the operators of a whole MLP's step are given, checked. All raise TypeError, ValueError or IndexError in the name
-// of `op`.
+// Checks of the arguments of a whole MLP's step. All raise TypeError, ValueError or IndexError, naming `op`.
 #pragma once
 
 #include "../noise.h"
@@ -16,7 +15,7 @@ namespace vae_fast {
 using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr int64_t kAlignment = 16;  // floats
-constexpr int64_t kBinarization = 3;  // the stream, kernels/streams.py
+constexpr int64_t kBinarization = 3;  // the stream's number in kernels/streams.py
 constexpr std::string_view kFloat32 = "float32";
 
 float scalar(const at::Tensor& value, const char* op, const char* name);
@@ -25,24 +24,25 @@ Objective objective_of(const char* op, const Network& network, std::string_view 
                        const at::Tensor& step, float beta, double free_bits, int64_t row_offset, int64_t stream,
                        double weight);
 
-// Images [N, D], all of which make the batch.
+// Images [N, D] that are the whole batch.
 Images images_of(const char* op, const at::Tensor& images, int64_t pixels);
 
-// Rows of an epoch's order, int64 [steps, B], which name images; of those from `first` on, `count` in a circle.
+// The rows of an epoch's order, int64 [steps, B], which are indices of images. Checks `count` rows from `first` on,
+// wrapping around.
 const int64_t* order_of(const char* op, const at::Tensor& order, int64_t images, int64_t first, int64_t count);
 
-// The workspace from its first aligned float on.
+// Returns the workspace from its first aligned float on.
 float* aligned(const char* op, const at::Tensor& workspace, const Layout& layout);
 
-// The weights' copies, which are there unless products are in float32.
+// The weights' copies, which exist unless products are in float32.
 PackedPair* pairs_of(const char* op, const at::Tensor& copies, const Network& network);
 PackedPair* pairs_of(const char* op, const OptionalTensor& copies, const Network& network, std::string_view products);
 
-// A step's terms, float64 [5], and those of several, float64 [N, 5].
+// The terms of a step, float64 [5], and of several steps, float64 [N, 5].
 double* terms_of(const char* op, const char* name, const at::Tensor& terms);
 double* ring_of(const char* op, const at::Tensor& ring);
 
-// What a step's parts take, float64 [threads, kTimedParts].
+// The times of a step's parts, float64 [threads, kTimedParts].
 double* seconds_of(const char* op, const at::Tensor& seconds);
 
 void check_like(const char* op, const char* name, at::TensorList tensors, at::TensorList parameters);

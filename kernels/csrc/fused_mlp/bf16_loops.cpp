@@ -44,7 +44,7 @@ bool has_avx512_bf16() { return (features(1).a >> 5 & 1U) != 0; }
 #endif
 
 #ifdef VAE_FAST_AMX
-// Tiles are 8 kB of state for every thread, so Linux wants to be asked. A kernel that knows nothing of them refuses.
+// Tiles add 8 kB of state to every thread, so Linux has to be asked for permission. A kernel without support refuses.
 bool has_amx() {
   constexpr unsigned bf16 = 1U << 22, tile = 1U << 24;
   constexpr long request_permission = 0x1023, tile_data = 18;  // asm/prctl.h, and the number of the state component

@@ -1,4 +1,4 @@
-// The loops for products of packed bfloat16, and which of them this CPU has.
+// The loops for products of packed bfloat16, and the choice of those that this CPU can run.
 #pragma once
 
 #include "../simd/mlp_loops.h"
@@ -13,14 +13,14 @@ struct Bf16Loop {
   const char* name;
   Multiply* multiply;
   const Bf16Stages* stages;
-  void (*begin)();  // on every thread before its first product of a step, or null; and after its last
+  void (*begin)();  // both may be null: called on every thread before its first and after its last product of a step
   void (*end)();
 };
 
-// The fastest first; those that only say what another computes come last.
+// The fastest first; those that are only specifications of others come last.
 const std::vector<Bf16Loop>& bf16_loops();
 
-// Raises ValueError, in the name of `op`, for one that is not there.
+// Raises ValueError, naming `op`, for a loop that does not exist here.
 const Bf16Loop& bf16_loop(const char* op, std::string_view name);
 
 }  // namespace vae_fast

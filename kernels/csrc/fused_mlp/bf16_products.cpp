@@ -1,5 +1,5 @@
-// Products in bfloat16: activations are rounded once, into the tiles that the products read; weights are there twice, as
-// Adam leaves them.
+// Products in bfloat16: activations are rounded once, into the tiles that the products read; Adam maintains two copies
+// of each weight.
 #include "products.h"
 
 namespace vae_fast {
@@ -98,7 +98,7 @@ class Bf16Products final : public Products {
     int64_t input;               // right-hand with the features along the sum: [slots][in/32] tiles
     int64_t by_output;           // the same: [slots][out/32] tiles
     int64_t input_by_image;      // right-hand with the images along the sum: [in/16] runs of tiles, stride_ apart
-    int64_t by_output_by_image;  // left-hand, the same, of [out/16] runs
+    int64_t by_output_by_image;  // left-hand, otherwise the same: [out/16] runs
     int64_t sums;                // of the gradient by the output over a panel's images: [panels][out]
   };
 

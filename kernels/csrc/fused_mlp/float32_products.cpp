@@ -1,10 +1,10 @@
-// Products in float32: weights and activations are multiplied where they lie.
+// Products in float32: weights and activations are multiplied in place, without copies.
 #include "products.h"
 
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kRowsOfTile = 6;  // most tiles have so many
+constexpr int64_t kRowsOfTile = 6;  // the number of rows of most tiles
 
 class Float32Products final : public Products {
  public:
@@ -17,7 +17,7 @@ class Float32Products final : public Products {
   Squares pixels(int64_t panel, int64_t) const override { return {square(0, panel), image_stride(layout_.batch)}; }
 
   void keep_input(size_t layer, const Part& part, const float* values) const override {
-    if (layer == 0) return;  // they came through the squares
+    if (layer == 0) return;  // the pixels were written to the squares already
     const int64_t features = network_.layers[layer].in;
     for (int64_t i = 0; i < part.count; ++i) {
       loops_.by_image(values + i * feature_stride(features), features, part.begin / kPanel, panels_for(part.end),
@@ -71,7 +71,7 @@ class Float32Products final : public Products {
   }
 
  private:
-  // A panel of a layer's input by image: its first square.
+  // The first square of a panel of a layer's input by image.
   float* square(size_t layer, int64_t panel) const {
     return layout_.memory + by_image_[layer] + panel * kPanel * kPanel;
   }

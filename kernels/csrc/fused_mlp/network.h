@@ -1,4 +1,4 @@
-// A VAE of two MLPs as its list of parameters gives it, and where its step keeps what.
+// A VAE of two MLPs as described by its list of parameters, and the layout of its step's workspace.
 #pragma once
 
 #include "../simd/mlp_loops.h"
@@ -10,7 +10,7 @@
 
 namespace vae_fast {
 
-constexpr int64_t kLossRows = 48;  // of the logits, whose loss is one sum in float for each lane
+constexpr int64_t kLossRows = 48;  // rows of the logits whose loss is one sum in float for each lane
 
 struct Layer {
   int64_t in, out;
@@ -27,26 +27,27 @@ struct Network {
   bool is_hidden(size_t layer) const { return layer != stats && layer + 1 != layers.size(); }
 };
 
-// Raises TypeError or ValueError, in the name of `op`, for a list that is not a VAE's.
+// Raises TypeError or ValueError, naming `op`, for a list that is not a VAE's.
 Network network_of(const char* op, at::TensorList parameters);
 Activation activation_of(const char* op, std::string_view name);
 
-// The workspace: offsets in floats, all multiples of 64 bytes. Panels of features lie feature_stride apart.
+// The workspace: offsets in floats, all multiples of 64 bytes. Panels of features are feature_stride apart.
 struct Layout {
-  // Whether what a group of panels needs has room for the whole batch, and whether the gradients by the layers' outputs do.
+  // `all_at_once`: the buffers of a group of panels have room for the whole batch. `keeps_gradients`: so do the
+  // gradients by the layers' outputs.
   Layout(const Network& network, int64_t batch, int64_t threads, bool all_at_once, bool keeps_gradients);
 
   int64_t take(int64_t floats);
 
-  float* memory = nullptr;  // once the size is known
+  float* memory = nullptr;  // set once the size is known
   int64_t batch, panels;
-  int64_t slots;                    // panels for which there is room in what is needed for a group only
+  int64_t slots;                    // the number of panels that fit into the buffers of a group
   bool keeps_gradients;
   std::vector<int64_t> input;       // of every layer: [slots][in][16]
   int64_t sampled;                  // binary pixels, bytes: [slots][16][pixels]
   std::vector<int64_t> by_output;   // the loss's gradient: [panels or slots][out][16]
   std::vector<int64_t> slopes;      // of hidden layers: [slots][out][16]
-  std::vector<int64_t> gradients;   // by weight and bias of every layer, for Adam where it has to wait for the norm
+  std::vector<int64_t> gradients;   // by weight and bias of every layer, for Adam if it has to wait for the norm
   int64_t stats, noise, by_z;       // [slots][2 Z or Z][16]
   int64_t kl;                       // [panels][Z], doubles
   int64_t nll;                      // [pixels / kLossRows][panels], doubles

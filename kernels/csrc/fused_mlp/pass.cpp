@@ -8,13 +8,13 @@
 namespace vae_fast {
 namespace {
 
-// One of `parts` parts of [0, count), which are cut at multiples of `unit`.
+// One of `parts` parts of [0, count), with boundaries at multiples of `unit`.
 Range part_of(int64_t count, int64_t unit, int64_t part, int64_t parts) {
   const int64_t units = (count + unit - 1) / unit;
   return {std::min(count, units * part / parts * unit), std::min(count, units * (part + 1) / parts * unit)};
 }
 
-// A step that one thread takes alone may lie within a region of others, who would not come to its barrier.
+// A step on a single thread may run inside another parallel region, whose other threads would not reach the barrier.
 void wait_for_all([[maybe_unused]] const Place& place) {
 #ifdef _OPENMP
   if (place.threads > 1) {
@@ -29,7 +29,7 @@ void wait_for_team(const Place& place) {
 
 }  // namespace
 
-// The division of the batch and of features that leaves the busiest thread the least to do.
+// Divides the batch and the features such that the busiest thread has the least to do.
 Place::Place(int64_t thread, int64_t threads, int64_t panels) : thread(thread), threads(threads), teams(1) {
   const auto work = [&](int64_t teams) {
     return static_cast<double>((panels + teams - 1) / teams) / static_cast<double>(threads / teams);
@@ -44,10 +44,10 @@ Place::Place(int64_t thread, int64_t threads, int64_t panels) : thread(thread), 
   groups = ((panels + teams - 1) / teams + kGroup - 1) / kGroup;
 }
 
-// Panels that are worked on together.
+// Panels that are processed together.
 struct Pass::Group {
   int64_t first, count;
-  int64_t slot;  // of the first
+  int64_t slot;  // of the first panel
 
   Part part(const Range& features) const { return {first, slot, count, features.begin, features.end}; }
 };
@@ -63,7 +63,7 @@ Pass::Pass(const Network& network, const Layout& layout, const Products& product
 
 Losses Pass::run(const Place& place) const {
   auto* const magnitudes = at(layout_.magnitudes) + place.thread * kPanel;
-  magnitudes[0] = 1.0F;  // what a bias is multiplied with; and the largest pixel, if they are bytes
+  magnitudes[0] = 1.0F;  // the factor of a bias; also the largest pixel if pixels are bytes
   magnitudes[1] = scale();
   const bool all_at_once = layout_.slots == layout_.panels;
   const auto group = [&](int64_t i) {
@@ -71,7 +71,7 @@ Losses Pass::run(const Place& place) const {
     const int64_t first = place.first + range.begin;
     return Group{first, range.end - range.begin, all_at_once ? first : kGroup * place.team};
   };
-  const bool waits = objective_.free_bits > 0;  // for the mean over the batch
+  const bool waits = objective_.free_bits > 0;  // for the mean KL over the batch
   if (!waits) set_kl_factors(place);
   for (int64_t i = 0; i < place.groups; ++i) {
     encode(place, group(i));
@@ -98,8 +98,8 @@ void Pass::encode(const Place& place, const Group& group) const {
   wait_for_team(place);
 }
 
-// The last panel is filled up with its last image, not with zeros: on the way forward nothing can then overflow that does
-// not in the batch itself. On the way back these lanes are zero.
+// The last panel is padded with its last image, not with zeros: then nothing can overflow in the forward pass that does
+// not overflow in the batch itself. In the backward pass these lanes are zero.
 void Pass::gather(const Place& place, const Group& group) const {
   const Range runs = part_of(panels_for(network_.pixels()), 1, place.member, place.members);
   const Range pixels{runs.begin * kPanel, std::min(network_.pixels(), runs.end * kPanel)};
@@ -134,7 +134,7 @@ void Pass::gather(const Place& place, const Group& group) const {
   products_.keep_input(0, group.part(pixels), input(0, group));
 }
 
-// Of the panel's images, the first of which is `first` in the batch.
+// Samples the pixels of a panel's images, the first of which has index `first` in the batch.
 void Pass::sample_pixels(const int64_t* images, int64_t lanes, int64_t first, const Range& pixels, uint8_t* to) const {
   const int64_t columns = network_.pixels();
   const auto bytes = columns * static_cast<int64_t>(images_.type == Type::uint8 ? 1 : sizeof(float));
@@ -230,7 +230,7 @@ void Pass::sample_backward(const Place& place, const Group& group) const {
   products_.keep_gradient(network_.stats, group.part({0, 2 * latent}), by_stats);
 }
 
-// The gradient by a layer's input, times the activation's slopes: that by the output of the layer before.
+// The gradient by a layer's input times the activation's slopes is the gradient by the output of the layer before.
 void Pass::backward(const Place& place, const Group& group, size_t layer) const {
   const int64_t in = network_.layers[layer].in;
   const Range rows = part_of(in, kLossRows, place.member, place.members);
@@ -272,7 +272,7 @@ void Pass::saw_gradient(const Place& place, uint32_t magnitude) const {
   largest = std::bit_cast<float>(std::max(magnitude, std::bit_cast<uint32_t>(largest)));
 }
 
-// Every thread adds up the same numbers in the same order.
+// Every thread adds the same numbers in the same order.
 Losses Pass::losses(const Place& place) const {
   const auto batch = static_cast<double>(images_.batch);
   const int64_t blocks = (network_.pixels() + kLossRows - 1) / kLossRows;

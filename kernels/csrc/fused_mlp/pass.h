@@ -1,4 +1,4 @@
-// Forward and backward of a whole VAE, as all threads of a parallel region run through it together.
+// Forward and backward of a whole VAE, executed together by all threads of a parallel region.
 #pragma once
 
 #include "products.h"
@@ -13,15 +13,15 @@ struct Objective {
   Activation activation;
   float beta;
   float free_bits;
-  float weight;  // of the batch's mean
+  float weight;  // the factor of the batch's mean
 };
 
 struct Images {
   const void* data;
   Type type;            // uint8 or float32
-  const int64_t* rows;  // or null: the batch is all there is
+  const int64_t* rows;  // null if the batch is all images
   int64_t batch;
-  std::optional<Draw> sample;  // of every pixel, on with the probability that it states
+  std::optional<Draw> sample;  // the noise of binary pixels; each is on with the probability that its value gives
 };
 
 struct Range {
@@ -29,20 +29,20 @@ struct Range {
 };
 
 struct Losses {
-  double loss = 0, nll = 0, kl = 0;  // sums over the batch, but the loss, which is the mean
-  bool is_finite = false;            // the loss in float32
-  double largest_gradient = 0;       // no gradient by a parameter is larger; NaN or inf where that is not known
+  double loss = 0, nll = 0, kl = 0;  // sums over the batch, except for the loss, which is the mean
+  bool is_finite = false;            // whether the loss is finite in float32
+  double largest_gradient = 0;       // an upper bound of the gradients by the parameters; NaN or inf if unknown
 };
 
-// Where one thread works: `teams` divide the batch, the threads of a team its features.
+// The part of one thread: `teams` divide the batch among themselves, the threads of a team divide the features.
 struct Place {
   Place(int64_t thread, int64_t threads, int64_t panels);
 
   int64_t thread, threads;
-  int64_t teams, team;        // team == teams: a thread too many
+  int64_t teams, team;        // team == teams for a surplus thread
   int64_t members, member;
   int64_t first, last;        // panels
-  int64_t groups;             // as many in every team, so that all meet at the barriers; some may be empty
+  int64_t groups;             // the same number in every team, so that all reach the barriers; some may be empty
 };
 
 class Pass {
@@ -50,10 +50,11 @@ class Pass {
   Pass(const Network& network, const Layout& layout, const Products& products, const Images& images,
        const Objective& objective);
 
-  // Everything up to the gradients by every layer's output. To be called by all threads of a region; each gets the losses.
+  // Computes everything up to the gradients by every layer's output. All threads of a region must call it; each gets
+  // the losses.
   Losses run(const Place& place) const;
 
-  // Rows of a layer's gradient that are this thread's; where they go is for the caller to fill in.
+  // Returns this thread's rows of a layer's gradient; the caller fills in their destination.
   LayerUpdate update(const Place& place, size_t layer) const;
 
  private:

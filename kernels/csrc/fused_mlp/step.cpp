@@ -1,5 +1,5 @@
-// A whole training step of an MLP VAE on the CPU: forward, backward and Adam in one parallel region. The schemas and what
-// they promise stand in kernels/fused_mlp.py.
+// A whole training step of an MLP VAE on the CPU: forward, backward and Adam in one parallel region. The schemas and
+// the specification are in kernels/fused_mlp.py.
 #include "../adam.h"
 #include "arguments.h"
 #include "../rows.h"
@@ -22,9 +22,9 @@
 namespace vae_fast {
 namespace {
 
-constexpr double kSafeGradient = 1e16;  // 8192 squares of such gradients, as adam_ adds them in float, stay finite
+constexpr double kSafeGradient = 1e16;  // 8192 squares of such gradients, which adam_ adds in float, stay finite
 
-// Calls work(thread, threads) on every thread of PyTorch's pool, or here alone if this is one of them.
+// Calls work(thread, threads) on every thread of PyTorch's pool, or only on this thread if it is one of them.
 template <typename Work>
 void on_all_threads(const Work& work) {
 #ifdef _OPENMP
@@ -37,7 +37,7 @@ void on_all_threads(const Work& work) {
   work(0, 1);
 }
 
-// What a step computes with, and where.
+// The products and the workspace layout of a step.
 struct Setup {
   Setup(const Setup&) = delete;  // the products refer to the layout
   Setup& operator=(const Setup&) = delete;
@@ -61,7 +61,7 @@ int64_t mlp_workspace(at::TensorList parameters, int64_t batch, double free_bits
 int64_t mlp_copies_size(at::TensorList parameters) { return copies_size(network_of("mlp_copies_size", parameters)); }
 
 void copy_weights(const Network& network, PackedPair* copies) {
-  const auto pack_weight = bf16_loops().front().stages->pack_weight;  // whichever rounds: the bits are the same
+  const auto pack_weight = bf16_loops().front().stages->pack_weight;  // all loops round to the same bits
   on_all_threads([&](int64_t thread, int64_t threads) {
     for (size_t i = 0; i < network.layers.size(); ++i) {
       const Layer& layer = network.layers[i];
@@ -97,7 +97,7 @@ void write_terms(double* terms, const Losses& losses, int64_t batch, bool taken)
 
 std::vector<std::string> step_terms() { return {kTermNames.begin(), kTermNames.end()}; }
 
-// Where a layer's gradient goes, or what Adam works on.
+// The destination of a layer's gradient, or the tensors that Adam updates.
 struct Target {
   float *weight, *bias;
 };
@@ -115,27 +115,27 @@ void fill(const LayerUpdate& by, float value) {
   std::fill(by.bias + by.begin, by.bias + by.end, value);
 }
 
-// What Adam changes, as tensors and by their addresses.
+// The tensors that Adam updates, with their addresses.
 struct Optimizer {
   const char* op;
   at::TensorList parameters, means, squares;
   const at::Tensor& count;
   AdamSettings settings;
   PackedPair* copies;
-  std::vector<Target> weights, first, second;  // and the moments
+  std::vector<Target> weights, first, second;  // the parameters and their two moments
 };
 
-// Forward, backward and Adam; whether the step was taken.
+// Runs forward, backward and Adam; returns whether the step was taken.
 bool learn(const Network& network, const Setup& with, const Images& images, const Objective& objective,
            const Optimizer& optimizer, const at::Tensor& workspace, Losses& losses) {
   const Pass pass(network, with.layout, *with.products, images, objective);
   const AdamStep adam = adam_step(optimizer.settings, *optimizer.count.const_data_ptr<float>() + 1.0, 0);
-  bool at_once = false;  // whether Adam took the gradients as they came
+  bool at_once = false;  // whether Adam used the gradients as soon as they were computed
   on_all_threads([&](int64_t thread, int64_t threads) {
     const Place place(thread, threads, with.layout.panels);
     with.products->begin(thread);
     const Losses mine = pass.run(place);
-    // Adam need not wait for the norm where it is finite for certain and clips nothing.
+    // Adam need not wait for the norm if it is certain to be finite and nothing is clipped.
     const bool sure =
         mine.largest_gradient < kSafeGradient && optimizer.settings.max_norm == std::numeric_limits<double>::infinity();
     for (size_t i = 0; i < network.layers.size() && mine.is_finite; ++i) {

@@ -1,4 +1,4 @@
-// Products that note on every thread how long each kind of their work takes.
+// Products that measure on every thread how long each kind of work takes.
 #include "products.h"
 
 #include <chrono>

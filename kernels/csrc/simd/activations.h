@@ -16,7 +16,7 @@ struct Activated {
   float slope;
 };
 
-// 1 where x > 0, and where x is NaN, so that it is passed on; else `below`.
+// 1 if x > 0, and if x is NaN, so that NaN propagates; else `below`.
 VAE_FAST_INLINE Activated relu_with(float x, float below) {
   const float slope = x <= 0.0F ? below : 1.0F;
   return {below == 0.0F ? (x <= 0.0F ? 0.0F : x) : slope * x, slope};
@@ -94,8 +94,8 @@ uint32_t activate(Activation activation, float* values, float* slopes, int64_t c
   return activate_by(values, slopes, count, [](float x) { return hyperbolic_tangent(x); });
 }
 
-// The gradient by an activation's input from the one by its output. Where the slope is 0 the result is, whatever the
-// gradient.
+// Returns the gradient by an activation's input from the one by its output. If the slope is 0 so is the result,
+// whatever the gradient.
 uint32_t times_slopes(const float* __restrict slopes, float* __restrict gradients, int64_t count) {
   uint32_t largest = 0;
 #pragma omp simd reduction(max : largest)

@@ -1,4 +1,4 @@
-// Adam over values that lie together (Kingma and Ba, Adam, 2014).
+// Adam over contiguous values (Kingma and Ba, Adam, 2014).
 #pragma once
 
 #include "loops.h"

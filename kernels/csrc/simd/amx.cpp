@@ -1,11 +1,11 @@
-// Products on AMX, compiled for CPUs that have it and for no others.
+// Products on AMX, compiled only for CPUs that have it.
 #include "amx_product.h"
 
 namespace vae_fast {
 namespace {
 
-// Written as assembler, because GCC's intrinsics take the register's number as a token, which no template can give, and
-// do not tell that they read memory.
+// Written in assembly, because GCC's intrinsics take the register's number as a token, which a template cannot provide,
+// and do not declare that they read memory.
 struct TileRegisters {
   template <int Register>
   VAE_FAST_INLINE void zero() {

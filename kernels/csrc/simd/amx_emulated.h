@@ -1,4 +1,4 @@
-// AMX's tile registers on a CPU without them, so that the code for them is tested everywhere.
+// An emulation of AMX's tile registers for CPUs without them, so that the code for AMX is tested everywhere.
 #pragma once
 
 #include "amx_product.h"

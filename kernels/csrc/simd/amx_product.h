@@ -1,5 +1,5 @@
 // Products of packed bfloat16 on AMX: 2 x 2 tiles of the result stay in registers for the whole sum. `Unit` holds eight
-// tile registers: the CPU's (amx.cpp), or arrays that do with floats what the CPU does (amx_emulated.h).
+// tile registers: the CPU's (amx.cpp), or arrays that emulate them with floats (amx_emulated.h).
 #pragma once
 
 #include "mlp_loops.h"
@@ -8,7 +8,7 @@
 namespace vae_fast {
 namespace {
 
-constexpr int kFirstA = 4, kFirstB = 6;  // registers; 0 to 3 are of c, by rows
+constexpr int kFirstA = 4, kFirstB = 6;  // registers; 0 to 3 hold c, by rows
 
 template <int Rows, int Panels, typename Unit>
 VAE_FAST_INLINE void start_tiles(Unit& unit, const TileProduct& by, int64_t row) {

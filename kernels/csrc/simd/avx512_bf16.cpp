@@ -1,4 +1,4 @@
-// Products by `vdpbf16ps`, and stages that round by `vcvtneps2bf16`, compiled for CPUs that have both and for no others.
+// Products by `vdpbf16ps`, and stages that round by `vcvtneps2bf16`, compiled only for CPUs that have both.
 #include "pair_product.h"
 #include "tile_gradient.h"
 

@@ -1,4 +1,4 @@
-// The two terms of the negative ELBO, a row at a time. Values of any type pass as floats through buffers of one block.
+// The two terms of the negative ELBO, a row at a time. Values of any type are converted to floats a block at a time.
 #pragma once
 
 #include "likelihoods.h"
@@ -44,8 +44,8 @@ VAE_FAST_INLINE const float* widened(const void* data, int64_t begin, int64_t co
   return buffer;
 }
 
-// A block as floats: where it lies, or in the buffer. The change of width is a loop of its own because within the others
-// it would cost twice the time of all the rest (g++ 12).
+// Returns a block as floats: in place, or converted in the buffer. The conversion is a separate loop because within the
+// others it would cost twice the time of everything else (g++ 12).
 VAE_FAST_INLINE const float* floats(const Values& values, int64_t begin, int64_t count, float* buffer) {
   switch (values.type) {
     case Type::float16:
@@ -74,7 +74,7 @@ VAE_FAST_INLINE void store(const float* from, int64_t count, const Output& out, 
   if (out.type == Type::bfloat16) narrowed(from, count, to, to_bfloat16);
 }
 
-// The log scales of a block: where they lie, or copies of the one in the buffer.
+// Returns the log scales of a block: in place, or the single one repeated in the buffer.
 VAE_FAST_INLINE const float* log_scales(const Image& image, int64_t begin, int64_t count, float* buffer) {
   if (!image.one_scale) return image.log_scale + begin;
   for (int64_t i = 0; i < count; ++i) buffer[i] = *image.log_scale;

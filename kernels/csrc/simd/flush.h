@@ -1,5 +1,5 @@
-// Denormal numbers taken for zero, read and written, by this thread for as long as an object lives: what instructions for
-// bfloat16 products do by themselves.
+// A guard that makes this thread treat denormal numbers as zero, as inputs and results, for as long as it lives, which
+// the instructions for bfloat16 products do anyway.
 #pragma once
 
 #include <cstdint>

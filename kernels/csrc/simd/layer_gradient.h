@@ -1,4 +1,4 @@
-// A layer's gradient in float32: the product, and what becomes of it.
+// A layer's gradient in float32: the product, and its storage or use by Adam.
 #pragma once
 
 #include "layer_update.h"
@@ -7,17 +7,17 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kShort = 32;    // images, up to which Adam's memory is all that counts
-constexpr int64_t kPiece = 3072;  // gradients of a weight that lie in the first cache until Adam has taken them: 12 kB
+constexpr int64_t kShort = 32;    // the number of images up to which only Adam's memory traffic matters
+constexpr int64_t kPiece = 3072;  // gradients of a weight that stay in the L1 cache until Adam has used them: 12 kB
 
-// In which pieces a weight's gradient is computed: `rows` stay at the same columns, `step` of them at a time.
+// The pieces in which a weight's gradient is computed: `rows` rows at the same columns, `step` of them at a time.
 struct Pieces {
   int64_t rows, step, panels;
 };
 
-// A long sum passes in runs of kDepth over a block of rows. A shorter one is followed by Adam before its gradients leave
-// the first cache. Of the shortest there is so little to compute that Adam's memory is all that counts: it goes through
-// long pieces of few rows.
+// A long sum is computed in runs of kDepth over a block of rows. After a shorter one Adam runs before its gradients
+// leave the L1 cache. The shortest need so little computation that only Adam's memory traffic matters: it gets long
+// pieces of few rows.
 Pieces pieces_of(int64_t images) {
   constexpr int64_t tile = rows_of_tile(kWidest), rows = kPiece / (kGroup * kPanel);
   if (images > kDepth) return {rows, rows, kGroup};
@@ -49,7 +49,7 @@ void layer_gradient(const LayerGradient& by, const LayerUpdate& update) {
       const int64_t count = smaller(panels * kPanel, update.in - panel * kPanel);
       for (int64_t begin = first; begin < last; begin += step) {
         const int64_t rows = smaller(step, last - begin);
-        if (by.images > kShort)  // else a piece is over before its memory comes; long rows bring the next by themselves
+        if (by.images > kShort)  // else a piece ends before its memory arrives; long rows are prefetched anyway
           fetch(update, begin, rows, panel * kPanel, count);
         multiply({.a = by.by_output + begin * kPanel,
                   .a_row = kPanel,

@@ -1,4 +1,4 @@
-// What becomes of a layer's gradient, a few rows at a time while they lie in the first cache.
+// The storage of a layer's gradient or its use by Adam, a few rows at a time while they are in the L1 cache.
 #pragma once
 
 #include "adam.h"
@@ -8,7 +8,7 @@
 namespace vae_fast {
 namespace {
 
-// Of the weight, `count` values from `at`.
+// Stores or applies the gradient of `count` values of the weight from `at` on.
 void take(const LayerUpdate& by, const float* gradient, int64_t at, int64_t count) {
   if (by.adam == nullptr) {
     copy(gradient, count, by.weight + at);
@@ -25,7 +25,7 @@ void take_bias(const LayerUpdate& by, int64_t row, float gradient) {
   }
 }
 
-// Has what Adam will read come to the second cache meanwhile.
+// Prefetches what Adam will read into the L2 cache.
 VAE_FAST_INLINE void fetch(const LayerUpdate& by, int64_t begin, int64_t rows, int64_t column, int64_t count) {
   if (by.adam == nullptr) return;
   constexpr int64_t line = 16;

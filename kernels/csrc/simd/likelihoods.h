@@ -1,6 +1,6 @@
-// -log p(x | logit) of one pixel and its derivatives by the decoder's output `logit` and by s, the log of the scale. The
-// formulas, and how inf and NaN come out, are those of kernels/reference.py, which names their sources; but where autograd
-// overflows there on its way to a value that is finite, these may give the value.
+// -log p(x | logit) of one pixel and its derivatives by the decoder's output `logit` and by s, the log of the scale.
+// The formulas, and the cases of inf and NaN, are those of kernels/reference.py, which names their sources; but where
+// autograd overflows there on the way to a finite value, these may return the value.
 #pragma once
 
 #include "vector_math.h"
@@ -17,7 +17,7 @@ VAE_FAST_INLINE float sigmoid(float x) {
 
 VAE_FAST_INLINE float log_sigmoid(float x) { return (x < 0.0F ? x : 0.0F) - log1p_f(exp_f(-std::fabs(x))); }
 
-// 1 - e^-x for x >= 0, within a few ulp: by its series below 0.25, where the difference cancels.
+// Returns 1 - e^-x for x >= 0, within a few ulp: by its series below 0.25, where the difference cancels.
 VAE_FAST_INLINE float one_minus_exp(float x) {
   float p = 0.008333334F - 0.0013888889F * x;
   p = 0.041666668F - p * x;
@@ -40,7 +40,7 @@ struct Bernoulli {
   static VAE_FAST_INLINE Derivatives derivatives(float logit, float x, float) { return {sigmoid(logit) - x, 0.0F}; }
 };
 
-// The Bernoulli's less log(logit / tanh(logit / 2)): near 0 by its series in (logit / 2)^2.
+// The Bernoulli's value minus log(logit / tanh(logit / 2)): near 0 by its series in (logit / 2)^2.
 struct ContinuousBernoulli {
   static constexpr bool scaled = false;
 
@@ -49,7 +49,7 @@ struct ContinuousBernoulli {
     const bool near = std::fabs(logit) < 0.5F;
     const float size = near ? 1.0F : std::fabs(logit);
     float far = log_f(size) + log1p_f(exp_f(-size)) - log_f(one_minus_exp(size));
-    far = size == inf ? inf : far;  // log_f takes finite values
+    far = size == inf ? inf : far;  // log_f is for finite values
     const float square = near ? 0.25F * logit * logit : 0.0F;
     const float series = square * (0.33333334F - square * (0.07777778F - square * (0.021869488F - square * 0.0067195767F)));
     return Bernoulli::value(logit, x, s) - (near ? 0.6931472F + series : far);
@@ -90,7 +90,7 @@ struct DiscretizedLogistic {
     const float below_upper = log_sigmoid((x - mean + half) * inverse);
     const float above_lower = log_sigmoid((mean - x + half) * inverse);
     const float scaled_width = inverse * width;
-    // ln(1 - e^-w), of a narrow bin by its series: w itself may be too small for log_f
+    // ln(1 - e^-w), for a narrow bin by its series: w itself may be too small for log_f
     const float narrow = -5.5412635F - s - 0.5F * scaled_width;  // ln(1 / 255)
     const float log_mass = scaled_width < 0x1p-12F ? narrow : log_f(one_minus_exp(scaled_width));
     const float inside = below_upper + above_lower + log_mass;
@@ -102,7 +102,7 @@ struct DiscretizedLogistic {
     const float inverse = exp_f(-s);
     const float upper = (x - mean + half) * inverse;
     const float lower = (x - mean - half) * inverse;
-    // of -log sigmoid(upper) and -log sigmoid(-lower): zero where the pixel's bin has no such edge
+    // the derivatives of -log sigmoid(upper) and -log sigmoid(-lower): zero where the pixel's bin has no such edge
     const float upper_slope = -sigmoid(-upper), lower_slope = sigmoid(lower);
     const float by_upper = x >= 1.0F ? 0.0F : upper_slope;
     const float by_lower = x <= 0.0F ? 0.0F : lower_slope;

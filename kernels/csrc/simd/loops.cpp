@@ -1,4 +1,4 @@
-// Compiled for each instruction set, with VAE_FAST_TABLE as the name of its table.
+// The table of loops, compiled once for each instruction set, with VAE_FAST_TABLE as the table's name.
 #include "loops.h"
 
 #include "adam.h"

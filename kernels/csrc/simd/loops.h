@@ -1,7 +1,7 @@
-// The arithmetic of the CPU operators, as functions over ranges that one thread works on. loops.cpp is compiled once for
-// each instruction set and fills one table each; cpu_dispatch.cpp picks the table on the machine it runs on. So the
-// library needs no -march=native, and what is compiled for a CPU that may be absent includes nothing of PyTorch or of the
-// standard library that could end up, by the linker's choice, in code for all.
+// The arithmetic of the CPU operators, as functions over ranges that one thread processes. loops.cpp is compiled once
+// for each instruction set and fills a table each time; cpu_dispatch.cpp picks the table for the machine at run time.
+// So the library needs no -march=native. Code compiled for a particular CPU includes nothing from PyTorch or the
+// standard library that the linker might choose for use on every CPU.
 #pragma once
 
 #include "philox.h"
@@ -13,7 +13,7 @@ namespace vae_fast {
 enum class Type { float32, float16, bfloat16, uint8 };  // a byte k stands for the pixel k / 255
 enum class Likelihood { bernoulli, continuous_bernoulli, gaussian, discretized_logistic };
 
-// Values that lie together.
+// Contiguous values.
 struct Values {
   const void* data;
   Type type;
@@ -24,7 +24,7 @@ struct Output {
   Type type;
 };
 
-// Rows of floats that lie together.
+// Rows of contiguous floats.
 struct Matrix {
   const float* data;
   int64_t stride;
@@ -32,7 +32,7 @@ struct Matrix {
   const float* row(int64_t index) const { return data + index * stride; }
 };
 
-// One image, and the log of the scale: of every pixel, one for all, or none.
+// One image, and the log of the scale: one for every pixel, one for all, or none.
 struct Image {
   Likelihood likelihood;
   Values logits;
@@ -42,7 +42,7 @@ struct Image {
   int64_t columns;
 };
 
-// The gradients that a posterior's backward pass is given and writes.
+// The gradients that a posterior's backward pass reads and writes.
 struct PosteriorGradients {
   Matrix z;
   const float* kl;  // of every row, or null
@@ -52,7 +52,7 @@ struct PosteriorGradients {
   int64_t out_stride;
 };
 
-// Values that lie together in one parameter, and what belongs to them.
+// Contiguous values of one parameter, with their moments and gradients.
 struct Chunk {
   float* parameter;
   float* mean;
@@ -61,7 +61,7 @@ struct Chunk {
   int64_t count;
 };
 
-// What one step of Adam does to every value.
+// The factors that one step of Adam applies to every value.
 struct AdamStep {
   float decay;        // 1 - lr weight_decay
   float scale;        // of the gradient: at most 1
@@ -75,8 +75,8 @@ struct AdamStep {
 struct MlpLoops;  // mlp_loops.h
 
 struct Loops {
-  // Noise: counters [begin, end), numbered row by row, so that threads share the work evenly whether rows are many and
-  // short or few and long.
+  // Noise for the counters [begin, end), numbered row by row, so that threads share the work evenly whether rows are
+  // many and short or few and long.
   void (*draw_bits)(const Draw&, int64_t begin, int64_t end, int64_t* out);
   void (*reparameterize)(const Draw&, const Matrix& mu, const Matrix& logvar, int64_t begin, int64_t end, float* z);
   void (*reparameterize_backward)(const Draw&, const Matrix& mu, const Matrix& logvar, const PosteriorGradients&,
@@ -86,7 +86,7 @@ struct Loops {
   void (*kl_backward)(float gradient, const float* mu, const float* logvar, int64_t columns, float* for_mu,
                       float* for_logvar);
   float (*nll)(const Image&);
-  // Adds the gradient by the log of the scale to `for_scale`, one value a pixel, if there is a scale.
+  // Adds the gradient by the log of the scale to `for_scale`, one value per pixel, if there is a scale.
   void (*nll_backward)(float gradient, const Image&, const Output& for_logits, float* for_scale);
   // One chunk.
   float (*sum_of_squares)(const float* values, int64_t count);
@@ -94,7 +94,7 @@ struct Loops {
   const MlpLoops* mlp;
 };
 
-// The table for this machine; ATEN_CPU_CAPABILITY forces a lower one, as it does for PyTorch.
+// Returns the table for this machine; ATEN_CPU_CAPABILITY forces a lower one, as it does for PyTorch.
 const Loops& loops();
 
 }  // namespace vae_fast

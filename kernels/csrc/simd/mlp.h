@@ -13,19 +13,20 @@ namespace {
 
 constexpr int64_t kSquare = kPanel * kPanel;
 
-// 16 x 16, both squares lying together.
+// Transposes 16 x 16 values; both squares are contiguous.
 VAE_FAST_INLINE void transpose_square(const float* __restrict from, float* __restrict to) {
   for (int64_t row = 0; row < kPanel; row += 4)
     for (int64_t column = 0; column < kPanel; column += 4)
       transpose_tile(from + row * kPanel + column, kPanel, to + column * kPanel + row, kPanel);
 }
 
-// Memory that is about to be written. Inline, as whatever only asks for memory: of a call GCC sees no effect, and drops it.
+// Prefetches memory that is about to be written. It has to be inline, like every function that only prefetches: GCC
+// sees no effect in a call and drops it.
 VAE_FAST_INLINE void fetch_square(const float* square) {
   for (int64_t row = 0; row < kPanel; ++row) __builtin_prefetch(square + row * kPanel, 1);
 }
 
-// Runs [begin, end) of 16 features of one panel, [features][16], to squares `stride` apart.
+// Copies runs [begin, end) of 16 features of one panel, [features][16], to squares `stride` apart.
 void by_image(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride) {
   for (int64_t run = begin; run < end; ++run) {
     const float* const square = from + run * kSquare;
@@ -41,7 +42,7 @@ void by_image(const float* from, int64_t features, int64_t begin, int64_t end, f
   }
 }
 
-// The magnitude's bits of the largest pixel.
+// Returns the bits of the largest pixel's magnitude.
 template <typename Pixel>
 VAE_FAST_INLINE uint32_t gather_of(const Gather& by, float factor) {
   const auto* const images = static_cast<const Pixel*>(by.images);
@@ -153,8 +154,8 @@ uint32_t posterior_gradient(const PosteriorGradient& by) {
   return largest;
 }
 
-// -log p(x | logit) of `rows` features of one panel, summed over the images; the logits [rows][16] become `scale` times
-// its derivative.
+// Returns -log p(x | logit) of `rows` features of one panel, summed over the images, and replaces the logits [rows][16]
+// by `scale` times its derivative.
 double bernoulli_panel(const float* __restrict pixels, float* __restrict logits, int64_t rows, int64_t lanes,
                        float scale) {
   alignas(64) float sums[kPanel] = {};

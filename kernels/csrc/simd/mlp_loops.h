@@ -1,6 +1,7 @@
-// What the loops of a whole MLP's step work on. Activations lie in panels of 16, so that a vector of any instruction set
-// runs along the batch: "by feature" is [B/16][features][16], lanes are images; "by image" is [features/16][B][16], lanes
-// are features. Both are the right-hand side of a product, for which a panel is a run of vectors that lie together.
+// The operands of the loops of a whole MLP's step. Activations are stored in panels of 16, so that a vector of any
+// instruction set runs along the batch: "by feature" is [B/16][features][16], lanes are images; "by image" is
+// [features/16][B][16], lanes are features. Both are right-hand sides of products, for which a panel is a run of
+// contiguous vectors.
 #pragma once
 
 #include "loops.h"
@@ -13,16 +14,16 @@ namespace vae_fast {
 enum class Activation { relu, leaky_relu, elu, silu, gelu, softplus, tanh };
 
 constexpr int64_t kPanel = 16;
-constexpr int64_t kGroup = 4;  // panels that are worked on together: what one tile of AVX-512 is wide
+constexpr int64_t kGroup = 4;  // panels that are processed together: the width of one tile of AVX-512
 
 constexpr int64_t panels_for(int64_t count) { return (count + kPanel - 1) / kPanel; }
 
-// How far panels lie apart, by feature and by image: an odd number of lines or of squares, because at powers of two all
-// would meet in the same few sets of a cache.
+// The distance between panels, by feature and by image: an odd number of lines or of squares, because with powers of
+// two all would map to the same few sets of a cache.
 constexpr int64_t feature_stride(int64_t features) { return (panels_for(features) * kPanel | 1) * kPanel; }
 constexpr int64_t image_stride(int64_t images) { return (panels_for(images) | 1) * kPanel * kPanel; }
 
-// c [rows, 16 panels] = bias + a b, each sum in the order of k. a lies in runs of 16 k.
+// c [rows, 16 panels] = bias + a b, each sum in the order of k. a is stored in runs of 16 k.
 struct Product {
   const float* a;
   int64_t a_row, a_k, a_run;  // strides
@@ -40,7 +41,7 @@ struct Gather {
   Type type;             // uint8 or float32
   int64_t columns;       // of an image
   const int64_t* rows;   // of the panel's 16 images
-  int64_t begin, end;    // which runs of 16 columns
+  int64_t begin, end;    // the runs of 16 columns
   float* by_image;       // of the panel: runs of [16][16], `stride` apart
   int64_t stride;
   float* by_feature;     // [columns][16]
@@ -49,7 +50,7 @@ struct Gather {
 // One panel of a posterior; lanes from `lanes` on belong to no image.
 struct PosteriorPanel {
   const Draw* draw;
-  const uint32_t* rows;  // 16, of the noise
+  const uint32_t* rows;  // the noise's rows, 16
   int64_t lanes;
   const float* stats;    // [2 Z][16]
   float* noise;          // [Z][16]: exp(logvar / 2) eps
@@ -62,7 +63,7 @@ struct PosteriorGradient {
   const float* stats;
   const float* noise;
   const float* by_z;     // [Z][16]
-  const float* by_kl;    // [Z], the factor before every image's kl
+  const float* by_kl;    // [Z], the factor of every image's kl
   float* by_stats;       // [2 Z][16]
 };
 
@@ -71,15 +72,16 @@ struct WeightRows {
   int64_t out, in, begin, end;
 };
 
-// What happens to the gradients of these rows and of as many of the bias [out]: they are stored, or taken by Adam at once.
+// The use of the gradients of these rows and of the same rows of the bias [out]: they are stored, or used by Adam at
+// once.
 struct LayerUpdate : WeightRows {
-  const AdamStep* adam;  // or null: then `weight` and `bias` are where the gradients go
+  const AdamStep* adam;  // if null, the gradients are stored in `weight` and `bias`
   float *weight, *weight_mean, *weight_square;
   float *bias, *bias_mean, *bias_square;
 };
 
 struct LayerGradient {
-  const float* by_output;  // by feature, [B/16][out][16]; zero where there is no image
+  const float* by_output;  // by feature, [B/16][out][16]; zero in lanes without an image
   const float* input;      // by image, [in/16][images rounded up][16]
   int64_t images;
 };
@@ -98,30 +100,33 @@ struct TileGradient {
   const float* sums;      // of the gradient by the output over a panel's images, [panels][out]
   int64_t depth, stride;  // tiles along the sum, and pairs from 16 features to the next 16
   int64_t panels;         // of images
-  WeightTiles copies;     // which follow the weights that Adam changes
+  WeightTiles copies;     // updated along with the weights
   Multiply* multiply;
 };
 
-// One panel of images, floats [features][16] of which rows [begin, end) are there, to the operands of two products.
+// The packing of one panel of images, floats [features][16] of which rows [begin, end) are set, into the operands of
+// two products.
 struct Packing {
   const float* values;
   int64_t features, begin, end;
   PackedPair* by_feature;  // right-hand with the features along the sum: [features/32] tiles
-  PackedPair* by_image;    // the half, for these images, of tiles with the images along the sum, `stride` apart
+  PackedPair* by_image;    // these images' half of tiles with the images along the sum, `stride` apart
   int64_t stride;
-  bool is_last;      // no images follow in the other half: it becomes zero
+  bool is_last;      // no images follow in the other half, which becomes zero
 };
 
-// The stages of a step in bfloat16 around its products, compiled once more for CPUs that round to bfloat16 by an instruction.
+// The stages of a step in bfloat16 around its products, compiled again for CPUs that have an instruction for rounding
+// to bfloat16.
 struct Bf16Stages {
   void (*pack_input)(const Packing&);
-  void (*pack_gradient)(const Packing&, float* sums);  // and the sums of its rows
+  void (*pack_gradient)(const Packing&, float* sums);  // also computes the sums of its rows
   void (*pack_weight)(const float* weight, const WeightRows&, const WeightTiles&);
   void (*tile_gradient)(const TileGradient&, const LayerUpdate&);
 };
 
 struct MlpLoops {
-  // Pixels [begin, end) of one image, the first a multiple of 4: 255 with the probability that each states, else 0.
+  // Samples pixels [begin, end) of one image, `begin` being a multiple of 4: 255 with the probability that the pixel's
+  // value gives, else 0.
   void (*sample_pixels)(const Draw&, int64_t row, const Values& image, int64_t begin, int64_t end, uint8_t* to);
   // The next five return the bits of the largest magnitude among what they write, where NaN is larger than inf.
   uint32_t (*gather)(const Gather&);
@@ -130,7 +135,7 @@ struct MlpLoops {
   uint32_t (*posterior)(const PosteriorPanel&);
   uint32_t (*posterior_gradient)(const PosteriorGradient&);
   void (*multiply)(const Product&);
-  // Of one panel [features][16], runs [begin, end) of 16 features, to squares [16][16], `stride` apart.
+  // Copies runs [begin, end) of 16 features of one panel [features][16] to squares [16][16], `stride` apart.
   void (*by_image)(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride);
   double (*bernoulli_panel)(const float* pixels, float* logits, int64_t rows, int64_t lanes, float scale);
   void (*layer_gradient)(const LayerGradient&, const LayerUpdate&);

@@ -1,5 +1,6 @@
-// float16 and bfloat16 to float and back, rounding to nearest even, for loops that the compiler vectorises. Not the
-// compiler's own half type, which g++ 12 converts one by one, nor PyTorch's, whose functions are for one instruction set.
+// Conversions of float16 and bfloat16 to float and back, rounding to nearest even, for loops that the compiler
+// vectorises. The compiler's own half type is not used because g++ 12 converts it value by value, nor is PyTorch's,
+// because its functions are compiled for one instruction set.
 #pragma once
 
 #include "loops.h"
@@ -16,8 +17,9 @@ VAE_FAST_INLINE uint16_t to_bfloat16(float value) {
   return static_cast<uint16_t>((bits & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC0U : rounded);  // NaN stays NaN
 }
 
-// float16 has its exponent 112 below float's. Inf and NaN need that twice; the integers below the smallest normal value
-// become floats of one exponent, from which that exponent's first is then taken off (exactly).
+// The exponent of float16 is 112 less than float's. Inf and NaN need that offset twice; the integers below the smallest
+// normal value become floats with one fixed exponent, from which the first float with that exponent is then subtracted
+// (exactly).
 VAE_FAST_INLINE float from_float16(uint16_t value) {
   constexpr uint32_t bias = 112U << 23, least = 113U << 23;
   const uint32_t magnitude = (value & 0x7FFFU) << 13;

@@ -1,4 +1,4 @@
-// Random bits, and normals made from them; the specification is kernels/philox.py.
+// Random bits and the normals made from them; the specification is kernels/philox.py.
 #pragma once
 
 #include "loops.h"
@@ -10,7 +10,7 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kChunk = 64;  // counters worked on at a time, in vectors that run across the ends of short rows
+constexpr int64_t kChunk = 64;  // counters processed at a time, in vectors that extend across the ends of short rows
 
 void draw_bits(const Draw& draw, int64_t begin, int64_t end, int64_t* out) {
   const auto words_of = [&draw](int64_t row, int64_t block) {
@@ -36,8 +36,8 @@ void draw_bits(const Draw& draw, int64_t begin, int64_t end, int64_t* out) {
   }
 }
 
-// Normals in float from one counter, within 1e-6 max(1, |eps|) of the specification, which takes float64: u1 and the
-// reduced angle are exact, so what remains is a few roundings of the radius (at most 5.8), the cosine and the sine.
+// Returns two normals in float, within 1e-6 max(1, |eps|) of the specification, which uses float64: u1 and the reduced
+// angle are exact, so the only errors are a few roundings of the radius (at most 5.8), the cosine and the sine.
 VAE_FAST_INLINE Pair normals(uint32_t r0, uint32_t r1) {
   const float u1 = static_cast<float>(static_cast<int32_t>((r0 >> 8) + 1)) * 0x1p-24F;
   const float radius = std::sqrt(-2.0F * log_f(u1));
@@ -48,9 +48,9 @@ VAE_FAST_INLINE Pair normals(uint32_t r0, uint32_t r1) {
 // The part of one row that one chunk covers.
 struct Segment {
   int64_t row;
-  int64_t column;   // its first
-  int64_t columns;  // how many
-  int64_t at;       // where its first value lies in the chunk
+  int64_t column;   // the first column
+  int64_t columns;  // the number of columns
+  int64_t at;       // the position of the first value in the chunk
 };
 
 // Calls work(segment) for each row that the counters [begin, end), numbered row by row, touch.
@@ -66,9 +66,10 @@ VAE_FAST_INLINE void for_segments(const Draw& draw, int64_t begin, int64_t end, 
   }
 }
 
-// exp(logvar / 2) eps for one chunk of counters, laid out as the counters are: four values each, whatever the row needs.
+// Computes exp(logvar / 2) eps for one chunk of counters, in their order: four values each, even if the row needs
+// fewer.
 VAE_FAST_INLINE void scaled_noise(const Draw& draw, const Matrix& logvar, int64_t begin, int64_t end, float* out) {
-  // Counters and log variances past the end of the chunk or of a row are worked on as well; nobody reads the results.
+  // Counters and log variances past the end of the chunk or of a row are processed as well; their results are not read.
   alignas(64) uint32_t block[kChunk] = {};
   alignas(64) uint32_t row[kChunk] = {};
   alignas(64) float deviation[kWords * kChunk] = {};
@@ -129,8 +130,8 @@ void reparameterize_backward(const Draw& draw, const Matrix& mu, const Matrix& l
       for_logvar[i] = 0.5F * by_z[i] * noise[i];
     }
     if (gradients.kl == nullptr) return;
-    // A loop of its own: of a sum of two products the compiler fuses either one with the addition, in vectors perhaps
-    // another than in what remains of a row, and results would depend on where a thread begins.
+    // A separate loop: in a sum of two products the compiler may fuse either one with the addition, possibly a
+    // different one in vectors than in the rest of a row, and results would depend on where a thread begins.
     const float by_kl = gradients.kl[segment.row * gradients.kl_stride];
     const float half = 0.5F * by_kl;
     const float* const __restrict mean = mu.row(segment.row) + segment.column;

@@ -1,4 +1,5 @@
-// From floats to the tiles of bfloat16 products: activations and gradients by panels of images, weights by squares.
+// Packing of floats into the tiles of bfloat16 products: activations and gradients by panels of images, weights by
+// squares.
 #pragma once
 
 #include "mlp_loops.h"
@@ -18,7 +19,7 @@ using Halves = uint16_t __attribute__((vector_size(32), aligned(4), may_alias));
 using Pairs = PackedPair __attribute__((vector_size(64), aligned(4), may_alias));
 #endif
 
-// Values that lie together, two by two: `pairs`, a multiple of 8.
+// Packs neighbouring values into pairs: `pairs` is a multiple of 8.
 VAE_FAST_INLINE void pack_along(const float* __restrict from, int64_t pairs, PackedPair* __restrict to) {
 #if defined(__AVX512BF16__)
   for (int64_t i = 0; i < pairs; i += 8)
@@ -29,7 +30,7 @@ VAE_FAST_INLINE void pack_along(const float* __restrict from, int64_t pairs, Pac
 #endif
 }
 
-// Two rows, value by value: `count`, a multiple of 16.
+// Packs the values of two rows into pairs: `count` is a multiple of 16.
 VAE_FAST_INLINE void pack_across(const float* __restrict first, const float* __restrict second, int64_t count,
                                  PackedPair* __restrict to) {
 #if defined(__AVX512BF16__)
@@ -46,7 +47,7 @@ VAE_FAST_INLINE void pack_across(const float* __restrict first, const float* __r
 #endif
 }
 
-// Memory that is about to be written.
+// Prefetches memory that is about to be written.
 VAE_FAST_INLINE void fetch_rows(const PackedPair* tile, int64_t rows) {
   for (int64_t row = 0; row < rows; ++row) __builtin_prefetch(tile + row * kTilePairs, 1);
 }
@@ -62,7 +63,7 @@ VAE_FAST_INLINE void transpose_pairs(const PackedPair* from, int64_t from_stride
       transpose_tile(from + row * from_stride + column, from_stride, to + column * Rows + row, Rows);
 }
 
-// The features along the sum; past the last of them zero.
+// Packs with the features along the sum, and zeros past the last feature.
 VAE_FAST_INLINE void pack_by_feature(const Packing& by) {
   alignas(64) constexpr float none[kPanel] = {};
   const int64_t last = by.end == by.features ? depth_tiles(by.features) * kTileDepth : by.end;
@@ -88,7 +89,7 @@ void pack_input(const Packing& by) {
   }
 }
 
-// Halves added to each other until one value is left: an order that does not depend on how wide vectors are.
+// Adds halves to each other until one value is left: an order that does not depend on the width of vectors.
 VAE_FAST_INLINE float sum_of_halves(const float* __restrict values) {
   alignas(64) float sums[kPanel / 2];
 #pragma omp simd
@@ -115,7 +116,7 @@ void pack_gradient(const Packing& by, float* sums) {
   }
 }
 
-// A square of 32 x 32 weights to two tiles of either copy.
+// Packs a square of 32 x 32 weights into two tiles of each copy.
 VAE_FAST_INLINE void pack_square(const float* from, int64_t stride, PackedPair* forward, int64_t forward_rows,
                                  PackedPair* backward, int64_t backward_rows) {
   alignas(64) PackedPair across[kTilePairs][kTileDepth];
@@ -129,7 +130,7 @@ VAE_FAST_INLINE void pack_square(const float* from, int64_t stride, PackedPair* 
   transpose_pairs<kTilePairs, kTileRows>(across[0] + kTileRows, kTileDepth, backward + backward_rows);
 }
 
-// Columns [column, column + count) of the rows; what is first of both, a multiple of 32.
+// Packs columns [column, column + count) of the rows; the first row and the first column are multiples of 32.
 void pack_columns(const float* weight, const WeightRows& by, const WeightTiles& to, int64_t column,
                   int64_t count) {
   const int64_t forward_rows = depth_tiles(by.in) * kTile, backward_rows = depth_tiles(by.out) * kTile;

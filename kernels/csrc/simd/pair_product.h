@@ -1,5 +1,5 @@
-// Products of packed bfloat16 in the order of pairs, as `vdpbf16ps` adds them up: by that instruction where this is
-// compiled for it, else by the same operations on floats. The latter also in the order of tiles, as AMX adds.
+// Products of packed bfloat16 in the order of pairs, as `vdpbf16ps` adds them up: by that instruction if this is
+// compiled for it, else by the same operations on floats; on floats also in the order of tiles, as AMX adds.
 #pragma once
 
 #include "flush.h"
@@ -38,7 +38,7 @@ template <int Rows, int Panels>
 void multiply_pair_tile(const TileProduct& by, int64_t row, int64_t panel, int64_t begin, int64_t end) {
   constexpr int width = Panels * kVectors;
   const PackedPair* a[Rows];
-  [[maybe_unused]] const PackedPair* next[Rows];  // the rows that follow, which another core may have written
+  [[maybe_unused]] const PackedPair* next[Rows];  // the next rows, which another core may have written
   Vector sum[Rows][width];
   float* const c = by.c + row * by.c_row + panel * by.c_panel;
 #pragma GCC unroll 16
@@ -68,7 +68,7 @@ void multiply_pair_tile(const TileProduct& by, int64_t row, int64_t panel, int64
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
       a[i] += kTile;
-      if constexpr (Panels > 2) {  // narrow tiles have no time for it
+      if constexpr (Panels > 2) {  // narrow tiles leave no time for it
         __builtin_prefetch(next[i]);
         next[i] += kTile;
       }
@@ -81,7 +81,7 @@ void multiply_pair_tile(const TileProduct& by, int64_t row, int64_t panel, int64
   }
 }
 
-// Rows of a tile in registers. On floats a pair takes four registers beside the sums.
+// The number of rows of a tile in registers. On floats a pair takes four registers in addition to the sums.
 #if defined(__AVX512BF16__)
 constexpr int pair_rows(int panels) { return rows_of_tile(panels); }
 constexpr int kPairWidest = kWidest;
@@ -127,7 +127,7 @@ void multiply_pairs(const TileProduct& by) {
 }
 
 #if !defined(__AVX512BF16__)
-// The specification of AMX's sums: one row of c after the other.
+// The specification of AMX's sums, one row of c after the other.
 void multiply_in_tile_order(const TileProduct& by) {
   const FlushDenormals flushed;
   for (int64_t panel = 0; panel < by.panels; ++panel) {

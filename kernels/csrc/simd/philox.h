@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-// What a loop calls has to become part of it: a call could not be vectorised.
+// Functions called in a loop have to be inlined: a call could not be vectorised.
 #define VAE_FAST_INLINE inline __attribute__((always_inline))
 
 namespace vae_fast {
@@ -36,7 +36,7 @@ VAE_FAST_INLINE Words philox4x32(Words counter, Key key) {
   return {c0, c1, c2, c3};
 }
 
-// What all counters of a call share. A row takes `blocks` of them, the last of which may be cut short.
+// What all counters of a call have in common. A row uses `blocks` of them, the last one possibly in part.
 struct Draw {
   Key key;
   uint32_t row_offset;

@@ -21,8 +21,8 @@ void multiply_tile(const Product& by, const float* a, const float* b, float* c, 
   }
   for (int64_t begin = 0; begin < depth; begin += kPanel) {
     const int64_t count = depth - begin < kPanel ? depth - begin : kPanel;
-    // The rows that follow, which another core may have written. Narrow tiles have no time for it; in a transposed
-    // product they lie in the same lines as these.
+    // Prefetch the next rows, which another core may have written. Narrow tiles leave no time for it; in a transposed
+    // product they are in the same cache lines as these rows.
     if (Panels > 2 && by.a_k == 1) {
 #pragma GCC unroll 16
       for (int row = 0; row < Rows; ++row) __builtin_prefetch(a + (Rows + row) * by.a_row);

@@ -1,4 +1,5 @@
-// Bernoulli samples of an image's pixels, as vae_fast/data/transforms.py defines them: on where u < pixel, u = (bits >> 8) 2^-24.
+// Bernoulli samples of an image's pixels, as vae_fast/data/transforms.py defines them: on if u < pixel, with
+// u = (bits >> 8) 2^-24.
 #pragma once
 
 #include "loops.h"
@@ -6,7 +7,7 @@
 namespace vae_fast {
 namespace {
 
-constexpr int64_t kSampled = 64;  // pixels at a time
+constexpr int64_t kSampled = 64;  // pixels sampled at a time
 
 // The bits of `kSampled` columns from a multiple of four on.
 VAE_FAST_INLINE void draw_columns(const Draw& draw, int64_t row, int64_t column, uint32_t* __restrict bits) {

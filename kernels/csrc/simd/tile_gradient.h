@@ -1,4 +1,4 @@
-// A layer's gradient in bfloat16: the product, what becomes of it, and the copies of the weight that Adam has changed.
+// A layer's gradient in bfloat16: the product, its storage or use by Adam, and the copies of the updated weight.
 #pragma once
 
 #include "layer_update.h"
@@ -7,7 +7,7 @@
 namespace vae_fast {
 namespace {
 
-// A sum is over panels in their order, whichever thread it is on.
+// A sum runs over the panels in their order, whatever thread it is on.
 void bias_gradient(const TileGradient& by, const LayerUpdate& update) {
   for (int64_t row = update.begin; row < update.end; ++row) {
     float sum = 0;
@@ -16,7 +16,7 @@ void bias_gradient(const TileGradient& by, const LayerUpdate& update) {
   }
 }
 
-constexpr int64_t kMostRows = 96;  // of a block, where the sum is long: all of its input passes by for every block
+constexpr int64_t kMostRows = 96;  // the rows of a block if the sum is long: every block reads the whole input
 static_assert(kMostRows % kTileDepth == 0);
 
 void tile_gradient(const TileGradient& by, const LayerUpdate& update) {

@@ -1,4 +1,4 @@
-// Transposes of tiles of 32-bit values.
+// The transposition of tiles of 32-bit values.
 #pragma once
 
 #include "philox.h"  // VAE_FAST_INLINE

@@ -1,4 +1,4 @@
-// What many loops do with values that lie together.
+// Operations on contiguous values that many loops share.
 #pragma once
 
 #include "philox.h"  // VAE_FAST_INLINE

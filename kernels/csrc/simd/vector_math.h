@@ -1,5 +1,5 @@
-// Elementary functions in float for loops that the compiler vectorises: no calls, no branches, no tables. Each is NaN
-// for NaN and holds its error wherever multiplications and additions are fused or not.
+// Elementary functions in float for loops that the compiler vectorises: no calls, no branches, no tables. Each returns
+// NaN for NaN and keeps its error bound whether or not multiplications and additions are fused.
 #pragma once
 
 #include "philox.h"  // VAE_FAST_INLINE
@@ -10,10 +10,10 @@
 
 namespace vae_fast {
 
-// e^x within 2 ulp over all of float, from inf above 88.73 down to the denormals and 0.
+// Returns e^x within 2 ulp over all of float, from inf above 88.73 down to the denormals and 0.
 // e^x = 2^n e^r with |r| <= ln 2 / 2, and a polynomial for e^r (Moshier, Cephes, expf).
 VAE_FAST_INLINE float exp_f(float x) {
-  constexpr float low = -105.0F, high = 89.0F;  // beyond them the result is 0 or inf anyway
+  constexpr float low = -105.0F, high = 89.0F;  // beyond these bounds the result is 0 or inf anyway
   x = x < low ? low : x;                        // NaN passes both
   x = x > high ? high : x;
   constexpr float shift = 0x1.8p23F;  // adding it leaves the rounded integer in the low bits
@@ -35,8 +35,8 @@ VAE_FAST_INLINE float exp_f(float x) {
   return p * scale0 * scale1;
 }
 
-// ln(1 + x) for x in [-0.3, 1], relative error within 4 ulp, so also where x is tiny.
-// It is 2 artanh(s) with s = x / (2 + x), |s| <= 1/3; the first term left out of the series is 1.4e-8 of the result.
+// Returns ln(1 + x) for x in [-0.3, 1], with a relative error within 4 ulp, even if x is tiny.
+// It is 2 artanh(s) with s = x / (2 + x), |s| <= 1/3; the first omitted term of the series is 1.4e-8 of the result.
 VAE_FAST_INLINE float log1p_f(float x) {
   const float s = x / (2.0F + x);
   const float square = s * s;
@@ -50,7 +50,8 @@ VAE_FAST_INLINE float log1p_f(float x) {
   return twice * square * p + twice;
 }
 
-// ln x for normal x > 0, within 4 ulp: x = 2^e m with m in [0.70, 1.41), so that m - 1 is exact and nothing cancels at 1.
+// Returns ln x for normal x > 0, within 4 ulp: x = 2^e m with m in [0.70, 1.41), so that m - 1 is exact and nothing
+// cancels at 1.
 VAE_FAST_INLINE float log_f(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x) - 0x3F330000U;  // 0.69921875
   const float m = std::bit_cast<float>((bits & 0x007FFFFFU) + 0x3F330000U);
@@ -63,8 +64,8 @@ struct Pair {
   float second;
 };
 
-// cos and sin of 2 pi u 2^-24 for u < 2^24, within 1e-7: an exact reduction to an eighth of a turn to either side of a
-// quadrant's start, then polynomials (Moshier, Cephes, sinf and cosf).
+// Returns cos and sin of 2 pi u 2^-24 for u < 2^24, within 1e-7: the angle is reduced exactly to an eighth of a turn on
+// either side of a quadrant's start, then polynomials are used (Moshier, Cephes, sinf and cosf).
 VAE_FAST_INLINE Pair cos_sin_turn(uint32_t u) {
   const uint32_t quadrant = (u + (1U << 21)) >> 22;
   const float angle = static_cast<float>(static_cast<int32_t>(u - (quadrant << 22))) * 3.74507028e-7F;  // 2 pi 2^-24

@@ -1,4 +1,4 @@
-// Vectors of floats as wide as the instruction set has them, and how many its registers hold.
+// Vectors of floats of the instruction set's full width, and the sizes of tiles that fit into its registers.
 #pragma once
 
 #include "mlp_loops.h"
@@ -19,10 +19,10 @@ constexpr int kWidest = 1;
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
 constexpr int kVectors = kPanel / kLanes;  // in a panel
-constexpr int64_t kDepth = 128;            // of b that stays in the first cache: 16 kB to 32 kB
-constexpr int64_t kPairRun = kDepth / kTileDepth * 2;  // tiles of b that stay in the first cache: 16 kB to 32 kB
+constexpr int64_t kDepth = 128;            // rows of b that stay in the L1 cache: 16 kB to 32 kB
+constexpr int64_t kPairRun = kDepth / kTileDepth * 2;  // tiles of b that stay in the L1 cache: 16 kB to 32 kB
 
-// Rows of a tile: as many as there are registers for beside a row of b and one value of a.
+// The number of rows of a tile: all that fit into the registers next to a row of b and one value of a.
 constexpr int rows_of_tile(int panels) {
   if (kLanes == 16) return panels == 4 ? 6 : panels == 3 ? 8 : 12;
   return kLanes == 8 ? 6 : 2;
@@ -31,7 +31,7 @@ constexpr int rows_of_tile(int panels) {
 VAE_FAST_INLINE Vector* vectors(float* values) { return reinterpret_cast<Vector*>(values); }
 VAE_FAST_INLINE const Vector* vectors(const float* values) { return reinterpret_cast<const Vector*>(values); }
 
-// x - 0 is x for every x, and costs nothing; x + 0 would not be.
+// x - 0 is x for every x, and costs nothing; x + 0 is not x for -0.
 VAE_FAST_INLINE Vector broadcast(float x) { return x - Vector{}; }
 
 }  // namespace

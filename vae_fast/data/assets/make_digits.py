@@ -1,7 +1,7 @@
 """Make digits.npz, the data set that the package carries: `python make_digits.py MNIST_FOLDER [TARGET]`.
 
-It holds the first 1,000 training and the first 1,000 test digits of MNIST with their labels, all uint8. The same files
-and the same zlib give the same bytes: NumPy stores no times.
+It holds the first 1,000 training and the first 1,000 test digits of MNIST with their labels, all uint8. The same input
+files and the same zlib give the same bytes, because NumPy stores no timestamps.
 """
 
 import sys

@@ -9,6 +9,7 @@ from torch import Tensor
 from vae_fast.config import Config
 from vae_fast.kernels import FLOAT32, adam_, enter_, mlp_copies, mlp_copy_, mlp_gradients, mlp_steps_, mlp_workspace
 from vae_fast.kernels.reference import COLUMNS, SKIPPED
+from vae_fast.models.likelihood import BERNOULLI
 from vae_fast.models.vae import VAE
 from vae_fast.runtime.distributed import ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
@@ -42,6 +43,7 @@ class FusedStep:
         self.scale = LossScale(False, plan.torch_device)
         self._parameters = self.optimizer.state.parameters.views
         require_loop(plan)
+        assert model.likelihood is BERNOULLI, "the operator has no other"
         self._copies = mlp_copies(self._parameters) if plan.bf16_loop else None
         self._terms = torch.zeros(COLUMNS, dtype=torch.float64)
         self._one_skip = torch.zeros_like(self._terms)
