@@ -66,7 +66,7 @@ def counter(name: str, value: int | Tensor, device: torch.device | str | None) -
 
 
 def images(logits: Tensor, target: Tensor) -> None:
-    """Raise unless logits are [B, ...], the target has their shape or one of the two is flattened, on one device."""
+    """Raise unless logits [B, ...] and target have the same shape, or one of them is flattened, on one device."""
     floating("logits", logits)
     if not isinstance(target, Tensor):
         raise TypeError(f"target: expected a tensor, got {_kind(target)}")

@@ -91,7 +91,7 @@ def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, 
 
 
 def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their shape, dtype.
+    """Return the Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their dtype.
 
     The derivative of softplus(l) - x l, sigmoid(l) - x, is written out because autograd cannot be called here under
     torch.inference_mode or torch.func.

@@ -35,7 +35,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest test, so that with several processes others run alongside."""
-    items.sort(key=lambda item: item.name != "test_interpreted")
+    items.sort(key=lambda item: item.name != "test_the_interpreted_kernels_pass")
 
 
 @pytest.fixture

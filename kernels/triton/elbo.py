@@ -149,7 +149,7 @@ def _elbo_bwd_kernel(
 def elbo_fwd_triton(
     logits: Tensor, target: Tensor, mu: Tensor | None, logvar: Tensor | None, log_scale: Tensor | None, likelihood: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Return nll and kl, [B] float32 each, for logits and target [B, ...], mu and logvar [B, Z]; without them no kl."""
+    """Return nll and kl, [B] float32 each, from logits and target [B, ...], mu and logvar [B, Z]; no kl without mu."""
     logits, target = reachable(logits.flatten(1)), reachable(target.flatten(1))
     mu, logvar = _reachable(mu), _reachable(logvar)
     rows, pixels = logits.shape

@@ -44,8 +44,8 @@ def table(found: dict[str, Any]) -> str:
 
 PAGE = """# What faults did to runs
 
-Real ones; a row for each way in which commands ended. `make faults` writes this page to `build/faults.md`, and
-`make faults ARGS=--help` lists what there is to choose. A seed always chooses the same faults.
+Faults that really happened; a row for each way in which commands ended. `make faults` writes this page to
+`build/faults.md`, and `make faults ARGS=--help` lists the choices. A seed always selects the same faults.
 
 {table}
 """

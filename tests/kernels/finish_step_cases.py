@@ -105,7 +105,7 @@ def check_finish_step(impl: str, device: str = "cpu", **settings: Any) -> None:
     torch.testing.assert_close(ours.record, exact.record, rtol=1e-12, atol=0)  # sums of float64 in another order
     if ours.scale and exact.scale:
         assert (ours.scale.factor, ours.scale.growth) == (exact.scale.factor, exact.scale.growth)
-    # A few roundings of each update, which sum up to at most 3 lr, and of the parameter; moments relative to their size.
+    # A few roundings of each update (they sum up to at most 3 lr) and of the parameter; moments relative to their size.
     for flat, theirs, size in zip(
         (ours.adam.parameters, ours.adam.means, ours.adam.squares), state, (0.1, 4, 16), strict=True
     ):

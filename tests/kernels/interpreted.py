@@ -70,7 +70,7 @@ FEWER = settings(deadline=None, max_examples=6)  # for examples of many calls ea
 
 
 def parameters(every: int) -> Iterator[Any]:
-    """Yield the cases with few images, because the interpreter takes seconds for 128: one case has 128, and 41 are 9."""
+    """Yield cases with few images, because the interpreter takes seconds for 128: one case has 128, and 41 become 9."""
     for (b, *case), slow in cases(every):
         slow = slow or (b == 128 and (case[-1], case[2]) != ("bernoulli", "halves"))
         yield pytest.param(9 if b == 41 else b, *case, marks=[pytest.mark.sweep] if slow else [])
@@ -133,9 +133,7 @@ def test_nll_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: t
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), [(1, 1, 1), (5, 401, 3), (0, 5, 4), (3, 2049, 33)])
-def test_the_operators_of_a_training_step_match_the_reference(
-    b: int, d: int, z: int, layout: str, dtype: torch.dtype
-) -> None:
+def test_training_operators_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype))
     for by_dimension in (False, True):
         check_sample_posterior_gradient("triton", encoded(b, z, layout, dtype), by_dimension, row_offset=d)

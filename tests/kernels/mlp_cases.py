@@ -84,7 +84,7 @@ class Case:
         return State([p.clone() for p in self.parameters], *moments, torch.tensor(3.0))
 
     def step(self, state: State, **settings: Any) -> None:
-        """Take a step on the rows, keep the terms that it records, and check that its copies are those of the result."""
+        """Take a step on the rows, keep the terms that it records, and check that its copies match the new weights."""
         record = Record(STEP.clone(), torch.zeros(5, dtype=torch.float64), torch.full((3, 5), nan, dtype=torch.float64))
         order = None if self.rows is None else self.rows.expand(STEP + 1, -1).contiguous()
         schedule = torch.tensor([LR, float(self.beta)]).expand(STEP + 1, 2).contiguous()

@@ -140,7 +140,7 @@ def _noise(like: Tensor, row_offset: int) -> Tensor:
 
 
 def check_sample_posterior(impl: str, stats: Tensor, row_offset: int = 0) -> None:
-    """Check the values of one call on [B, 2 Z], and the gradients through both, through z alone and through kl alone."""
+    """Check the values of one call on [B, 2 Z], and the gradients through both, through z alone and kl alone."""
     stats = stats.detach().requires_grad_()
     seed, step = SEED.to(stats.device), STEP.to(stats.device)
     results = sample_posterior(stats, seed, step, row_offset=row_offset, stream=16, impl=impl)

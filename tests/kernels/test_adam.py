@@ -59,8 +59,8 @@ def test_adam_matches_the_textbook(weight_decay: float, max_norm: float) -> None
         assert norm.dtype == torch.float32
         assert norm.item() == pytest.approx(exact_norm.item(), rel=8 * EPS)
     assert count == 5
-    # Five steps of a few roundings each: of the parameter, and of updates that sum up to at most 3 lr. Clipping adds 1e-6
-    # to the norm that it divides by, which cancels in Adam's quotient except for the effect of epsilon.
+    # Five steps of a few roundings each: of the parameter, and of updates that sum up to at most 3 lr. Clipping adds
+    # 1e-6 to the norm that it divides by, which cancels in Adam's quotient except for the effect of epsilon.
     for ours, theirs, size in zip(state, exact, (0.05, 1.0, 1.0), strict=True):
         for t, e in zip(ours, theirs, strict=True):
             torch.testing.assert_close(t.double(), e, rtol=16 * EPS, atol=16 * EPS * size)

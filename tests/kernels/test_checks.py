@@ -72,7 +72,7 @@ def test_nll_refuses_the_same_arguments(change: dict[str, Any], error: type[Exce
     "shape", [(5,), (4,), (2, 1, 1), (3, 1), (2, 3, 1, 1), (1, 1, 3, 1, 1), (3, 4, 4), (0,), (3, 0, 1)]
 )
 def test_a_scale_that_does_not_broadcast_is_refused(shape: tuple[int, ...]) -> None:
-    """Check shapes that do not broadcast, and rows of pixels, which might have been meant for channels or all pixels."""
+    """Check shapes that do not broadcast, and rows of pixels, which might be meant for channels or all pixels."""
     message = re.escape(f"expected shape [], [60] or one that broadcasts to an image's [3, 4, 5], got {list(shape)}")
     images = torch.zeros(2, 3, 4, 5)
     for logits, target in ((images, images), (images.flatten(1), images), (images, images.flatten(1))):

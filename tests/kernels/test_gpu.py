@@ -73,9 +73,7 @@ def test_losses_match_the_reference(b: int, d: int, z: int, layout: str, dtype: 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
-def test_the_operators_of_a_training_step_match_the_reference(
-    b: int, d: int, z: int, layout: str, dtype: torch.dtype
-) -> None:
+def test_training_operators_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
     training_cases.check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype, GPU))
     for by_dimension in (False, True):
         training_cases.check_sample_posterior_gradient(

@@ -64,7 +64,7 @@ def test_the_continuous_bernoulli_is_smooth_where_its_two_forms_meet(dtype: torc
 
 @pytest.mark.parametrize("likelihood", reference.LIKELIHOODS)
 def test_extreme_logits_are_finite_and_nan_and_inf_propagate(likelihood: str) -> None:
-    """Check that in fp32 value and gradient are finite for logits of +-1e4, NaN stays NaN, and inf gives no finite loss."""
+    """Check in fp32 that value and gradient are finite for logits of +-1e4, NaN stays NaN, and inf is never finite."""
     logit = torch.tensor([-1e4, -100, 0, 100, 1e4, float("nan")], requires_grad=True)
     x = torch.full_like(logit, 0.3).detach()
     nll = reference.LIKELIHOODS[likelihood](logit, x, *(a.float() for a in arguments(likelihood)))

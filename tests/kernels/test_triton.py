@@ -74,7 +74,7 @@ def test_compiled_kernels_use_few_registers_and_wide_accesses(dtype: str, target
 
 
 def test_a_white_pixel_is_exactly_1() -> None:
-    """Check for the factor -1/255: it would mean that 1 - k / 255 was fused, so that it is not 0 for k = 255."""
+    """Check that -1/255 is not a factor: then 1 - k / 255 would be fused, and not be 0 for k = 255."""
     import triton
 
     from benchmarks.kernel_resources import TARGETS, variants

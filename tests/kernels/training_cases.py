@@ -26,7 +26,7 @@ def check_nll_with_gradient(impl: str, logits: Tensor, target: Tensor) -> None:
     exact, exact_gradient = reference.nll_with_gradient(logits.double(), x, weight)
     pixels = x.flatten(1).double() / (255 if target.dtype == torch.uint8 else 1)
     size = sizes("bernoulli", logits.flatten(1).double(), pixels, pixels.new_zeros(()))
-    within(value, exact, 20, size.value.sum(1))  # as in testing.check_nll
+    within(value, exact, 20, size.value.sum(1))  # as in check_nll
     within(gradient.flatten(1), exact_gradient.flatten(1), 8, 0.7 * size.by_logit)
 
 
@@ -46,7 +46,7 @@ def check_sample_posterior_gradient(impl: str, stats: Tensor, by_dimension: bool
     noise = (v / 2).exp() * philox.normals(bits)[:, :z].abs().clamp(min=1)
     by_z, by_kl = grad_z.double().abs(), weight.double().abs()
     size = torch.cat((by_z + by_kl * m.abs(), by_z * noise / 2 + by_kl * (1 + v.exp())), dim=1)
-    within(gradient, exact, 13, size)  # as in testing.check_sample_posterior
+    within(gradient, exact, 13, size)  # as in check_sample_posterior
 
 
 def check_row_offset_on_the_device(impl: str, stats: Tensor) -> None:
