@@ -6,6 +6,7 @@ keeps one of two cores busy, two threads are slower than one. When the kernel ke
 of threads.
 """
 
+import resource
 import time
 from collections.abc import Callable
 from statistics import median
@@ -14,11 +15,6 @@ import torch
 
 from vae_fast.config import Config
 from vae_fast.runtime.plan import Plan
-
-try:
-    import resource
-except ImportError:  # not a POSIX system
-    resource = None  # type: ignore[assignment]
 
 # Interruptions a second for each thread: each of two threads sees some 20 alone, 95 next to a busy core, and 145 next
 # to another run of two threads.
@@ -37,7 +33,7 @@ def chooses_threads(config: Config, plan: Plan, processes: int) -> bool:
 
 def interruptions() -> int:
     """Return how often the kernel has taken a core from this process to give it to another."""
-    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 class ThreadCount:
@@ -61,7 +57,8 @@ class ThreadCount:
         """Call `work`, which makes `steps` steps, on the chosen number of threads; restore PyTorch's number after."""
         most = torch.get_num_threads()
         if most == 1:
-            return work()
+            work()
+            return
         if most != self._most:
             self._begin(most)
         threads = self._trial.pop() if self._trial else self.now
@@ -83,7 +80,6 @@ class ThreadCount:
             self._interrupted += self._count() - interrupted
             if self._elapsed >= WINDOW:
                 self._end_window()
-        return None
 
     def _begin(self, most: int) -> None:
         self._most = self.now = self._other = most
@@ -101,10 +97,8 @@ class ThreadCount:
             return
         fewer = max(1, self.now // 2) if is_busy else self.now
         more = min(2 * self.now, self._most)
-        if fewer != self.now and more != self.now:
-            other = more if self._upwards else fewer
-        else:
-            other = fewer if more == self.now else more
+        prefers_more = self._upwards or fewer == self.now
+        other = more if prefers_more and more != self.now else fewer
         if other != self.now:
             self._other, self._upwards = other, other > self.now
             self._times = {self.now: [], other: []}
