@@ -125,7 +125,7 @@ def test_paths_are_expanded_wherever_they_come_from(way: str, tmp_path: Path, mo
     assert config.recorded()["data"] == str(tmp_path / "home" / "x.npy")
 
 
-@pytest.mark.parametrize("name", ["data", "data_root", "out", "resume"])
+@pytest.mark.parametrize("name", ["data", "data_root", "labels", "out", "resume"])
 @pytest.mark.parametrize("path", ["", "a\0b", "caf\udce9.npy"])
 def test_impossible_paths_are_refused(name: str, path: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: expected a path.*, got {re.escape(repr(path))}") as refused:
@@ -135,7 +135,11 @@ def test_impossible_paths_are_refused(name: str, path: str) -> None:
 
 def test_images_given_instead_of_a_path_get_advice() -> None:
     for images in (np.zeros((60, 28, 28), np.uint8), torch.zeros(60, 28, 28, dtype=torch.uint8)):
-        with pytest.raises(ConfigError, match=r"data: expected str, got .*\[60, 28, 28\] of .*uint8; .*numpy.save"):
+        with pytest.raises(
+            ConfigError, match=r"data: expected str, got .*\[60, 28, 28\] of .*uint8; .*fit.config, images=images"
+        ):
             vf.Config(data=images)
-        with pytest.raises(ConfigError, match=r"fit: expected a Config, got .*\[60, 28, 28\] of .*numpy.save"):
+        with pytest.raises(
+            ConfigError, match=r"fit: expected a Config, got .*\[60, 28, 28\] of .*fit.config, images=images"
+        ):
             vf.fit(images)

@@ -35,7 +35,7 @@ def test_named_files_and_modules_exist(document: Path) -> None:
 
 def test_the_example_of_training_and_loading_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = [snippet for snippet in SNIPPETS if "vf.fit" in snippet]
+    (code,) = [snippet for snippet in SNIPPETS if "vf.load(" in snippet]
     names: dict[str, Any] = {}
     exec(code.replace('"mnist"', '"digits"').replace("epochs=10", "epochs=1"), names)
     assert names["images"].shape == (8, 1, 28, 28)
@@ -130,3 +130,12 @@ def test_a_custom_vae_learns_as_before() -> None:
     assert noise < 4
     assert mean(plain) < 155
     assert abs(mean(ours) - mean(plain)) < 3 * noise * (2 / 5) ** 0.5, (plain, ours)  # 3 standard errors
+
+
+def test_the_example_with_images_in_memory_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = [snippet for snippet in SNIPPETS if "images=images" in snippet]
+    digits = vf.load_images("digits")
+    names: dict[str, Any] = {"images": digits.pixels, "labels": digits.labels}
+    exec(code.replace("epochs=10", "epochs=1"), names)
+    assert names["run"].metrics[-1]["test_loss"] is not None

@@ -22,8 +22,11 @@ PRESETS = Path(__file__).parent / "presets"
 # Tables that a run adds to its config.toml; ignored when that file is read as a config.
 RECORDED_TABLES = ("plan", "images", "environment")
 CATALOGUE = ("digits", "mnist", "fashion-mnist")  # data sets that can be given by name
+IN_MEMORY = "memory"  # stands for images that were passed to `vf.fit`
+NAMES = (*CATALOGUE, IN_MEMORY)  # values of `data` that are no paths
 MOST_THREADS = 4096
-PATHS = ("data", "data_root", "out", "resume")  # settings that hold a path, unless they name a data set or are "auto"
+# Settings that hold a path, unless they name a data set or are "auto".
+PATHS = ("data", "data_root", "labels", "out", "resume")
 # Settings of one invocation, which do not define the run.
 NOT_RECORDED = ("resume", "out", "dry_run", "profile", "profile_steps")
 
@@ -41,6 +44,10 @@ class Config:
     """folder that is searched first for mnist and fashion-mnist"""
     valid: int = 0
     """hold out the last N training images to choose the best checkpoint on"""
+    labels: str | None = None
+    """file with a label for each image of a single array: .npy, IDX, or .txt and .csv with one a line"""
+    layout: Literal["auto", "nchw", "nhwc"] = "auto"
+    """order of an array's four axes: channels first or last; auto sees it by the shape"""
     test_fraction: float = 0.1
     """share held out at the end of a single array that has no test part; 0 for none"""
     binarize: Literal["none", "static", "threshold", "dynamic"] = "none"
@@ -140,7 +147,7 @@ class Config:
     def recorded(self) -> dict[str, Any]:
         """Return what config.toml holds: every setting that defines the run and is not None, with absolute paths."""
         settings = {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
-        paths = {"data_root"} if self.data in CATALOGUE else {"data_root", "data"}
+        paths = {"data_root", "labels"} | (set() if self.data in NAMES else {"data"})
         return {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
 
 
@@ -240,14 +247,14 @@ def _plain(value: Any) -> Any:
 def shown_value(value: Any) -> str:
     """Return a short description of a value given for a setting; for images, with advice on how to pass them."""
     if (shape := getattr(value, "shape", None)) is not None:
-        advice = "images come from a file: numpy.save('images.npy', images), then Config(data='images.npy')"
+        advice = "images are passed to fit: vf.fit(config, images=images)"
         return f"{type(value).__name__} {list(shape)} of {value.dtype}; {advice}"
     return reprlib.repr(value)
 
 
 def _expanded(name: str, value: Any) -> Any:
     """Return the value, with ~ expanded if the setting is a path."""
-    is_path = name in PATHS and value is not None and value not in CATALOGUE and (name, value) != ("resume", "auto")
+    is_path = name in PATHS and value is not None and value not in NAMES and (name, value) != ("resume", "auto")
     return expanded(name, value) if is_path else value
 
 

@@ -23,8 +23,8 @@ from vae_fast.data.transforms import mean_entropy
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.importance import log_likelihoods
 from vae_fast.runtime import pytorch_state
+from vae_fast.runtime.printer import Printer
 from vae_fast.runtime.signals import Interrupted, collected_signals
-from vae_fast.training.progress import Printer
 from vae_fast.training.validation import validate
 
 

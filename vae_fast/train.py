@@ -5,15 +5,16 @@ The path of a batch: `splits` reads the images, `sampler` chooses those of a ste
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.cli.flags import parse
-from vae_fast.config import Config, shown_value
+from vae_fast.config import IN_MEMORY, Config, shown_value
 from vae_fast.data import transforms
 from vae_fast.data.dataset import DataSet
 from vae_fast.data.splits import prepare
@@ -25,10 +26,10 @@ from vae_fast.runtime import pytorch_state
 from vae_fast.runtime.distributed import ProcessGroup, join
 from vae_fast.runtime.environment import busy
 from vae_fast.runtime.plan import process_settings
+from vae_fast.runtime.printer import Printer
 from vae_fast.runtime.profiler import Profile
 from vae_fast.runtime.threads import chooses_threads
 from vae_fast.training.planning import choose_images_feed, choose_plan
-from vae_fast.training.progress import Printer
 from vae_fast.training.trainer import Trainer
 
 
@@ -42,8 +43,19 @@ class Run:
 
 
 @pytorch_state.as_it_starts()
-def fit(config: Config) -> Run:
+def fit(
+    config: Config, *, images: Any = None, labels: Any = None, test_images: Any = None, test_labels: Any = None
+) -> Run:
     """Train with the settings of `config` and print progress; under torchrun, its processes train together.
+
+    Args:
+        config: the settings; `data` and `data_root` say where the images are, unless they are given here.
+        images, test_images: images in memory, as in a file: arrays or tensors [N, H, W], [N, C, H, W], [N, H, W, C] or
+            [N, D], or data sets and iterables of images or of pairs (image, label), which are read once. Without
+            test images the last `config.test_fraction` of the images are held out.
+        labels, test_labels: a label for each image, an integer or a string, unless they come in pairs.
+
+    config.toml names images in memory "memory"; to resume such a run, pass the same ones again.
 
     Raises:
         ConfigError, DataError, RunError: for what the user can fix; the message says how.
@@ -51,24 +63,39 @@ def fit(config: Config) -> Run:
     """
     if not isinstance(config, Config):
         raise ConfigError(f"fit: expected a Config, got {shown_value(config)}")
+    given = {"images": images, "labels": labels, "test_images": test_images, "test_labels": test_labels}
+    is_in_memory = any(value is not None for value in given.values())
+    if is_in_memory:
+        if config.data not in (Config.data, IN_MEMORY):
+            raise ConfigError(f"data: expected none beside images in memory, got {config.data!r}")
+        if config.labels is not None:
+            raise ConfigError(f"labels: expected none beside images in memory, got {config.labels!r}")
+        config = replace(config, data=IN_MEMORY)
     group = join()
     group.check(config)
     printer = Printer(quiet=not group.is_rank0)
     with group.on_rank0(RunDirectory.open, config) as directory:
         if directory.claim is not None and directory.claim.warning is not None:
             printer.line(f"warning: {directory.claim.warning}")
-        trainer = _trained(config, directory, printer, group)
+        open_ = partial(DataSet.of, config)
+        if is_in_memory:
+            open_ = partial(DataSet.in_memory, given, config.layout, printer)
+        trainer = _trained(config, open_, directory, printer, group)
     return Run(directory.path, trainer.model, trainer.metrics)
 
 
-def _trained(config: Config, directory: RunDirectory, printer: Printer, group: ProcessGroup) -> Trainer:
+def _trained(
+    config: Config, open_: Callable[[], DataSet], directory: RunDirectory, printer: Printer, group: ProcessGroup
+) -> Trainer:
     plan = group.bind_device(group.on_rank0(choose_plan, config, directory, printer, group.size))
     with process_settings(plan, config):
         if (warning := busy(plan.torch_device, chooses_threads(config, plan, group.size))) is not None:
             printer.line(f"warning: {warning}")
-        found = group.local_rank0_first(DataSet.open, config.data, config.data_root)
+        found = group.local_rank0_first(open_)
         feed = group.on_rank0(choose_images_feed, config, plan, found, directory, printer)
         splits = group.on_all_ranks(prepare, config, found, feed, printer.line)
+        if config.data == IN_MEMORY:
+            group.require_equal("images", splits.fingerprint())
         plan = replace(plan, feed=feed)
         with Profile(config, plan.torch_device, directory.path / "profile", printer.line, group) as profile:
             trainer = group.on_all_ranks(Trainer, config, plan, splits, directory, printer, profile, group)

@@ -25,7 +25,7 @@ from vae_fast.__main__ import COMMANDS
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.cli.flags import parse
 from vae_fast.reporting import pictures
-from vae_fast.training.progress import Printer
+from vae_fast.runtime.printer import Printer
 from vae_fast.training.trainer import Trainer
 
 PAGE = 4096

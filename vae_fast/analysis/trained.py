@@ -1,7 +1,7 @@
 """A trained model and images to examine it with: the common part of the commands that work on a run."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_fast.artifacts import checkpoint
 from vae_fast.artifacts.directory import RunDirectory
-from vae_fast.config import Config, read_toml
+from vae_fast.config import IN_MEMORY, Config, read_toml
 from vae_fast.data.dataset import DataSet
 from vae_fast.data.images import Pixels, sha256
 from vae_fast.data.placement import FeedName, choose_feed
@@ -32,6 +32,7 @@ class Selection:
 
     part: "test", "train", "valid", or "all" of a set that is not divided.
     is_runs_own: whether they belong to the run's own data; files made from other images carry their fingerprint.
+    label_names: the names of the classes, if they have any.
     """
 
     pixels: Pixels
@@ -40,6 +41,7 @@ class Selection:
     part: str
     binarize: str
     is_runs_own: bool
+    label_names: tuple[str, ...] = ()
 
     def pick(self, indices: Sequence[int]) -> Tensor:
         """Return the images at `indices`, [n, C, H, W], unchanged; raise DataError for an index out of range."""
@@ -50,7 +52,10 @@ class Selection:
 
     def label(self, index: int) -> str:
         """Return the label of an image as text, empty if there is none."""
-        return "" if self.labels is None else str(int(self.labels[index]))
+        if self.labels is None:
+            return ""
+        label = int(self.labels[index])
+        return self.label_names[label] if self.label_names else str(label)
 
     @cached_property
     def sha256(self) -> str:
@@ -160,13 +165,15 @@ class Trained:
         return [record for record in RunDirectory.of(self.run).metrics() if record["epoch"] <= self.completed]
 
     @pytorch_state.as_it_starts()
-    def images(self, part: str = "test", **settings: Any) -> Selection:
+    def images(self, part: str = "test", *, in_memory: Mapping[str, Any] | None = None, **settings: Any) -> Selection:
         """Return the images of one part of the run's data set, treated as in the run except for `settings`.
 
         Args:
             part: "test", "train" or "valid" (what --valid held out). Other data in a single array are taken whole.
-            settings: data, data_root and binarize of `Config`, to override those of the run; None overrides nothing.
-                Data that contain the run's images count as the run's, wherever they are stored.
+            in_memory: images that are not in a file: the arguments images, labels, test_images and test_labels of
+                `vae_fast.fit`, by their names.
+            settings: data, data_root, labels, layout and binarize of `Config`, to override those of the run; None
+                overrides nothing. Data that contain the run's images count as the run's, wherever they are stored.
 
         Raises DataError if the images cannot be read or have another shape, ConfigError if no run names them, and
         RunError if the run's images are no longer those that it was trained on.
@@ -174,8 +181,12 @@ class Trained:
         if part not in PARTS:
             raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
         given = {name: value for name, value in settings.items() if value is not None}
+        if in_memory is not None:
+            given["data"] = IN_MEMORY
+        if "data" in given:
+            given = {"labels": None, "layout": "auto", **given}  # the run's describe the run's own file
         config = self._settings(given)
-        found = DataSet.open(config.data, config.data_root)
+        found = DataSet.of(config) if in_memory is None else DataSet.in_memory(in_memory, config.layout)
         feed, _ = choose_feed("auto", found.nbytes, torch.device("cpu"), obstacle=found.obstacle)
         is_own = self.config is not None and ("data" not in given or self._holds_the_runs(found, feed))
         if not is_own:  # nothing is held out of other data
@@ -198,7 +209,8 @@ class Trained:
                 f"({' x '.join(map(str, splits.image_shape))}), {self.source} takes {self.model.pixels}"
             )
         shown = "all" if is_whole else part
-        return Selection(pixels, splits.labels.get(name), found.name, shown, config.binarize, is_own)
+        labels, names = splits.labels.get(name), splits.label_names
+        return Selection(pixels, labels, found.name, shown, config.binarize, is_own, names)
 
     def _settings(self, given: dict[str, Any]) -> Config:
         """Return the settings of the run, except for those given."""

@@ -2,15 +2,18 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 
 from vae_fast.analysis.trained import PARTS, Selection, Trained
 from vae_fast.cli import numbers
+from vae_fast.data.layout import Layout
 from vae_fast.data.transforms import TREATMENTS
 from vae_fast.errors import ConfigError
 from vae_fast.paths import expanded
+
+IMAGE_SETTINGS = ("data", "data_root", "labels", "layout", "binarize")  # arguments named like those of `Config`
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,6 +67,8 @@ def parser(
             help="images other than the run's: a name or a path, as for training; a single array is used whole",
         )
         result.add_argument("--data-root", type=path, help="folder that is searched first for mnist and fashion-mnist")
+        result.add_argument("--labels", type=path, help="file with the labels of --data, as for training")
+        result.add_argument("--layout", choices=get_args(Layout), help="order of the axes of --data, as for training")
         result.add_argument(
             "--binarize", choices=list(TREATMENTS), help="pixels (default: as in the run; dynamic: one static sample)"
         )
@@ -73,7 +78,7 @@ def parser(
 def opened(chosen: argparse.Namespace) -> tuple[Trained, Selection]:
     """Open the model and the images that the arguments name."""
     trained = Trained.open(chosen.run, chosen.device)
-    settings = {name: getattr(chosen, name) for name in ("data", "data_root", "binarize")}
+    settings = {name: getattr(chosen, name) for name in IMAGE_SETTINGS}
     return trained, trained.images(chosen.split, **settings)
 
 

@@ -22,8 +22,11 @@ _BRIGHT = 64  # float pixels up to 255 are assumed to be bytes if some are brigh
 _OVERSHOOT = 0.1  # how far outside [0, 1] resampling may put a pixel
 
 
-def check(sources: Mapping[str, Source]) -> bool:
-    """Raise `DataError` if a data set is wrong; else return whether its float pixels can be stored as uint8."""
+def check(sources: Mapping[str, Source]) -> dict[str, int | None]:
+    """Raise `DataError` if a data set is wrong; else return the factor that makes the pixels of each part bytes.
+
+    It is 1 for 0 to 255, 255 for 0 and 1 or multiples of 1/255; None if the pixels are no bytes but float32.
+    """
     parts = [part for part in PARTS if part in sources]
     if "test_labels" in sources and "test" not in parts:
         raise DataError(
@@ -39,15 +42,20 @@ def check(sources: Mapping[str, Source]) -> bool:
             f"{last.where}: test images are {list(last.array.shape[1:])}, training images "
             f"{list(train.array.shape[1:])}; expected the same shape"
         )
-    found = [_checked_pixels(sources[part]) for part in parts]  # a list: check every part, even after a False
+    factors = {part: _checked_pixels(sources[part]) for part in parts}
+    if None not in factors.values():
+        integers = [part for part in parts if sources[part].array.dtype.kind in "iu"]
+        if any(factors[part] == 1 for part in integers):  # then 0 and 1 in the other part are dark pixels
+            factors |= dict.fromkeys(integers, 1)
+        return factors
     floats = [sources[part] for part in parts if sources[part].array.dtype.kind == "f"]
-    as_uint8 = all(found)
-    if not as_uint8 and len(floats) < len(parts):
+    if len(floats) < len(parts):
+        other = sources[next(part for part in parts if sources[part].array.dtype.kind != "f")].array.dtype
         raise DataError(
-            f"{floats[0].where}: its float pixels are not multiples of 1/255, and the other part of the set is uint8; "
-            f"store both parts alike"
+            f"{floats[0].where}: its float pixels are not multiples of 1/255, and the other part of the set is "
+            f"{other}; store both parts alike"
         )
-    return as_uint8
+    return dict.fromkeys(parts, None)
 
 
 def chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -66,30 +74,16 @@ def chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
 def _check_kind(source: Source) -> None:
     """Check the dtype and the shape of images."""
     array, where, _ = source
-    if array.dtype != np.uint8 and array.dtype.name not in ("float16", "float32", "float64"):
-        advice = "multiply by 255 and convert to uint8"
-        if array.dtype != np.bool_:
-            advice = "values of 0 to 255 are taken as images.astype('uint8'), others divided by white's, as float32"
-        raise DataError(f"{where}: dtype {array.dtype}: expected uint8, or floats in [0, 1]; {advice}")
-    shape = list(array.shape)
+    if array.dtype.kind not in "biu" and array.dtype.name not in ("float16", "float32", "float64"):
+        raise DataError(f"{where}: dtype {array.dtype}: expected integers of 0 to 255, bool, or floats in [0, 1]")
     if array.ndim < 2:
-        raise DataError(f"{where}: shape {shape}: expected images as [N, H, W], [N, C, H, W] or [N, D]")
-    if array.ndim == 4 and _channels_come_last(*shape[1:]):
-        raise DataError(
-            f"{where}: shape {shape}: its channels seem to come last; expected [N, C, H, W]: use "
-            f"numpy.moveaxis(images, -1, 1), or [N, D] if they do not"
-        )
-
-
-def _channels_come_last(first: int, second: int, last: int) -> bool:
-    """Return whether a shape must be [H, W, C]: as [C, H, W] it would be too narrow, with too many channels."""
-    return last <= 4 and last < first and (first > 4 or first == second)
+        raise DataError(f"{where}: shape {list(array.shape)}: expected [N, H, W], [N, C, H, W], [N, H, W, C] or [N, D]")
 
 
 def _check_labels(labels: Source, images: Source) -> None:
     array, where, _ = labels
-    if array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64):
-        raise DataError(f"{where}: dtype {array.dtype}: expected integer labels; convert to int64")
+    if array.dtype.kind not in "biuUS" or array.dtype == np.uint64:
+        raise DataError(f"{where}: dtype {array.dtype}: expected labels that are integers or strings; convert to int64")
     if array.shape != (len(images.array),):
         raise DataError(
             f"{where}: shape {list(array.shape)}: expected [{len(images.array)}], one label for each image of "
@@ -97,13 +91,13 @@ def _check_labels(labels: Source, images: Source) -> None:
         )
 
 
-def _checked_pixels(source: Source) -> bool:
-    """Raise for pixels of another scale or that are not finite; else return whether every one is k/255."""
+def _checked_pixels(source: Source) -> int | None:
+    """Raise for pixels not finite or of another scale; else return the factor that makes them bytes, if any."""
     array, where, _ = source
-    if array.dtype == np.uint8:
-        if _largest(array) == 1:
-            raise DataError(f"{where}: its largest pixel is 1, but a uint8 white is 255; multiply the pixels by 255")
-        return True
+    if array.dtype == np.bool_:
+        return 255
+    if array.dtype.kind in "iu":
+        return _checked_integers(source)
     high, are_255ths = 0.0, True
     for start, chunk in chunks(array):
         with np.errstate(invalid="ignore"):  # a NaN gets its own error below, not NumPy's warning
@@ -120,17 +114,26 @@ def _checked_pixels(source: Source) -> bool:
         raise DataError(
             f"{where}: its largest pixel is {high:g}, but white is 1: divided by 255 twice? Multiply the pixels by 255"
         )
-    return are_255ths
+    return 255 if are_255ths else None
 
 
-def _largest(array: NDArray[Any]) -> int:
-    """Return the largest pixel of uint8 images, or any that is above 1."""
-    largest = 0
+def _checked_integers(source: Source) -> int:
+    """Raise for pixels of another scale; else return 1 for those of 0 to 255, and 255 for those of 0 and 1."""
+    array, where, _ = source
+    low, high = 0, 0
     for _, chunk in chunks(array):
-        largest = max(largest, int(chunk.max()))
-        if largest > 1:
-            break
-    return largest
+        low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
+        if array.dtype == np.uint8 and high > 1:  # there is nothing else to find
+            return 1
+    if low < 0 or high > 255:
+        cause = _cause(low, high, are_whole=True).replace(", or convert to uint8", "")
+        raise DataError(
+            f"{where}: its {array.dtype} pixels are between {low} and {high}: expected 0 to 255, or floats in [0, 1]: "
+            f"{cause}, as float32"
+        )
+    if array.dtype == np.uint8 and high == 1:
+        raise DataError(f"{where}: its largest pixel is 1, but a uint8 white is 255; multiply the pixels by 255")
+    return 255 if high == 1 else 1
 
 
 def _fault(value: float, array: NDArray[Any]) -> str:

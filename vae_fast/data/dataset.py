@@ -1,11 +1,10 @@
-"""Images to train on: a set known by name (digits, mnist, fashion-mnist) or a user's own file, checked before any use.
+"""Images to train on: known by name (digits, mnist, fashion-mnist), in a file, or in memory; checked before any use.
 
 `data.checks` finds once, up front, everything that could spoil a run later. Pixels stay uint8 where possible, one byte
 each; k stands for k/255.
 """
 
 import difflib
-import functools
 import math
 import os
 from collections.abc import Mapping
@@ -18,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_fast.config import CATALOGUE
-from vae_fast.data import builtin, checks, file_images, readers
+from vae_fast.config import CATALOGUE, IN_MEMORY, Config
+from vae_fast.data import builtin, checks, file_images, in_memory, labels, readers
 from vae_fast.data.file_images import Stored
 from vae_fast.data.images import Pixels
+from vae_fast.data.layout import Layout, channels_first
 from vae_fast.data.readers import Source
 from vae_fast.errors import DataError
 from vae_fast.runtime import pytorch_state
+from vae_fast.runtime.printer import Printer
 
 P = TypeVar("P", bound=Pixels)
 
@@ -35,14 +36,16 @@ class Images(Generic[P]):
 
     pixels: [N, C, H, W], contiguous; uint8 (k stands for k/255) or float32 in [0, 1]. A tensor, unless `DataSet.splits`
         was asked to leave them in their file.
-    labels: int64 [N], or None if the file has none.
+    labels: int64 [N], or None if there are none.
     name: a short name for titles. note: how the pixels are stored, and why.
+    label_names: the names of the classes if their labels were strings; label k is label_names[k].
     """
 
     pixels: P
     labels: Tensor | None
     name: str
     note: str
+    label_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -54,23 +57,25 @@ def load_images(
     root: str | os.PathLike[str] | None = None,
     *,
     test_fraction: float = 0.1,
+    layout: Layout = "auto",
 ) -> Images[Tensor]:
     """Load one part of a data set.
 
     data: "digits" (embedded), "mnist", "fashion-mnist", or the path of an IDX file (plain or gzipped), a `.npy`, a
         `.npz` with the members `train` and optionally `test`, `train_labels` and `test_labels` (or other common names,
         such as `x_train` and `arr_0`), or a folder of IDX files with MNIST's names. Images are [N, H, W],
-        [N, C, H, W] or [N, D] (which becomes [N, 1, 1, D]); uint8, or floats in [0, 1], stored as uint8 if every one
-        is k/255 within 1e-6, else as float32.
+        [N, C, H, W], [N, H, W, C] or [N, D] (which becomes [N, 1, 1, D]); integers of 0 to 255, bool, or floats in
+        [0, 1], stored as uint8 if every one is k/255 within 1e-6, else as float32.
     root: where to look first for mnist and fashion-mnist, before the folder that the environment variable
         VAE_FAST_DATA names, the user's cache, and the system's folders. If none has the set, it is downloaded.
     test_fraction: the fraction at the end of a set without a test part that is held out as one; 0 for none.
+    layout: "nchw" or "nhwc", the order of the axes of an array with four; "auto" sees it by the shape.
 
     Raises `DataError` (a `ValueError`) if anything is wrong with the arguments or the file.
     """
     if split not in ("train", "test"):
         raise DataError(f"split: expected 'train' or 'test', got {split!r}")
-    train, test = load_splits(data, root, test_fraction=test_fraction)
+    train, test = load_splits(data, root, test_fraction=test_fraction, layout=layout)
     if split == "train":
         return train
     if test is None:
@@ -80,10 +85,14 @@ def load_images(
 
 @pytorch_state.as_it_starts()
 def load_splits(
-    data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, test_fraction: float = 0.1
+    data: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    *,
+    test_fraction: float = 0.1,
+    layout: Layout = "auto",
 ) -> tuple[Images[Tensor], Images[Tensor] | None]:
     """Load the training and the test part of a data set, as `load_images` does; the latter is None if there is none."""
-    return cast(tuple[Images[Tensor], Images[Tensor] | None], DataSet.open(data, root).splits(test_fraction))
+    return cast(tuple[Images[Tensor], Images[Tensor] | None], DataSet.open(data, root, layout).splits(test_fraction))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +101,34 @@ class DataSet:
 
     name: str
     sources: Mapping[str, Source]
+    layout: Layout = "auto"
 
     @classmethod
-    def open(cls, data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Self:
-        """Find a data set by name or path; see `load_images`."""
-        return cls(*_open(data, root))
+    def open(
+        cls,
+        data: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None = None,
+        layout: Layout = "auto",
+        labels_file: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Find a data set by name or path; see `load_images`. `labels_file`: the labels of a single array."""
+        name, sources = _open(data, root)
+        if labels_file is not None:
+            if "train_labels" in sources or "test" in sources:
+                has = "labels of its own" if "train_labels" in sources else "a test part, so labels belong beside both"
+                raise DataError(f"labels: expected none, since {data} has {has}; got {labels_file}")
+            sources = {**sources, "train_labels": labels.read(Path(os.path.expanduser(labels_file)))}
+        return cls(name, sources, layout)
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Find the data set that the settings name."""
+        return cls.open(config.data, config.data_root, config.layout, config.labels)
+
+    @classmethod
+    def in_memory(cls, given: Mapping[str, Any], layout: Layout = "auto", printer: Printer | None = None) -> Self:
+        """Return a data set of `given`, the arguments of `in_memory.sources` by their names."""
+        return cls(IN_MEMORY, in_memory.sources(**given, printer=printer), layout)
 
     @property
     def parts(self) -> dict[str, Source]:
@@ -121,7 +153,8 @@ class DataSet:
     @property
     def obstacle(self) -> str | None:
         """Return why the images cannot stay in their files, and what to do about it; None if they can."""
-        found = ((where, file_images.obstacle(array)) for array, where, _ in self.parts.values())
+        arranged = (channels_first(source, self.layout) for source in self.parts.values())
+        found = ((where, file_images.obstacle(array)) for array, where, _ in arranged)
         return next((f"{where}: {why}" for where, why in found if why is not None), None)
 
     def splits(
@@ -133,24 +166,24 @@ class DataSet:
         """
         if not 0 <= test_fraction < 1:
             raise DataError(f"test_fraction: expected at least 0 and less than 1, got {test_fraction!r}")
-        as_uint8 = checks.check(self.sources)
-        keep = functools.partial(_in_file if in_file else _in_memory, as_uint8=as_uint8)
-        images = {part: self._images(part, *keep(source.array)) for part, source in self.parts.items()}
+        parts = {part: channels_first(source, self.layout) for part, source in self.parts.items()}
+        factors = checks.check({**self.sources, **parts})
+        encoded, names = labels.encode(self.sources)
+        keep = _in_file if in_file else _in_memory
+        images: dict[str, Images[Pixels]] = {}
+        for part, source in parts.items():
+            pixels: Pixels
+            pixels, note = keep(source.array, factors[part])
+            if source.array is not self.parts[part].array:
+                note += ", channels last in the file"
+            count, *shape = pixels.shape
+            pixels = pixels.view(count, *(1,) * (3 - len(shape)), *shape)
+            images[part] = Images(pixels, encoded.get(part), self.name, note, names)
         if "test" in images:
             return images["train"], images["test"]
         if test_fraction == 0:
             return images["train"], None
         return _hold_out(images["train"], test_fraction, self.sources["train"].where)
-
-    def _images(self, part: str, pixels: Pixels, note: str) -> Images[Pixels]:
-        labels = self.sources.get(f"{part}_labels")
-        count, *shape = pixels.shape
-        return Images(
-            pixels=pixels.view(count, *(1,) * (3 - len(shape)), *shape),
-            labels=None if labels is None else torch.from_numpy(labels.array.astype(np.int64)),
-            name=self.name,
-            note=note,
-        )
 
 
 def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> tuple[str, dict[str, Source]]:
@@ -159,6 +192,11 @@ def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> 
         raise DataError(f"data: expected a name or a path, got {data!r}")
     if isinstance(data, str) and data in CATALOGUE:
         return data, builtin.read_known(data, root)
+    if data == IN_MEMORY:
+        raise DataError(
+            f"data: {IN_MEMORY!r} stands for images that a program passes to vf.fit(config, images=...); "
+            f"expected these, or a file with the same ones (--data FILE)"
+        )
     path = Path(os.path.expanduser(data))
     if not data or not os.path.exists(path):
         near = difflib.get_close_matches(str(data), CATALOGUE, n=1)
@@ -168,27 +206,30 @@ def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> 
     return name if path.is_dir() else Path(name.removesuffix(".gz")).stem, readers.read(path)
 
 
-def _in_memory(array: NDArray[Any], as_uint8: bool) -> tuple[Tensor, str]:
+def _in_memory(array: NDArray[Any], factor: int | None) -> tuple[Tensor, str]:
+    """Return pixels as a tensor, and a note. `factor`: what makes them bytes, from `checks.check`."""
     if array.dtype == np.uint8:
         pixels, note = np.require(array, requirements=["C", "W", "E"]), "uint8"  # copies a map, not an array
-    elif as_uint8:
-        pixels, note = _to_uint8(array), "float pixels stored as uint8: every value is a multiple of 1/255"
-    else:
+    elif factor is None:
         pixels, note = np.require(array, np.float32, ["C", "W", "E"]), "float32 (not multiples of 1/255)"
+    else:
+        values = {"f": "every value is a multiple of 1/255"}.get(array.dtype.kind, f"0 to {255 // factor}")
+        kind = "float" if array.dtype.kind == "f" else array.dtype.name
+        pixels, note = _to_uint8(array, factor), f"{kind} pixels stored as uint8: {values}"
     return torch.from_numpy(pixels), note
 
 
-def _in_file(array: NDArray[Any], as_uint8: bool) -> tuple[Stored, str]:
+def _in_file(array: NDArray[Any], factor: int | None) -> tuple[Stored, str]:
     note = f"{array.dtype.name}, left in the file"
-    if as_uint8 and array.dtype.kind == "f":
+    if factor is not None and array.dtype.kind == "f":
         note += " and read as uint8: every value is a multiple of 1/255"
-    return Stored.of(array, as_uint8), note
+    return Stored.of(array, as_uint8=factor is not None), note
 
 
-def _to_uint8(array: NDArray[Any]) -> NDArray[Any]:
+def _to_uint8(array: NDArray[Any], factor: int) -> NDArray[Any]:
     pixels = np.empty(array.shape, np.uint8)
     for start, chunk in checks.chunks(array):
-        pixels[start : start + len(chunk)] = np.rint(chunk.astype(np.float64) * 255)
+        pixels[start : start + len(chunk)] = np.rint(chunk.astype(np.float64) * factor)
     return pixels
 
 

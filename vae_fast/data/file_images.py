@@ -149,5 +149,6 @@ def obstacle(array: NDArray[Any]) -> str | None:
     if array.dtype not in _DTYPES:
         return f"its dtype is {array.dtype.str}, expected uint8 or float32 of this machine's byte order; convert it"
     if not array.flags.c_contiguous:
-        return "it is in Fortran order; write it with numpy.save(file, numpy.ascontiguousarray(images))"
+        order = "it is in Fortran order" if array.flags.f_contiguous else "its channels come last"
+        return f"{order}; write it with numpy.save(file, numpy.ascontiguousarray(images))"
     return None

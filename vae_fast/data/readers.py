@@ -52,6 +52,7 @@ _OTHERS = {
 }
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP_MAGIC, _ZIP_MAGIC, _NPY_MAGIC = b"\x1f\x8b", b"PK", b"\x93NUMPY"
+TEXT = "US"  # NumPy's letters of dtypes that hold text
 _CHUNK = 1 << 20
 _MAX_RATIO = 1040  # deflate packs at most 1032 bytes into one; the rest is slack for the frame
 
@@ -88,7 +89,7 @@ def read(path: Path) -> dict[str, Source]:
         raise DataError(f"{path}: neither a file nor a folder")
     with _explained(str(path)), path.open("rb") as file:
         if file.read(2) != _ZIP_MAGIC:
-            return {"train": _read_array(path)}
+            return {"train": read_array(path)}
         with zipfile.ZipFile(file) as archive:
             return _read_npz(archive, path)
 
@@ -115,7 +116,7 @@ def _read_folder(folder: Path) -> dict[str, Source]:
                 f"{folder}: no {IDX_NAMES['train']}[.gz] in this folder, which holds {held}; "
                 f"a folder must hold IDX files with MNIST's names"
             )
-    return {part: _read_array(path) for part, path in files.items() if path}
+    return {part: read_array(path) for part, path in files.items() if path}
 
 
 def _read_npz(archive: zipfile.ZipFile, path: Path) -> dict[str, Source]:
@@ -140,13 +141,14 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, pa
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
         raise DataError(f"{where}: is encrypted or in an unusual compression; write it with numpy.savez_compressed")
     with _explained(where), archive.open(info) as stream:
-        header = _read_header(stream, where)
+        header = _read_header(stream, where, TEXT if part.endswith("_labels") else "")
         _check_size(header, info.file_size - stream.tell(), where)
         _check_ratio(header, info.compress_size, where)
         return Source(_fill(stream, header, where), where, "" if name == part else name)
 
 
-def _read_array(path: Path) -> Source:
+def read_array(path: Path, kinds: str = "") -> Source:
+    """Read an IDX file (plain or gzipped) or a `.npy`. `kinds`: NumPy's letters of accepted dtypes besides numbers."""
     where = str(path)
     with _explained(where), path.open("rb") as file:
         size = path.stat().st_size
@@ -154,7 +156,7 @@ def _read_array(path: Path) -> Source:
         file.seek(0)
         if gzipped:
             return Source(_gunzip(file, size, where), where)
-        header = _read_header(file, where)
+        header = _read_header(file, where, kinds)
         _check_size(header, size - file.tell(), where)
         # A map, so that floats which turn out to be uint8 are never in memory all at once.
         array = np.memmap(file, header.dtype, "r", file.tell(), header.shape, header.order)
@@ -173,11 +175,11 @@ def _gunzip(file: IO[bytes], size: int, where: str) -> NDArray[Any]:
     return array
 
 
-def _read_header(stream: Any, where: str) -> Header:
+def _read_header(stream: Any, where: str, kinds: str = "") -> Header:
     """Read an IDX or npy header, leaving the stream at the first element."""
     start = stream.read(4)
     if start == _NPY_MAGIC[:4]:
-        header = _npy_header(stream, start, where)
+        header = _npy_header(stream, start, where, kinds)
     elif len(start) == 4 and start[:2] == b"\0\0":
         header = _idx_header(stream, start, where)
     else:
@@ -204,14 +206,14 @@ def _idx_header(stream: Any, start: bytes, where: str) -> Header:
     return Header(np.dtype(_IDX_DTYPES[code]), tuple(np.frombuffer(dims, ">u4").tolist()), "C")
 
 
-def _npy_header(stream: Any, start: bytes, where: str) -> Header:
+def _npy_header(stream: Any, start: bytes, where: str, kinds: str) -> Header:
     magic = start + stream.read(4)
     if magic != _NPY_MAGIC + b"\x01\x00":  # only structured dtypes need later versions
         raise DataError(f"{where}: bad magic: {magic!r} is not .npy version 1.0; write it with numpy.save")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject:
         raise DataError(f"{where}: holds pickled Python objects, which are never loaded; save an array of numbers")
-    if dtype.kind not in "biuf":
+    if dtype.kind not in "biuf" + kinds:
         raise DataError(f"{where}: dtype {dtype}: expected numbers")
     return Header(dtype, shape, "F" if fortran else "C")
 

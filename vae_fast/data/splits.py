@@ -21,13 +21,14 @@ class Splits:
     """Images [N, C, H, W] on the host, uint8 or float32; a part without images is None.
 
     With the feed "stream" they are not tensors but `Stored`, left in their file. `labels`, int64 [N], are keyed by the
-    name of their part; parts without labels are absent.
+    name of their part; parts without labels are absent. `label_names` are the names of the classes, if they have any.
     """
 
     train: Pixels
     valid: Pixels | None
     test: Pixels | None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
+    label_names: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> torch.Size:
@@ -37,7 +38,8 @@ class Splits:
     def fingerprint(self) -> dict[str, Any]:
         """Return what config.toml records about the images, so that a resume notices if they have changed."""
         count = [len(part) for part in self._parts]
-        return {"count": count, "shape": list(self.image_shape), "sha256": sha256(self._parts)}
+        named = {"label_names": list(self.label_names)} if self.label_names else {}
+        return {"count": count, "shape": list(self.image_shape), "sha256": sha256(self._parts), **named}
 
     @property
     def nbytes(self) -> int:
@@ -74,6 +76,7 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
         None if valid is None else _treated(valid, held_out, VALID_SAMPLE),
         None if test_images is None else _treated(test_images.pixels, held_out, TEST_SAMPLE),
         {part: some for part, some in labels.items() if some is not None},
+        train_images.label_names,
     )
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
     called = {"training": found.aliases.get("train"), "test": found.aliases.get("test")}

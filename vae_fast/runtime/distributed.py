@@ -116,6 +116,16 @@ class ProcessGroup:
         result: R = _result(value, error or next((other for other in errors if other is not None), None))
         return result
 
+    def require_equal(self, what: str, value: Any) -> None:
+        """Raise RunError in every process unless all were given the same value."""
+        first = self.on_rank0(lambda: value)
+
+        def compare() -> None:
+            if value != first:
+                raise RunError(f"{what}: process {self.rank} was given others than the first: {value}, {first}")
+
+        self.on_all_ranks(compare)
+
     def local_rank0_first(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do as `on_all_ranks`, but let one process per machine go first, so that the others can use its files."""
         if self.local_rank > 0:

@@ -11,7 +11,7 @@ from vae_fast.errors import RunError
 from vae_fast.models.mlp import network_memory
 from vae_fast.runtime.memory import free_memory
 from vae_fast.runtime.plan import SAME_SUMS, Plan, make_plan, recorded_plan
-from vae_fast.training.progress import Printer
+from vae_fast.runtime.printer import Printer
 
 
 def choose_plan(config: Config, directory: RunDirectory, printer: Printer, processes: int) -> Plan:

@@ -24,12 +24,13 @@ from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from vae_fast.runtime.environment import changes, environment
 from vae_fast.runtime.nvtx import marks
 from vae_fast.runtime.plan import Plan
+from vae_fast.runtime.printer import Printer
 from vae_fast.runtime.profiler import Profile
 from vae_fast.runtime.signals import Interrupted, begun, collected_signals
 from vae_fast.training import cuda_graphs
 from vae_fast.training.engine import Engine
+from vae_fast.training.epoch_line import epoch_line
 from vae_fast.training.planning import require_memory
-from vae_fast.training.progress import Printer, epoch_line
 from vae_fast.training.validation import Validation
 
 

@@ -1,16 +1,8 @@
-"""What a run prints: a bar on a terminal, plain lines elsewhere."""
-
-import os
-import pty
-import re
-import subprocess
-import sys
-import time
+"""The line that a run prints for each epoch."""
 
 import pytest
 
-from vae_fast.training import progress
-from vae_fast.training.progress import Printer, epoch_line
+from vae_fast.training.epoch_line import _terms, epoch_line
 
 RECORD = {
     "epoch": 3, "train_loss": 105.123, "train_nll": 80.1, "train_kl": 25.023, "images_per_second": 23456.7,
@@ -28,24 +20,6 @@ def test_an_epoch_is_one_line() -> None:
 def test_an_epoch_that_learned_nothing_is_still_a_line() -> None:
     nothing = {**RECORD, "train_loss": None, "images_per_second": None, "skipped_steps": 7}
     assert epoch_line(nothing, 3) == "epoch 3/3   7 steps skipped: not finite"
-
-
-def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    with Printer().bar("epoch 1", 40) as advance:
-        advance(20, 105.3)
-    assert capsys.readouterr().out == ""
-
-
-def test_without_a_terminal_progress_with_a_unit_is_printed_in_lines(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
-    with Printer(stderr=True).bar("-log p(x)", 4000, 1000, "images") as advance:
-        time.sleep(0.01)
-        advance(1500, 105.3)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert re.fullmatch(r"-log p\(x\)  105\.30  1,500 of 4,000, [0-9,]+ images/s\n", printed.err)
 
 
 def test_a_loss_that_is_not_nll_plus_kl_shows_its_terms() -> None:
@@ -79,28 +53,4 @@ def test_a_loss_that_is_not_nll_plus_kl_shows_its_terms() -> None:
     ],
 )
 def test_the_terms_of_a_loss_are_described(loss: float, nll: float, kl: float, beta: float, expected: str) -> None:
-    assert progress._terms(loss, nll, kl, beta) == expected
-
-
-def test_a_terminal_gets_a_bar_that_vanishes() -> None:
-    """Print to a real pseudo-terminal."""
-    code = (
-        "import time; from vae_fast.training.progress import Printer; printer = Printer()\n"
-        "with printer.bar('epoch 1', 64) as advance:\n"
-        "    for step in range(64): time.sleep(0.01); advance(step, 105.25)\n"
-        "printer.line('done')"
-    )
-    master, slave = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=slave, env={**os.environ, "TERM": "xterm"})
-    os.close(slave)
-    written = b""
-    while process.poll() is None or not written.endswith(b"done\r\n"):
-        try:
-            written += os.read(master, 4096)
-        except OSError:  # the other side is closed
-            break
-    os.close(master)
-    assert process.wait() == 0
-    assert b"epoch 1" in written
-    assert b"/64" in written
-    assert written.endswith(b"done\r\n")
+    assert _terms(loss, nll, kl, beta) == expected
