@@ -75,7 +75,8 @@ def variants(dtypes: Sequence[str] = DTYPES) -> Iterator[Variant]:
         for likelihood in LIKELIHOODS:
             for with_kl in (True, False):
                 yield from _elbo(likelihood, dtype, with_kl)
-        yield _nll_with_gradient(dtype)
+        for likelihood in LIKELIHOODS:
+            yield _nll_with_gradient(likelihood, dtype)
         yield from _finish_step(dtype)
 
 
@@ -126,11 +127,14 @@ def _elbo(likelihood: str, dtype: str, with_kl: bool) -> Iterator[Variant]:
         yield Variant(f"{name}, {title}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
 
 
-def _nll_with_gradient(dtype: str) -> Variant:
+def _nll_with_gradient(likelihood: str, dtype: str) -> Variant:
     kernel = nll_with_gradient._nll_with_gradient_kernel
-    floats = {"target_ptr": "*u8", "weight_ptr": "*fp32", "nll_ptr": "*fp32"}
-    constants = {**_together(kernel), "BLOCK_D": 1024}
-    return Variant(f"nll_with_gradient, {dtype}", kernel, {**_pointers(kernel, dtype), **floats}, constants)
+    names = ("weight_ptr", "nll_ptr", "log_scale_ptr", "by_scale_ptr")
+    functions = {"VALUE": LIKELIHOODS[likelihood].value, "GRADIENT": LIKELIHOODS[likelihood].gradient}
+    unused = () if likelihood in SCALED else ("log_scale_ptr", "by_scale_ptr")
+    constants = {**_together(kernel), **functions, "BLOCK_D": 1024, **dict.fromkeys(unused)}
+    pointers = {**_pointers(kernel, dtype), "target_ptr": "*u8", **dict.fromkeys(names, "*fp32")}
+    return Variant(f"nll_with_gradient, {likelihood}, {dtype}", kernel, pointers, constants)
 
 
 def _finish_step(dtype: str) -> Iterator[Variant]:

@@ -26,7 +26,7 @@ ARGUMENTS = {
     "sample_posterior": ("stats",),
     "elbo_loss": ("logits", "mu", "logvar", "target", "log_scale"),
     "nll": ("logits", "target", "log_scale"),
-    "nll_with_gradient": ("logits", "target"),
+    "nll_with_gradient": ("logits", "target", "log_scale"),
     "sample_posterior_gradient": ("stats", "grad_z"),
     "sample_posterior_from": ("stats",),
 }

@@ -6,7 +6,7 @@ in the layout of the CPU's instructions, and each weight has two copies. Adam us
 weight while they are in the cache, and writes the copies. `mlp_steps_` is for one process; `mlp_gradients` stops before
 Adam, for several processes that average gradients.
 
-The network is that of vae_fast.models.vae.VAE with the Bernoulli likelihood; the loss is that of objective.py.
+The network is that of vae_fast.models.vae.VAE, with any likelihood; the loss is that of objectives/elbo.py.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ FLOAT32 = "float32"
 HAS_LIBRARY = extension.load()
 
 _OBJECTIVE = (
-    "float free_bits, bool binarize, int row_offset, int stream, float weight, str products, Tensor({}!) workspace"
+    "float free_bits, bool binarize, int row_offset, int stream, float weight, str products, str likelihood,"
+    " float? log_scale, Tensor({}!) workspace"
 )
 torch.library.define(
     "vae_fast::mlp_steps_",
@@ -55,14 +56,12 @@ def _mlp_fake(*arguments: object) -> None:
     return None
 
 
-def mlp_refuses(parameters: Sequence[Tensor], activation: str, likelihood: str = "bernoulli") -> str | None:
+def mlp_refuses(parameters: Sequence[Tensor], activation: str) -> str | None:
     """Return why a network cannot be trained by these operators, or None if it can."""
     if not HAS_LIBRARY:
         return extension.status()
     if activation not in FUSED_ACTIVATIONS:
         return f"the activation {activation!r} is none of {', '.join(FUSED_ACTIVATIONS)}"
-    if likelihood != "bernoulli":
-        return f"the likelihood {likelihood!r} is not 'bernoulli'"
     for tensor in parameters:
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
             return f"a parameter is {tensor.dtype} on {tensor.device}, not float32 on a CPU"
@@ -123,6 +122,8 @@ def mlp_steps_(
     stream: int = 0,
     weight: float = 1.0,
     products: str = FLOAT32,
+    likelihood: str = "bernoulli",
+    log_scale: float | None = None,
     seconds: Tensor | None = None,
 ) -> None:
     """Train on some batches, one after the other: update parameters, moments, count, copies and the record in place.
@@ -132,7 +133,9 @@ def mlp_steps_(
 
     Args:
         parameters: weight [N, M] and bias [N] of every layer in the order of VAE.parameters(): the encoder's hidden
-            layers, stats [2 Z, M], the same number of decoder's hidden layers, and logits [D, M]; float32, contiguous.
+            layers, stats [2 Z, M], the same number of decoder's hidden layers, and logits [D, M]; if the scale is
+            learned, also its log [S], where S divides D and each value holds for D / S pixels; float32, contiguous. A
+            log below -6 counts as -6, and has no gradient.
         means, squares: Adam's moments, of equal shapes.
         count: the steps taken so far, 0-d float32.
         copies: `mlp_copies` of the current parameters, updated with them; None in float32.
@@ -154,6 +157,8 @@ def mlp_steps_(
         weight: a factor for the gradients, which are those of the mean over the batch.
         products: float32, or one of `bf16_loops`: then the operands of the products are rounded to bfloat16,
             activations and gradients once each. All else is float32.
+        likelihood: one of `reference.LIKELIHOODS`.
+        log_scale: the log of a fixed scale, for the likelihoods of `reference.SCALED` if it is not learned.
         seconds: float64 [threads, 5]; each thread adds the time it spends on forward products, backward products,
             weight gradients with Adam, storing operands, and everything together.
 
@@ -190,6 +195,8 @@ def mlp_steps_(
         stream,
         weight,
         products,
+        likelihood,
+        log_scale,
         workspace,
         seconds,
     )
@@ -214,6 +221,8 @@ def mlp_gradients(
     stream: int = 0,
     weight: float = 1.0,
     products: str = FLOAT32,
+    likelihood: str = "bernoulli",
+    log_scale: float | None = None,
 ) -> None:
     """Compute the gradients of the loss of one batch and write them to `gradients`, which have the parameters' shapes.
 
@@ -242,6 +251,8 @@ def mlp_gradients(
         stream,
         weight,
         products,
+        likelihood,
+        log_scale,
         workspace,
         terms,
     )

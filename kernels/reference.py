@@ -90,15 +90,22 @@ def sample_posterior_gradient(grad_z: Tensor, kl_weight: Tensor, stats: Tensor, 
     return torch.cat((grad_z + weight * mu, by_logvar), dim=1).to(stats.dtype)
 
 
-def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Bernoulli's nll_b, [B], and the gradient of `weight` sum_b nll_b by the logits, in their dtype.
+def nll_with_gradient(
+    logits: Tensor, target: Tensor, weight: Tensor, likelihood: str, log_scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return nll_b, [B], and the gradients of `weight` sum_b nll_b by the logits and by log_scale, in their dtypes.
 
-    The derivative of softplus(l) - x l, sigmoid(l) - x, is written out because autograd cannot be called here under
-    torch.inference_mode or torch.func.
+    The derivatives are written out because autograd cannot be called here under torch.inference_mode or torch.func.
     """
-    value = nll(logits, target, "bernoulli", None)
-    by_logit = logits.flatten(1).to(value.dtype).sigmoid() - _pixels(target, value.dtype)
-    return value, (weight.to(value.dtype) * by_logit).view(logits.shape).to(logits.dtype)
+    value = nll(logits, target, likelihood, log_scale)
+    dtype = value.dtype
+    scale = () if log_scale is None else (log_scale.to(dtype),)
+    by_logit, by_scale = DERIVATIVES[likelihood](logits.flatten(1).to(dtype), _pixels(target, dtype), *scale)
+    gradient = (weight.to(dtype) * by_logit).view(logits.shape).to(logits.dtype)
+    if log_scale is None or by_scale is None:
+        return value, gradient, None
+    by_scale = weight.to(dtype) * (by_scale.sum() if log_scale.dim() == 0 else by_scale.sum(0))
+    return value, gradient, by_scale.to(log_scale.dtype)
 
 
 def elbo(
@@ -123,6 +130,21 @@ def continuous_bernoulli(logit: Tensor, x: Tensor) -> Tensor:
     return bernoulli(logit, x) - _log_normalizer(logit)
 
 
+def bernoulli_derivatives(logit: Tensor, x: Tensor) -> tuple[Tensor, None]:
+    """Return the derivative of `bernoulli` by the logit; the functions below also return the one by log_scale."""
+    return logit.sigmoid() - x, None
+
+
+def continuous_bernoulli_derivatives(logit: Tensor, x: Tensor) -> tuple[Tensor, None]:
+    """Return the Bernoulli's derivative minus 1/l - 1/sinh(l), by the series of `_log_normalizer` near 0."""
+    near = logit.abs() < (0.05 if logit.dtype == torch.float64 else 0.5)
+    away = torch.where(near, 1.0, logit)
+    half = torch.where(near, logit / 2, 0.0)
+    square = half.square()
+    series = half * (1 / 3 - square * (7 / 45 - square * (62 / 945 - square * (127 / 4725))))
+    return logit.sigmoid() - x - torch.where(near, series, 1 / away - 1 / away.sinh()), None
+
+
 def _log_normalizer(logit: Tensor) -> Tensor:
     """Return log(l / tanh(l / 2)): near 0, where the derivative 1/l - 1/sinh(l) cancels, by its series.
 
@@ -142,6 +164,12 @@ def gaussian(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
     return 0.5 * ((x - mean) * (-log_scale).exp()).square() + log_scale + 0.5 * math.log(2 * math.pi)
 
 
+def gaussian_derivatives(mean: Tensor, x: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    inverse = (-log_scale).exp()
+    scaled = (x - mean) * inverse
+    return -scaled * inverse, 1 - scaled.square()
+
+
 def discretized_logistic(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
     """Return -log of a logistic's mass on the bin of width 1/255 around x; the end bins extend to infinity.
 
@@ -157,11 +185,26 @@ def discretized_logistic(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
     return -torch.where(x <= 0, below_upper, torch.where(x >= 1, above_lower, inside))
 
 
+def discretized_logistic_derivatives(mean: Tensor, x: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    inverse = (-log_scale).exp()
+    upper, lower = (x - mean + 0.5 / LEVELS) * inverse, (x - mean - 0.5 / LEVELS) * inverse
+    by_upper, by_lower = torch.where(x >= 1, 0, -(-upper).sigmoid()), torch.where(x <= 0, 0, lower.sigmoid())
+    width = inverse / LEVELS
+    by_width = torch.where((x > 0) & (x < 1), width / torch.expm1(width), 0)
+    return -(by_upper + by_lower) * inverse, by_width - by_upper * upper - by_lower * lower
+
+
 LIKELIHOODS: dict[str, Callable[..., Tensor]] = {
     "bernoulli": bernoulli,
     "continuous_bernoulli": continuous_bernoulli,
     "gaussian": gaussian,
     "discretized_logistic": discretized_logistic,
+}
+DERIVATIVES: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {
+    "bernoulli": bernoulli_derivatives,
+    "continuous_bernoulli": continuous_bernoulli_derivatives,
+    "gaussian": gaussian_derivatives,
+    "discretized_logistic": discretized_logistic_derivatives,
 }
 SCALED = ("gaussian", "discretized_logistic")
 

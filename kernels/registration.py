@@ -44,7 +44,7 @@ for _schema in (
     f"sample_posterior_gradient(Tensor grad_z, Tensor kl_weight, Tensor stats, {_NOISE}) -> Tensor",
     f"nll({_PIXELS}, Tensor? log_scale, str likelihood) -> Tensor",
     f"nll_backward(Tensor grad_nll, {_PIXELS}, Tensor? log_scale, str likelihood) -> (Tensor, Tensor)",
-    f"nll_with_gradient({_PIXELS}, Tensor weight) -> (Tensor, Tensor)",
+    f"nll_with_gradient({_PIXELS}, Tensor weight, Tensor? log_scale, str likelihood) -> (Tensor, Tensor, Tensor)",
 ):
     torch.library.define(f"vae_fast::{_schema.partition('(')[0]}", _schema[_schema.index("(") :])
 
@@ -133,8 +133,11 @@ def _nll_backward_fake(
 
 
 @torch.library.register_fake("vae_fast::nll_with_gradient")
-def _nll_with_gradient_fake(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape[0], dtype=torch.float32), logits.new_empty(logits.shape)
+def _nll_with_gradient_fake(
+    logits: Tensor, target: Tensor, weight: Tensor, log_scale: Tensor | None, likelihood: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    by_scale = logits.new_empty(0) if log_scale is None else log_scale.new_empty(log_scale.shape)
+    return logits.new_empty(logits.shape[0], dtype=torch.float32), logits.new_empty(logits.shape), by_scale
 
 
 def _reparameterize_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -299,7 +302,7 @@ def _nll_backward_triton(grad_nll: Tensor, logits: Tensor, target: Tensor, *othe
     return by_logits, by_scale
 
 
-def _nll_with_gradient_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
+def _nll_with_gradient_triton(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from .triton.nll_with_gradient import nll_with_gradient_triton
 
     return nll_with_gradient_triton(*arguments)

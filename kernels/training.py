@@ -14,40 +14,55 @@ from .functional import random_bits
 
 
 class NllWithGradient(NamedTuple):
-    """`nll`, [B], in nats per image, and `gradient`, of the logits' shape and dtype."""
+    """`nll`, [B], in nats per image; its gradients by the logits and by the log of the scale, in their shapes."""
 
     nll: Tensor
     gradient: Tensor
+    scale_gradient: Tensor | None = None
 
 
-def nll_with_gradient(logits: Tensor, target: Tensor, weight: Tensor, *, impl: str = "auto") -> NllWithGradient:
-    """Compute the Bernoulli's nll_b = -sum_d log p(x_bd | z_b) and the gradient of weight sum_b nll_b by the logits.
+def nll_with_gradient(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    likelihood: str = "bernoulli",
+    log_scale: Tensor | None = None,
+    impl: str = "auto",
+) -> NllWithGradient:
+    """Compute nll_b = -sum_d log p(x_bd | z_b) and the gradients of weight sum_b nll_b by the logits and the scale.
 
     Args:
-        logits, target: as for `elbo_loss`; no gradient flows back into either.
+        logits, target, likelihood: as for `elbo_loss`; no gradient flows back into any tensor.
         weight: 0-d float32 on the same device.
+        log_scale: the log of the scale, [] or [D], for the likelihoods that have one.
         impl: as for `elbo_loss`.
 
     Returns:
-        NllWithGradient(nll, gradient): [B], float32 (float64 if any floating input is); the logits' shape and dtype.
+        NllWithGradient(nll, gradient, scale_gradient): [B], float32 (float64 if any floating input is); the logits'
+        shape and dtype; the shape and dtype of log_scale, None without it.
 
     Raises:
         TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
 
-    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, appendix C.1.
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes, 2013; those of the likelihoods are in reference.py.
     """
     checks.images(logits, target)
+    checks.one_of("likelihood", likelihood, tuple(reference.LIKELIHOODS))
     checks.one_of("impl", impl, IMPLEMENTATIONS)
     checks.weight("weight", weight, logits, ((),))
-    logits, target = logits.detach(), target.detach()
-    wanted = chosen("nll_with_gradient", impl, logits, target)
+    scale = checks.log_scale(log_scale, likelihood, logits, target)
+    logits, target, scale = logits.detach(), target.detach(), None if scale is None else scale.detach()
+    wanted = chosen("nll_with_gradient", impl, logits, target, scale)
     if wanted == "triton":
-        return NllWithGradient(*torch.ops.vae_fast.nll_with_gradient(logits, target, weight))
-    if wanted == "cpp":
-        value = torch.ops.vae_fast.nll(logits, target, None, "bernoulli")
+        value, by_logits, by_scale = torch.ops.vae_fast.nll_with_gradient(logits, target, weight, scale, likelihood)
+    elif wanted == "cpp":
+        value = torch.ops.vae_fast.nll(logits, target, scale, likelihood)
         each = weight.expand(len(logits))
-        return NllWithGradient(value, torch.ops.vae_fast.nll_backward(each, logits, target, None, "bernoulli")[0])
-    return NllWithGradient(*reference.nll_with_gradient(logits, target, weight))
+        by_logits, by_scale = torch.ops.vae_fast.nll_backward(each, logits, target, scale, likelihood)
+    else:
+        return NllWithGradient(*reference.nll_with_gradient(logits, target, weight, likelihood, scale))
+    return NllWithGradient(value, by_logits, None if scale is None else by_scale)
 
 
 def sample_posterior_gradient(

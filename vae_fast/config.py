@@ -25,6 +25,8 @@ CATALOGUE = ("digits", "mnist", "fashion-mnist")  # data sets that can be given 
 IN_MEMORY = "memory"  # stands for images that were passed to `vf.fit`
 NAMES = (*CATALOGUE, IN_MEMORY)  # values of `data` that are no paths
 MOST_THREADS = 4096
+LEARNED_SCALES = ("learned", "per-channel", "per-value")  # one for all values of an image, for each channel, for each
+SCALED_LIKELIHOODS = ("gaussian", "discretized_logistic")
 # Settings that hold a path, unless they name a data set or are "auto".
 PATHS = ("data", "data_root", "labels", "out", "resume")
 # Settings of one invocation, which do not define the run.
@@ -52,6 +54,11 @@ class Config:
     """share held out at the end of a single array that has no test part; 0 for none"""
     binarize: Literal["none", "static", "threshold", "dynamic"] = "none"
     """none: unchanged pixels; static: one fixed Bernoulli sample; threshold: x >= 1/2; dynamic: a new one every step"""
+
+    likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = "bernoulli"
+    """distribution of the pixels that the decoder's output describes"""
+    scale: float | Literal["learned", "per-channel", "per-value"] | None = None
+    """for gaussian its sigma, for discretized_logistic its scale: a number, or learned (default): one, or several"""
 
     hidden: tuple[int, ...] = (400,)
     """widths of the encoder's hidden layers; the decoder mirrors them"""
@@ -264,7 +271,23 @@ def _check_range(name: str, value: Any) -> None:
             raise ConfigError(f"{name}: expected {expected}, got {value!r}")
 
 
+def scale_fault(likelihood: str, scale: object) -> str | None:
+    """Return what is wrong with a likelihood's scale; None if nothing is."""
+    if scale is None:
+        return None
+    if likelihood not in SCALED_LIKELIHOODS:
+        return f"expected none with likelihood {likelihood!r}, got {scale!r}"
+    is_number = isinstance(scale, float | int) and not isinstance(scale, bool) and 0 < scale < math.inf
+    if is_number or scale in LEARNED_SCALES:
+        return None
+    return f"expected a finite number above 0 or one of {', '.join(LEARNED_SCALES)}, got {scale!r}"
+
+
 def _check_together(c: Config) -> None:
+    if fault := scale_fault(c.likelihood, c.scale):
+        raise ConfigError(f"scale: {fault}")
+    if c.likelihood != "bernoulli" and c.binarize != "none":
+        raise ConfigError(f"binarize: expected none with likelihood {c.likelihood!r}, got {c.binarize!r}")
     if c.weight_decay != 0 and c.optimizer != "adamw":
         raise ConfigError(f"weight_decay: expected 0 with optimizer 'adam' (use 'adamw'), got {c.weight_decay!r}")
     if c.lr_warmup > c.epochs:

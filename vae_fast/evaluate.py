@@ -52,7 +52,8 @@ def evaluate(
 
     Returns:
         Values that JSON can hold: model, images, images_sha256 (of their pixels as the model sees them), binarize,
-        loss, nll, kl, nll_minus_entropy (null if the pixels are binarized),
+        likelihood, loss, nll, kl, nll_minus_entropy (null but for the Bernoulli on grey pixels), bits_per_dimension (of
+        the loss; null unless the pixels are discrete),
         kl_per_dimension, mean_variance, active_units and, with iw, importance_weighted.
     """
     if iw < 0:
@@ -64,15 +65,18 @@ def evaluate(
         "images": selection.title,
         "images_sha256": selection.sha256,
         "binarize": selection.binarize,
+        "likelihood": trained.model.likelihood.name,
         "seed": seed,
         **validate(trained.model, pixels, seed),
         "nll_minus_entropy": None,
+        "bits_per_dimension": None,
         "kl_per_dimension": found.kl.tolist(),
         "mean_variance": found.variance.tolist(),
         "active_threshold": threshold,
         "active_units": found.active(threshold),
     }
-    if selection.binarize == "none":
+    result["bits_per_dimension"] = trained.model.likelihood.bits_per_dimension(result["loss"], selection.binarize)
+    if trained.model.likelihood.name == "bernoulli" and selection.binarize == "none":
         result["nll_minus_entropy"] = result["nll"] - mean_entropy(pixels)
     if iw:
         result["importance_weighted"] = importance_weighted(trained.model, pixels, iw, seed, partial, printer)
@@ -115,11 +119,13 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     yield f"loss          {result['loss']:.2f} nats per image (nll {result['nll']:.2f} + kl {result['kl']:.2f})"
     if result["nll_minus_entropy"] is not None:
         yield f"nll - H(x)    {result['nll_minus_entropy']:.2f}"
+    if result["bits_per_dimension"] is not None:
+        yield f"bits/dim      {result['bits_per_dimension']:.4f}"
     if estimate := result.get("importance_weighted"):
         error, speed, samples = (estimate[key] for key in ("standard_error", "images_per_second", "samples"))
         yield f"-log p(x)     {estimate['nll']:.2f} +- {nats(error)}, {samples:,} importance samples an image"
         yield f"              {speed:,.1f} images/s, {speed * samples:,.0f} samples/s"
-        if result["binarize"] == "none":
+        if result["nll_minus_entropy"] is not None:
             yield "              (no likelihood in the strict sense: values between 0 and 1 have none)"
     kl = result["kl_per_dimension"]
     yield (

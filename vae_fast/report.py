@@ -71,11 +71,12 @@ def _summary(trained: Trained, selection: Selection) -> str:
         f"{selection.part} loss": nats(found["loss"]),
         "nll": nats(found["nll"]),
         "KL": nats(found["kl"]),
-        "nll - H(x)": nats(found["nll_minus_entropy"]),
+        **({} if (above := found["nll_minus_entropy"]) is None else {"nll - H(x)": nats(above)}),
+        **({} if (bits := found["bits_per_dimension"]) is None else {"bits per value": f"{bits:.3f}"}),
         "active units": f"{found['active_units']} of {trained.model.latent}",
         "parameters": f"{sum(p.numel() for p in trained.model.parameters()):,}",
     }
-    note = webpage.note(f"Nats per image, {selection.treatment}.")
+    note = webpage.note(f"Nats per image, {selection.treatment}, {trained.model.likelihood.title} likelihood.")
     return webpage.section("Summary", webpage.facts(facts), note)
 
 

@@ -20,7 +20,7 @@ from vae_fast.artifacts import strict_json
 from vae_fast.cli import numbers, run_arguments
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.data.transforms import floats
-from vae_fast.kernels import elbo_loss, streams
+from vae_fast.kernels import kl_per_dimension, streams
 from vae_fast.objectives.priors import standard_normal
 from vae_fast.reporting import terminal
 from vae_fast.runtime import pytorch_state
@@ -48,7 +48,7 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     eps = standard_normal(1, model.latent, seed, 0, row_offset=index, stream=streams.EVALUATION, device=trained.device)
     z = mu + (0.5 * logvar).exp() * eps
     logits = model.decode(z)
-    loss = elbo_loss(logits, raw.to(trained.device), mu, logvar, likelihood=model.likelihood.name)
+    nll, kl = model.likelihood.nll(logits, raw.to(trained.device)).item(), kl_per_dimension(mu, logvar).sum().item()
     decoded = model.likelihood.mean(logits).view_as(x)
     stages = {
         "raw": _plane(raw),
@@ -71,7 +71,7 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
             {"name": name, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch."), "values": t.tolist()}
             for name, t in stages.items()
         ],
-        "loss": {"nll": loss.nll.item(), "kl": loss.kl.item(), "loss": loss.loss.item()},
+        "loss": {"nll": nll, "kl": kl, "loss": nll + kl},
         "training": observed(trained.records()),
         "layers": list(layers(trained, raw)),
     }

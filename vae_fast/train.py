@@ -117,7 +117,7 @@ def _finish(trainer: Trainer) -> None:
     with directory.saving("the pictures"):
         files = pictures.save_all(trainer.model, images, config.seed, trainer.metrics, treatment, directory.pictures)
     trainer.tracker.pictures(files, trainer.epoch)
-    for line in summary(config, trainer.metrics, splits.test, directory):
+    for line in summary(config, trainer.metrics, splits.test, directory, trainer.model.likelihood):
         trainer.printer.line(line)
 
 

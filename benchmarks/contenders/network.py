@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import vae_fast as vf
+from vae_fast.models.likelihood import Likelihood
 
 D, H, Z = 784, 400, 20  # pixels, hidden units, latent dimensions
 Trainer = Callable[[Tensor], float]
@@ -25,10 +26,9 @@ def initial_model() -> vf.VAE:
 class Network(nn.Module):
     """`encoder`: [B, D] pixels in [0, 1] -> [B, 2 Z], mean and log variance; `decoder`: [B, Z] -> [B, D] logits."""
 
-    likelihood = vf.VAE.likelihood
-
     def __init__(self) -> None:
         super().__init__()
+        self.likelihood = Likelihood()
         self.encoder = nn.Sequential(nn.Linear(D, H), nn.ReLU(), nn.Linear(H, 2 * Z))
         self.decoder = nn.Sequential(nn.Linear(Z, H), nn.ReLU(), nn.Linear(H, D))
         self.load_state_dict(dict(zip(self.state_dict(), initial_model().state_dict().values(), strict=True)))

@@ -1,6 +1,7 @@
 // vae_fast::elbo, vae_fast::nll and their backward on the CPU. The schemas are in kernels/registration.py, the
 // specification is in kernels/reference.py; the terms are written as there, so that inf and NaN arise in the same
 // cases.
+#include "likelihood.h"
 #include "rows.h"
 
 #include <ATen/Parallel.h>
@@ -23,14 +24,6 @@ constexpr int64_t kRun = 32;           // rows whose gradients by the scale are 
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-Likelihood likelihood_of(const char* op, std::string_view name) {
-  if (name == "bernoulli") return Likelihood::bernoulli;
-  if (name == "continuous_bernoulli") return Likelihood::continuous_bernoulli;
-  if (name == "gaussian") return Likelihood::gaussian;
-  TORCH_CHECK_VALUE(name == "discretized_logistic", op, ": likelihood: got the unknown '", name, "'");
-  return Likelihood::discretized_logistic;
-}
-
 // The logits, images and scale, checked.
 class Batch {
  public:
@@ -47,7 +40,7 @@ class Batch {
     columns_ = rows_ == 0 ? 0 : logits.numel() / rows_;
     logits_ = rows_of(logits, columns_);
     target_ = rows_of(target, columns_);
-    const bool wanted = likelihood_ == Likelihood::gaussian || likelihood_ == Likelihood::discretized_logistic;
+    const bool wanted = has_scale(likelihood_);
     TORCH_CHECK_VALUE(log_scale.has_value() == wanted, op, ": log_scale: expected ", wanted ? "a tensor" : "none",
                       " with likelihood '", likelihood, "'");
     if (!wanted) return;

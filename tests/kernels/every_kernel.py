@@ -33,7 +33,7 @@ for (b, d, z), layout in zip(SHAPES, [*LAYOUTS, "strided"], strict=True):
             pixels = images(b, d, layout, torch.uint8, torch.bfloat16, "cuda")
             check_elbo("triton", *pixels, *latents, likelihood, log_scale)
             check_nll("triton", *pixels, likelihood, log_scale)
-    check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, torch.bfloat16, "cuda"))
+            check_nll_with_gradient("triton", *pixels, likelihood, log_scale)
     for by_dimension in (False, True):
         check_sample_posterior_gradient("triton", encoded(b, z, layout, torch.bfloat16, "cuda"), by_dimension)
     check_row_offset_on_the_device("triton", encoded(b, z, layout, torch.bfloat16, "cuda"))

@@ -134,7 +134,9 @@ def test_nll_matches_the_reference(b: int, d: int, z: int, layout: str, dtype: t
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), [(1, 1, 1), (5, 401, 3), (0, 5, 4), (3, 2049, 33)])
 def test_training_operators_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
-    check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype))
+    for likelihood in reference.LIKELIHOODS:
+        for log_scale in scales(likelihood, d):
+            check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype), likelihood, log_scale)
     for by_dimension in (False, True):
         check_sample_posterior_gradient("triton", encoded(b, z, layout, dtype), by_dimension, row_offset=d)
     check_row_offset_on_the_device("triton", encoded(b, z, layout, dtype))
@@ -269,7 +271,7 @@ def test_all_are_proper_operators() -> None:
         torch.library.opcheck(ops.elbo_backward, (*gradients, *pixels, mu_data, logvar_data, scale, likelihood))
         torch.library.opcheck(ops.nll, (logits, target, wanted, likelihood))
         torch.library.opcheck(ops.nll_backward, (gradients[1], *pixels, scale, likelihood))
-    torch.library.opcheck(ops.nll_with_gradient, (*pixels, torch.tensor(0.5)))
+        torch.library.opcheck(ops.nll_with_gradient, (*pixels, torch.tensor(0.5), scale, likelihood))
     torch.library.opcheck(ops.sample_posterior_from, (stats, SEED, STEP, torch.tensor(4), 16))
     for weight in (torch.tensor(0.5), torch.ones(5)):
         torch.library.opcheck(ops.sample_posterior_gradient, (mu_data, weight, stats, SEED, STEP, 4, 16))

@@ -47,9 +47,12 @@ class Case:
         dtype: torch.dtype = torch.uint8,
         products: str = fused_mlp.FLOAT32,
         free_bits: float = 0.0,
+        likelihood: str = "bernoulli",
+        scale: float | str | None = None,
+        channels: int = 1,
     ) -> None:
         torch.manual_seed(batch + pixels)
-        self.model = vf.VAE((pixels,), hidden, latent, activation)
+        self.model = vf.VAE((channels, pixels // channels), hidden, latent, activation, likelihood, scale)
         self.parameters = [p.detach() for p in self.model.parameters()]
         images = torch.randint(0, 256, (batch + 5, pixels), dtype=torch.uint8)
         self.images = images if dtype == torch.uint8 else images / 255
@@ -59,6 +62,7 @@ class Case:
         self.products = products
         self.workspace = fused_mlp.mlp_workspace(self.parameters, batch, free_bits, products).fill_(nan)
         self.settings: dict[str, Any] = {"activation": activation, "free_bits": free_bits, "products": products}
+        self.settings |= {"likelihood": likelihood, "log_scale": self.model.likelihood.fixed_log_scale}
 
     def batch(self) -> Tensor:
         return self.images if self.rows is None else self.images[self.rows]
@@ -99,7 +103,7 @@ class Case:
 
     def exact(self, rounded: bool = False, **noise: int) -> tuple[list[Tensor], Tensor]:
         """Return gradients and terms by autograd in float64, optionally with products' operands rounded to bfloat16."""
-        network = vf.VAE(self.model.input_shape, self.model.hidden, self.model.latent, self.model.activation).double()
+        network = vf.VAE(**self.model.hyperparameters).double()
         network.load_state_dict(self.model.state_dict())
         x = self.batch().double() / (255 if self.images.dtype == torch.uint8 else 1)
         linear = mlp.linear
@@ -148,6 +152,30 @@ class Case:
     def _cancelled(self, sums: Tensor) -> float:
         """Return the error allowed because terms of about 1 cancel in every kl_bj."""
         return 4 * EPS * float(sums[IMAGES]) * self.model.latent
+
+
+class Run:
+    """A state that several steps change; each step has rates and images, by rows of an order or one after the other."""
+
+    def __init__(self, case: Case, steps: int) -> None:
+        self.case = case
+        self.state = State([p.clone() for p in case.parameters], *case.zeros(), torch.tensor(3.0))
+        generator = torch.Generator().manual_seed(1)
+        batch = len(case.images) - 5
+        self.order = torch.stack([torch.randperm(len(case.images), generator=generator)[:batch] for _ in range(steps)])
+        self.schedule = torch.stack((torch.linspace(1e-2, 1e-3, steps), torch.linspace(0.1, 1.0, steps)), dim=1)
+        sums, ring = torch.zeros(5, dtype=torch.float64), torch.zeros(3, 5, dtype=torch.float64)
+        self.record = Record(torch.tensor(7 * steps), sums, ring)
+        self.copies = case.copies(self.state.parameters)
+
+    def advance(self, images: Tensor, order: Tensor | None, steps: int, **settings: Any) -> None:
+        given = self.copies, images, order, self.schedule, SEED, self.record
+        common = {"workspace": self.case.workspace, **self.case.settings, **settings}
+        fused_mlp.mlp_steps_(*self.state, *given, steps=steps, **common)
+
+    def tensors(self) -> list[Tensor]:
+        copies = [] if self.copies is None else [self.copies]
+        return [*self.state.tensors(), *copies, *self.record]
 
 
 class RoundedLinear(torch.autograd.Function):

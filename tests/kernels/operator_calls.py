@@ -64,7 +64,7 @@ FUSED = {
 # Functions that give no gradient.
 CONSTANT = {
     "random_bits": Call(lambda x, impl: random_bits(B, D, 3, 4, impl=impl), MU),
-    "nll_with_gradient": Call(lambda x, impl: tuple(nll_with_gradient(x, TARGET, WEIGHT, impl=impl)), LOGITS),
+    "nll_with_gradient": Call(lambda x, impl: tuple(nll_with_gradient(x, TARGET, WEIGHT, impl=impl)[:2]), LOGITS),
     "sample_posterior_gradient": Call(
         lambda x, impl: sample_posterior_gradient(x[:, :Z], WEIGHT, x, 3, 4, impl=impl), STATS
     ),

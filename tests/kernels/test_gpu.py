@@ -74,12 +74,13 @@ def test_losses_match_the_reference(b: int, d: int, z: int, layout: str, dtype: 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("b", "d", "z"), SHAPES)
 def test_training_operators_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype) -> None:
-    training_cases.check_nll_with_gradient("triton", *images(b, d, layout, torch.uint8, dtype, GPU))
+    for likelihood in reference.LIKELIHOODS:
+        for log_scale in scales(likelihood, d, GPU):
+            pixels, stats = images(b, d, layout, torch.uint8, dtype, GPU), encoded(b, z, layout, dtype, GPU)
+            training_cases.check_nll_with_gradient("triton", *pixels, likelihood, log_scale)
     for by_dimension in (False, True):
-        training_cases.check_sample_posterior_gradient(
-            "triton", encoded(b, z, layout, dtype, GPU), by_dimension, row_offset=d
-        )
-    training_cases.check_row_offset_on_the_device("triton", encoded(b, z, layout, dtype, GPU))
+        training_cases.check_sample_posterior_gradient("triton", stats, by_dimension, row_offset=d)
+    training_cases.check_row_offset_on_the_device("triton", stats)
 
 
 @pytest.mark.parametrize("settings", finish_step_cases.CASES)

@@ -99,13 +99,23 @@ def test_large_logvar_overflows_to_inf_and_is_not_clamped() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32])
-def test_the_explicit_gradient_matches_autograd(target_dtype: torch.dtype, dtype: torch.dtype) -> None:
-    logits = torch.linspace(-120, 120, 60, dtype=dtype).view(3, 4, 5).requires_grad_()
+@pytest.mark.parametrize("likelihood", reference.LIKELIHOODS)
+def test_the_explicit_gradient_matches_autograd(likelihood: str, target_dtype: torch.dtype, dtype: torch.dtype) -> None:
+    logits = torch.linspace(-120, 120, 60, dtype=dtype).view(3, 4, 5)
+    if likelihood in reference.SCALED:
+        logits = logits / 120  # the mean of pixels
+    logits.requires_grad_()
     target = torch.arange(0, 240, 4).view(3, 20)
     target = target.to(torch.uint8) if target_dtype == torch.uint8 else (target / 255).to(target_dtype)
     weight = torch.tensor(0.7)
-    value, gradient = reference.nll_with_gradient(logits.detach(), target, weight)
-    exact = reference.nll(logits, target, "bernoulli", None)
-    (by_logits,) = torch.autograd.grad(exact, logits, weight.to(dtype).expand(3))
-    assert torch.equal(value, exact)
-    torch.testing.assert_close(gradient, by_logits, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    for scale in (None,) if likelihood not in reference.SCALED else (torch.tensor(-1.0), torch.linspace(-3, 1, 20)):
+        log_scale = None if scale is None else scale.to(dtype).requires_grad_()
+        given = likelihood, None if log_scale is None else log_scale.detach()
+        value, *gradients = reference.nll_with_gradient(logits.detach(), target, weight, *given)
+        exact = reference.nll(logits, target, likelihood, log_scale)
+        leaves = [logits] if log_scale is None else [logits, log_scale]
+        by_leaves = torch.autograd.grad(exact, leaves, weight.to(dtype).expand(3))
+        assert torch.equal(value, exact)
+        eps = torch.finfo(dtype).eps
+        for gradient, by_leaf in zip(gradients, by_leaves, strict=False):
+            torch.testing.assert_close(gradient, by_leaf, rtol=64 * eps, atol=8 * eps * by_leaf.abs().max().item())

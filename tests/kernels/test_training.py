@@ -5,13 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.kernels.operator_cases import DTYPES, LAYOUTS, SHAPES, encoded, images
+from tests.kernels.operator_cases import DTYPES, LAYOUTS, SHAPES, encoded, images, scales
 from tests.kernels.training_cases import (
     check_nll_with_gradient,
     check_row_offset_on_the_device,
     check_sample_posterior_gradient,
 )
-from vae_fast.kernels import extension, nll_with_gradient, sample_posterior, sample_posterior_gradient
+from vae_fast.kernels import extension, nll_with_gradient, reference, sample_posterior, sample_posterior_gradient
 
 IMPLEMENTATIONS = [
     pytest.param("cpp", marks=pytest.mark.skipif(not extension.load(), reason=extension.status())),
@@ -25,7 +25,9 @@ IMPLEMENTATIONS = [
 @pytest.mark.parametrize(("layout", "dtype"), list(zip(LAYOUTS, DTYPES, strict=True)))
 def test_values_match_the_reference(b: int, d: int, z: int, layout: str, dtype: torch.dtype, impl: str) -> None:
     for target_dtype in (torch.uint8, torch.float32):
-        check_nll_with_gradient(impl, *images(b, d, layout, target_dtype, dtype))
+        for likelihood in reference.LIKELIHOODS:
+            for log_scale in scales(likelihood, d):
+                check_nll_with_gradient(impl, *images(b, d, layout, target_dtype, dtype), likelihood, log_scale)
     for by_dimension in (False, True):
         check_sample_posterior_gradient(impl, encoded(b, z, layout, dtype), by_dimension, row_offset=d)
     if impl == "reference":
@@ -44,6 +46,11 @@ def test_images_have_any_shape() -> None:
             lambda: nll_with_gradient(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2)),
             ValueError,
             r"weight: expected shape \[\], got \[2\]",
+        ),
+        (
+            lambda: nll_with_gradient(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(()), likelihood="gaussian"),
+            ValueError,
+            "log_scale: expected a float or tensor with likelihood='gaussian', got None",
         ),
         (
             lambda: nll_with_gradient(torch.zeros(2, 3), torch.zeros(2, 4), torch.ones(())),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -41,6 +42,7 @@ def test_the_interpreted_kernels_pass(pytestconfig: pytest.Config) -> None:
 TARGETS = ["sm_75", "sm_80", "sm_90", "sm_100", "gfx942"]
 COMPILED = {("fp32", "sm_75"), ("bf16", "sm_90"), ("bf16", "gfx942")}
 MOST_REGISTERS = 96  # per thread: five blocks of 128 threads on an SM with 65,536 registers
+MOST_REGISTERS_OF_BOTH = 160  # three blocks
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,8 @@ def test_compiled_kernels_use_few_registers_and_wide_accesses(dtype: str, target
         r = resources(variant.name, target)
         if (TRITON, target, variant.name) != ((3, 6), "sm_90", "elbo_bwd, discretized_logistic, fp32"):  # two words
             assert (r.spills, r.local) == (0, 0), variant.name
-        assert r.registers <= MOST_REGISTERS, variant.name
+        both = re.match("nll_with_gradient, (continuous|discretized)", variant.name)  # value and derivatives at once
+        assert r.registers <= (MOST_REGISTERS_OF_BOTH if both else MOST_REGISTERS), variant.name
         if variant.name == "random_bits":
             assert r.store == 16
             continue
@@ -161,7 +164,7 @@ def test_launches_compile_their_kernels(
         elbo_bwd_triton(*gradients, logits, target, mu, logvar, log_scale, likelihood)
         elbo_fwd_triton(logits, target, None, None, log_scale, likelihood)
         elbo_bwd_triton(gradients[0], None, logits, target, None, None, log_scale, likelihood)
-    nll_with_gradient_triton(logits, target, torch.ones(()))
+        nll_with_gradient_triton(logits, target, torch.ones(()), log_scale, likelihood)
     case = Case({"dtype": dtype, "weight_decay": 0.1, "max_norm": 1.0, "penalty": b == 1}, "cpu", [(d, z), (b,)])
     finish_step_triton(*case.arguments(0))
-    assert len(compiled) == 21
+    assert len(compiled) == 24

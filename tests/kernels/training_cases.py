@@ -18,16 +18,25 @@ from vae_fast.kernels import (
 )
 
 
-def check_nll_with_gradient(impl: str, logits: Tensor, target: Tensor) -> None:
+def check_nll_with_gradient(
+    impl: str, logits: Tensor, target: Tensor, likelihood: str = "bernoulli", log_scale: Tensor | None = None
+) -> None:
     weight = torch.tensor(0.7, device=logits.device)
-    value, gradient = nll_with_gradient(logits, target, weight, impl=impl)
+    given = {"likelihood": likelihood, "log_scale": log_scale}
+    value, gradient, by_scale = nll_with_gradient(logits, target, weight, **given, impl=impl)
     assert (value.dtype, gradient.dtype, gradient.shape) == (torch.float32, logits.dtype, logits.shape)
     x = target if target.dtype == torch.uint8 else target.double()
-    exact, exact_gradient = reference.nll_with_gradient(logits.double(), x, weight)
+    scale = None if log_scale is None else log_scale.double()
+    exact, exact_gradient, exact_by_scale = reference.nll_with_gradient(logits.double(), x, weight, likelihood, scale)
     pixels = x.flatten(1).double() / (255 if target.dtype == torch.uint8 else 1)
-    size = sizes("bernoulli", logits.flatten(1).double(), pixels, pixels.new_zeros(()))
+    size = sizes(likelihood, logits.flatten(1).double(), pixels, pixels.new_zeros(()) if scale is None else scale)
     within(value, exact, 20, size.value.sum(1))  # as in check_nll
     within(gradient.flatten(1), exact_gradient.flatten(1), 8, 0.7 * size.by_logit)
+    assert (by_scale is None) == (log_scale is None)
+    if log_scale is not None:
+        assert by_scale.dtype == log_scale.dtype
+        by_pixel = 0.7 * size.by_scale.sum(0)
+        within(by_scale, exact_by_scale, 20, by_pixel if log_scale.dim() else by_pixel.sum())
 
 
 def check_sample_posterior_gradient(impl: str, stats: Tensor, by_dimension: bool, row_offset: int = 0) -> None:

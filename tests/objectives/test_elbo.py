@@ -72,7 +72,7 @@ def test_the_gradients_of_a_step_are_those_of_the_objective(free_bits: float, sp
         noise = Noise(seed, step, part.start)
         done, rates = forward(vae, x[part], noise), Rates(torch.tensor(1e-3), beta)
         settings = {"images": 5, "free_bits": free_bits, "total": lambda own: sums}
-        terms, own = backward(vae, x[part], noise, done, rates, scale, **settings)
+        terms, own = backward(vae, vae.likelihood, x[part], noise, done, rates, scale, **settings)
         gradients = [g + o for g, o in zip(gradients, own, strict=True)]
         losses.append(terms)
     for ours, theirs in zip(gradients, expected, strict=True):

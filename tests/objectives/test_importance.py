@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from vae_fast.training.validation import validate
 NOISE = math.log(0.3)  # the log scale of the pixels of the linear-Gaussian model
 
 
-def all_of(model: vf.VAE, images: Tensor, samples: int, seed: int, **settings: Any) -> Tensor:
-    return torch.cat(list(log_likelihoods(model, images, samples, seed, **settings)))
+def all_of(model: vf.VAE, images: Tensor, samples: int, seed: int) -> Tensor:
+    return torch.cat(list(log_likelihoods(model, images, samples, seed)))
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def linear_gaussian(exact_posterior: bool) -> tuple[vf.VAE, Tensor, Tensor]:
     exact = torch.distributions.MultivariateNormal(bias, covariance).log_prob(images)
     shrink = 1 / (1 + variance)  # (W^T W + s^2 I)^-1
     posterior_variance = variance * shrink * (1.0 if exact_posterior else 1.5)
-    model = vf.VAE(input_shape=(pixels,), hidden=(), latent=latent)
+    model = vf.VAE((pixels,), (), latent, likelihood="gaussian", scale=math.exp(NOISE))
     with torch.no_grad():
         model.decoder.logits.weight.copy_(weight)
         model.decoder.logits.bias.copy_(bias)
@@ -60,15 +59,13 @@ def linear_gaussian(exact_posterior: bool) -> tuple[vf.VAE, Tensor, Tensor]:
 
 def test_with_the_exact_posterior_a_single_sample_is_exact() -> None:
     model, images, exact = linear_gaussian(exact_posterior=True)
-    found = all_of(model, images, 1, 0, likelihood="gaussian", log_scale=NOISE)
+    found = all_of(model, images, 1, 0)
     torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-4)
 
 
 def test_the_estimate_converges_to_the_exact_likelihood() -> None:
     model, images, exact = linear_gaussian(exact_posterior=False)
-    off = {
-        k: (all_of(model, images, k, 0, likelihood="gaussian", log_scale=NOISE) - exact) for k in (1, 10, 1000, 20_000)
-    }
+    off = {k: all_of(model, images, k, 0) - exact for k in (1, 10, 1000, 20_000)}
     assert off[1].mean() < off[10].mean() < 0  # a lower bound that rises
     for k in (1000, 20_000):  # the relative standard deviation of a weight is 0.44, and there are 40 images
         assert off[k].abs().max() < 2 / math.sqrt(k)

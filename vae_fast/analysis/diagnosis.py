@@ -15,7 +15,7 @@ def observe(records: Sequence[Record]) -> str:
 
     Returns "first epoch", "falling fast", "still falling", "levelled off", "rising", "diverged", "back from a
     divergence", "overfitting since epoch N", or "beta changes" if the previous loss was another objective. Shares refer
-    to what can be learned: the loss above the entropy of the pixels, if the records contain it.
+    to what can be learned: the loss above the entropy of the pixels, if the records contain it; a density's whole loss.
     """
     now, beta = (records[-1].get(key) for key in ("train_loss", "beta"))
     if now is None:
@@ -25,7 +25,7 @@ def observe(records: Sequence[Record]) -> str:
     records = [record for record in records if record.get("beta") == beta]
     losses = [record.get("train_loss") for record in records]
     finite = [loss for loss in losses if loss is not None]
-    if now > (1 + LOST) * min(finite):
+    if now - min(finite) > LOST * abs(min(finite)):
         return "diverged"
     if len(records) == 1 or losses[-2] is None:
         return "first epoch" if len(records) == 1 else "back from a divergence"
@@ -61,6 +61,9 @@ def _overfitting_since(records: Sequence[Record]) -> int | None:
 
 
 def _learnable(record: Record, part: str = "train") -> float:
-    """Return the part of the loss above the entropy of the pixels, which no decoder can get below."""
-    loss: float = record[f"{part}_loss"]
-    return max(loss - (record.get("entropy") or 0.0), 0.01 * loss)
+    """Return the part of the loss above the entropy of the pixels, which no decoder can get below.
+
+    The loss of a density has no such bound, and may be negative: then this is its size.
+    """
+    loss, bound = float(record[f"{part}_loss"]), record.get("entropy", 0.0)
+    return abs(loss) if bound is None else max(loss - bound, 0.01 * loss)

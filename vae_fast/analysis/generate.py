@@ -12,11 +12,11 @@ BATCH = 1000
 
 @torch.inference_mode()
 def decode(model: VAE, z: Tensor) -> Tensor:
-    """Decode latents [..., Z] to the likelihood's means in [0, 1]: [..., *input_shape], float32 on the CPU."""
+    """Decode latents [..., Z] to the likelihood's means, cut to [0, 1]: [..., *input_shape], float32 on the CPU."""
     device = next(model.parameters()).device
     mean = model.likelihood.mean
     parts = [mean(model.decode(part.to(device))).float().cpu() for part in z.reshape(-1, model.latent).split(BATCH)]
-    return torch.cat(parts).view(*z.shape[:-1], *model.input_shape)
+    return torch.cat(parts).clamp(0, 1).view(*z.shape[:-1], *model.input_shape)
 
 
 @torch.inference_mode()

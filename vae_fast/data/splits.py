@@ -70,6 +70,11 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
         train, valid = train[: -config.valid], train[-config.valid :]
         if (of_all := train_images.labels) is not None:
             labels |= {"train": of_all[: -config.valid], "valid": of_all[-config.valid :]}
+    if config.likelihood == "discretized_logistic" and train.dtype != torch.uint8:
+        raise DataError(
+            f"likelihood: expected pixels in levels of 1/255 with discretized_logistic, got {train_images.name}, "
+            f"{train_images.note}; take gaussian"
+        )
     held_out = "static" if config.binarize == "dynamic" else config.binarize
     splits = Splits(
         train if config.binarize == "dynamic" else _treated(train, config.binarize, TRAIN_SAMPLE),

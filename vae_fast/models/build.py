@@ -12,4 +12,4 @@ def new_model(config: Config, input_shape: Sequence[int]) -> VAE:
     """Return a VAE initialised on the CPU from the seed alone, whatever the device and the global generator's state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return VAE(input_shape, config.hidden, config.latent, config.activation)
+        return VAE(input_shape, config.hidden, config.latent, config.activation, config.likelihood, config.scale)

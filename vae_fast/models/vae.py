@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_fast.kernels import reparameterize
-from vae_fast.models.likelihood import BERNOULLI
+from vae_fast.models.likelihood import Likelihood
 from vae_fast.models.mlp import ACTIVATIONS, Decoder, Encoder
 
 
@@ -32,6 +32,7 @@ class VAE(nn.Module):
         hidden: widths of the encoder's hidden layers; () for a linear encoder and decoder.
         latent: the number Z of latent dimensions.
         activation: one of `ACTIVATIONS`.
+        likelihood, scale: what the decoder's output means, and how wide its distribution is: see `Likelihood`.
 
     Raises ValueError for any other argument.
 
@@ -39,14 +40,14 @@ class VAE(nn.Module):
     (784-400-20-400-784) have 652,824 of them.
     """
 
-    likelihood = BERNOULLI
-
     def __init__(
         self,
         input_shape: Sequence[int] = (1, 28, 28),
         hidden: Sequence[int] = (400,),
         latent: int = 20,
         activation: str = "relu",
+        likelihood: str = "bernoulli",
+        scale: float | str | None = None,
     ) -> None:
         super().__init__()
         for name, sizes in (("input_shape", input_shape), ("hidden", hidden), ("latent", (latent,))):
@@ -64,6 +65,7 @@ class VAE(nn.Module):
         )
         self.encoder = Encoder((self.pixels, *hidden), latent, activation)
         self.decoder = Decoder((latent, *reversed(hidden)), self.pixels, activation)
+        self.likelihood = Likelihood(likelihood, scale, self.input_shape)
 
     @property
     def pixels(self) -> int:
@@ -83,6 +85,8 @@ class VAE(nn.Module):
             "hidden": list(self.hidden),
             "latent": self.latent,
             "activation": self.activation,
+            "likelihood": self.likelihood.name,
+            "scale": self.likelihood.scale,
         }
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,11 @@ from vae_fast.kernels import (
     Rates,
     Terms,
     kl_per_dimension,
-    nll,
-    nll_with_gradient,
     sample_posterior,
     sample_posterior_gradient,
     streams,
 )
-from vae_fast.models.likelihood import BERNOULLI
+from vae_fast.models.likelihood import Likelihood
 from vae_fast.models.vae import VAE
 
 
@@ -51,7 +49,7 @@ def objective(
     """
     stats = model.stats(x)  # [B, 2 Z]
     z, kl = sample_posterior(stats, seed, step, row_offset=row_offset, stream=stream)  # [B, Z], [B]
-    reconstruction = nll(model.decoder(z), x, likelihood=model.likelihood.name)  # [B]
+    reconstruction = model.likelihood.nll(model.decoder(z), x)  # [B]
     if free_bits == 0:
         return Elbo((reconstruction + beta * kl).mean(), reconstruction, kl)
     pressed = kl_per_dimension(*stats.chunk(2, dim=-1)).mean(0).clamp(min=free_bits).sum()
@@ -85,6 +83,7 @@ def forward(model: VAE, x: Tensor, noise: Noise) -> Pass:
 
 def backward(
     model: VAE,
+    likelihood: Likelihood,
     x: Tensor,
     noise: Noise,
     done: Pass,
@@ -99,6 +98,7 @@ def backward(
 
     Args:
         model, x, noise: the arguments that `forward` was given.
+        likelihood: the model's, or in mixed precision that of the model in float32.
         done: what `forward` returned.
         rates: only beta is used.
         scale: 0-d float32, the factor on the gradients.
@@ -109,17 +109,16 @@ def backward(
 
     Returns the terms over x, and the gradients in the order of the parameters and in the dtypes of the matrix products.
     """
-    assert model.likelihood is BERNOULLI, "of other likelihoods there is no fused gradient"
     weight = scale / images
-    losses = nll_with_gradient(done.logits, x, weight)
+    reconstruction, by_logits, of_likelihood = likelihood.nll_with_gradient(done.logits, x, weight)
     kl_weight, penalty = weight * rates.beta, None
     if free_bits > 0:
         sums = kl_per_dimension(*done.stats.detach().chunk(2, dim=-1)).sum(0)  # [Z]
         means = (sums if total is None else total(sums)) / images
         kl_weight = kl_weight * (means >= free_bits)
         penalty = means.clamp(min=free_bits).sum()
-    by_z, *of_decoder = autograd.grad(done.logits, [done.z, *model.decoder.parameters()], losses.gradient)
+    by_z, *of_decoder = autograd.grad(done.logits, [done.z, *model.decoder.parameters()], by_logits)
     seed, step, row_offset = noise
     by_stats = sample_posterior_gradient(by_z, kl_weight, done.stats, seed, step, row_offset=row_offset)
     of_encoder = autograd.grad(done.stats, list(model.encoder.parameters()), by_stats)
-    return Terms(losses.nll, done.kl, penalty), (*of_encoder, *of_decoder)
+    return Terms(reconstruction, done.kl, penalty), (*of_encoder, *of_decoder, *of_likelihood)

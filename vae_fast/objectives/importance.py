@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vae_fast.data.images import Pixels
-from vae_fast.kernels import nll, streams
+from vae_fast.kernels import streams
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.priors import standard_normal
 
@@ -29,8 +29,6 @@ def log_likelihoods(
     samples: int,
     seed: int,
     *,
-    likelihood: str | None = None,
-    log_scale: float | Tensor | None = None,
     first: int = 0,
 ) -> Iterator[Tensor]:
     """Yield the estimates of one batch of images after another; memory does not grow with K or N.
@@ -41,7 +39,6 @@ def log_likelihoods(
         samples: K, the exact number of samples of each image.
         seed: the seed of the noise. Sample k of image i has the noise of (seed, step k // 64, row i) from column
             (k % 64) Z on: it does not depend on the batches, and the first sample is the one of the test loss.
-        likelihood, log_scale: as for `vae_fast.elbo_loss`; None for the model's.
         first: the index of the image to start or continue from.
 
     Yields:
@@ -51,7 +48,6 @@ def log_likelihoods(
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples!r}")
-    likelihood = likelihood or model.likelihood.name
     device = next(model.parameters()).device
     numbers = LAYER_BYTES[device.type] // 4
     rows = max(1, numbers // model.decoder.widest)  # rows that the decoder processes at once
@@ -64,7 +60,7 @@ def log_likelihoods(
         for noise in _noise(samples, len(x), model.latent, seed, start, max(1, rows // len(x)), device):
             z = mu + (0.5 * logvar).exp() * noise  # [S, b, Z]
             logits = model.decoder(z.flatten(0, 1))  # [S b, D]
-            reconstruction = nll(logits, x.repeat(len(z), 1), likelihood=likelihood, log_scale=log_scale)
+            reconstruction = model.likelihood.nll(logits, x.repeat(len(z), 1))
             prior_over_posterior = 0.5 * (logvar + noise.square() - z.square()).sum(-1)  # [S, b]
             weights = prior_over_posterior - reconstruction.view_as(prior_over_posterior)
             total = torch.logaddexp(total, weights.double().logsumexp(0))

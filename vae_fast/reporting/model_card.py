@@ -30,7 +30,7 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
         "",
         "- encoder: pixels, float32 [B, " + ", ".join(map(str, model.input_shape)) + "] in [0, 1] -> mu, logvar, "
         f"[B, {model.latent}] each",
-        f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; {model.likelihood.image}",
+        f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; {model.likelihood.family.image}",
         "",
         "## Files",
         "",

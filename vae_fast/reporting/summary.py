@@ -7,11 +7,16 @@ from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.config import Config
 from vae_fast.data.images import Pixels
 from vae_fast.data.transforms import mean_entropy, pixel_kind
+from vae_fast.models.likelihood import Likelihood
 from vae_fast.reporting.pictures import drawn_as
 
 
 def summary(
-    config: Config, metrics: list[dict[str, Any]], test: Pixels | None, directory: RunDirectory
+    config: Config,
+    metrics: list[dict[str, Any]],
+    test: Pixels | None,
+    directory: RunDirectory,
+    likelihood: Likelihood,
 ) -> Iterator[str]:
     """Yield the last lines of a run.
 
@@ -21,7 +26,11 @@ def summary(
     if test is not None and None not in (last.get("test_loss"), last.get("test_nll")):
         line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image"
         line += f" ({pixel_kind(config.binarize, test.shape[1:])}"
-        if config.binarize == "none":
+        if config.likelihood != "bernoulli":
+            line += f", {config.likelihood.replace('_', ' ')}"
+        if (bits := likelihood.bits_per_dimension(last["test_loss"], config.binarize)) is not None:
+            line += f"; {bits:.4f} bits per value"
+        if config.likelihood == "bernoulli" and config.binarize == "none":
             line += f"; nll - H(x) {last['test_nll'] - mean_entropy(test.flatten(1)):.2f}"
         yield f"{line})"
     yield f"run          {directory.path}"

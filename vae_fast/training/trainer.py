@@ -68,7 +68,7 @@ class Trainer:
         self.metrics: list[dict[str, Any]] = []
         self.epoch = 0  # the number of completed epochs
         self.best: dict[str, float] | None = None  # the lowest loss on held-out images, and its step
-        self.entropy = _entropy(splits.train, config.binarize)
+        self.entropy = _entropy(splits.train, config)
         self._describe()
 
     def rehearse(self) -> None:
@@ -299,9 +299,14 @@ class Trainer:
         )
 
 
-def _entropy(images: Pixels, binarize: str) -> float:
-    """Return the mean pixel entropy of the first 1,000 images, a lower bound of the loss in nats; 0 if binary."""
-    return mean_entropy(images[:1000].flatten(1)) if binarize == "none" else 0.0
+def _entropy(images: Pixels, config: Config) -> float | None:
+    """Return a lower bound of the loss in nats: 0 for discrete pixels, None for densities, which have none.
+
+    That of the Bernoulli on grey pixels is their mean entropy, here of the first 1,000 images.
+    """
+    if config.likelihood == "bernoulli":
+        return mean_entropy(images[:1000].flatten(1)) if config.binarize == "none" else 0.0
+    return 0.0 if config.likelihood == "discretized_logistic" else None
 
 
 def _placed(images: Pixels, device: torch.device | None) -> Pixels:

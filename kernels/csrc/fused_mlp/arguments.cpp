@@ -1,5 +1,6 @@
 #include "arguments.h"
 
+#include "../likelihood.h"
 #include "../rows.h"
 
 #include <ATen/Context.h>
@@ -17,12 +18,21 @@ float scalar(const at::Tensor& value, const char* op, const char* name) {
 
 Objective objective_of(const char* op, const Network& network, std::string_view activation, const at::Tensor& seed,
                        const at::Tensor& step, float beta, double free_bits, int64_t row_offset, int64_t stream,
-                       double weight) {
+                       double weight, std::string_view likelihood, std::optional<double> log_scale) {
+  const Likelihood kind = likelihood_of(op, likelihood);
+  TORCH_CHECK_VALUE(has_scale(kind) == (log_scale.has_value() || network.scales > 0) &&
+                        !(log_scale.has_value() && network.scales > 0),
+                    op, ": log_scale: expected ", has_scale(kind) ? "one, or a learned one" : "none",
+                    " with likelihood '", likelihood, "'");
+  std::optional<float> fixed;
+  if (log_scale) fixed = static_cast<float>(*log_scale);
   return {.draw = make_draw(op, seed, step, network.latent(), row_offset, stream),
           .activation = activation_of(op, activation),
           .beta = beta,
           .free_bits = static_cast<float>(free_bits),
-          .weight = static_cast<float>(weight)};
+          .weight = static_cast<float>(weight),
+          .likelihood = kind,
+          .log_scale = fixed};
 }
 
 Images images_of(const char* op, const at::Tensor& images, int64_t pixels) {

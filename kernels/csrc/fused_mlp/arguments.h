@@ -22,7 +22,7 @@ float scalar(const at::Tensor& value, const char* op, const char* name);
 
 Objective objective_of(const char* op, const Network& network, std::string_view activation, const at::Tensor& seed,
                        const at::Tensor& step, float beta, double free_bits, int64_t row_offset, int64_t stream,
-                       double weight);
+                       double weight, std::string_view likelihood, std::optional<double> log_scale);
 
 // Images [N, D] that are the whole batch.
 Images images_of(const char* op, const at::Tensor& images, int64_t pixels);

@@ -7,12 +7,12 @@
 namespace vae_fast {
 
 Network network_of(const char* op, at::TensorList parameters) {
-  TORCH_CHECK_VALUE(parameters.size() >= 4 && parameters.size() % 4 == 0, op,
-                    ": parameters: expected weight and bias of as many layers in the encoder as in the decoder, got ",
-                    parameters.size(), " tensors");
+  TORCH_CHECK_VALUE(parameters.size() >= 4 && parameters.size() % 4 <= 1, op,
+                    ": parameters: expected weight and bias of as many layers in the encoder as in the decoder, and at "
+                    "most a learned scale, got ", parameters.size(), " tensors");
   Network network;
   network.stats = parameters.size() / 4 - 1;
-  for (size_t i = 0; i < parameters.size(); i += 2) {
+  for (size_t i = 0; i + 1 < parameters.size(); i += 2) {
     const at::Tensor &weight = parameters[i], &bias = parameters[i + 1];
     check_float(weight, op, "parameters");
     check_float(bias, op, "parameters");
@@ -32,6 +32,16 @@ Network network_of(const char* op, at::TensorList parameters) {
   }
   TORCH_CHECK_VALUE(network.layers.back().out == network.pixels(), op, ": parameters: expected as many logits as the ",
                     network.pixels(), " pixels, got ", network.layers.back().out);
+  if (parameters.size() % 4 == 1) {
+    const at::Tensor& scale = parameters[parameters.size() - 1];
+    check_float(scale, op, "parameters");
+    TORCH_CHECK_VALUE(scale.dim() == 1 && scale.numel() > 0 && network.pixels() % scale.numel() == 0 &&
+                          scale.is_contiguous(),
+                      op, ": parameters: expected a scale [S], S dividing the ", network.pixels(), " pixels, got ",
+                      scale.sizes());
+    network.log_scale = scale.const_data_ptr<float>();
+    network.scales = scale.numel();
+  }
   return network;
 }
 
@@ -66,6 +76,10 @@ Layout::Layout(const Network& network, int64_t batch, int64_t threads, bool all_
   nll = take(2 * panels * ((network.pixels() + kLossRows - 1) / kLossRows));
   by_kl = take(threads * panels_for(latent) * kPanel);
   magnitudes = take(threads * kPanel);
+  scale_terms = take(3 * network.pixels());
+  log_scale = take(network.pixels());
+  by_scale = take(network.scales > 0 ? panels * network.pixels() : 0);
+  scale_gradient = take(network.scales);
 }
 
 int64_t Layout::take(int64_t floats) {

@@ -12,6 +12,8 @@ namespace vae_fast {
 
 constexpr int64_t kLossRows = 48;  // rows of the logits whose loss is one sum in float for each lane
 
+constexpr float kLeastLogScale = -6;  // a learned scale is at least e^-6; see models/likelihood.py
+
 struct Layer {
   int64_t in, out;
   const float* weight;  // [out, in]
@@ -21,6 +23,8 @@ struct Layer {
 struct Network {
   std::vector<Layer> layers;  // encoder's hidden, stats, decoder's hidden, logits
   size_t stats;               // which layer
+  const float* log_scale = nullptr;  // learned, [scales], or null
+  int64_t scales = 0;         // 1, or one for each run of pixels / scales pixels
 
   int64_t pixels() const { return layers.front().in; }
   int64_t latent() const { return layers[stats].out / 2; }
@@ -52,6 +56,10 @@ struct Layout {
   int64_t kl;                       // [panels][Z], doubles
   int64_t nll;                      // [pixels / kLossRows][panels], doubles
   int64_t by_kl;                    // [threads][Z]
+  int64_t scale_terms;              // [3][pixels]: see ScaleTerms
+  int64_t log_scale;                // [pixels]
+  int64_t by_scale;                 // [panels][pixels]: by the log of a learned scale
+  int64_t scale_gradient;           // [scales]: its sums
   int64_t magnitudes;               // [threads][16]: of inputs and gradients
   int64_t size = 0;
 };

@@ -192,11 +192,10 @@ void Pass::lose(const Place& place, const Group& group) const {
   for (int64_t i = 0; i < group.count; ++i) {
     const float* const images = panel(layout_.input[0], pixels, group.slot + i);
     float* const logits = by_output(last, group) + i * feature_stride(pixels);
-    const int64_t lanes = std::min(kPanel, images_.batch - (group.first + i) * kPanel);
     for (int64_t row = rows.begin; row < rows.end; row += kLossRows) {
       doubles(layout_.nll)[row / kLossRows * layout_.panels + group.first + i] =
-          loops_.bernoulli_panel(images + row * kPanel, logits + row * kPanel,
-                                 std::min(kLossRows, rows.end - row), lanes, scale());
+          panel_loss(place, images + row * kPanel, logits + row * kPanel, row, std::min(kLossRows, rows.end - row),
+                     group.first + i);
     }
   }
   products_.keep_gradient(last, group.part(rows), by_output(last, group));
@@ -293,6 +292,7 @@ Losses Pass::losses(const Place& place) const {
     gradient = std::max(gradient, std::bit_cast<uint32_t>(magnitudes[1]));
   }
   result.largest_gradient = batch * std::bit_cast<float>(input) * std::bit_cast<float>(gradient);
+  if (network_.scales > 0) result.largest_gradient *= static_cast<double>(network_.pixels() / network_.scales);
   return result;
 }
 

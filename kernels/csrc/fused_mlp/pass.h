@@ -14,6 +14,8 @@ struct Objective {
   float beta;
   float free_bits;
   float weight;  // the factor of the batch's mean
+  Likelihood likelihood;
+  std::optional<float> log_scale;  // the log of a fixed scale
 };
 
 struct Images {
@@ -54,6 +56,12 @@ class Pass {
   // the losses.
   Losses run(const Place& place) const;
 
+  // Computes what the loss needs of the scales, on one thread before `run`.
+  void set_scales() const;
+
+  // Writes the gradient by the log of the learned scales, [scales], on one thread after `run`.
+  void scale_gradient(float* to) const;
+
   // Returns this thread's rows of a layer's gradient; the caller fills in their destination.
   LayerUpdate update(const Place& place, size_t layer) const;
 
@@ -72,6 +80,9 @@ class Pass {
   void sample_backward(const Place& place, const Group& group) const;
   void set_kl_factors(const Place& place) const;
   double mean_kl(int64_t j) const;
+  double panel_loss(const Place& place, const float* pixels, float* logits, int64_t row, int64_t rows,
+                    int64_t panel) const;
+  ScaleTerms scale_terms(int64_t pixel) const;
   void saw_input(const Place& place, uint32_t magnitude) const;
   void saw_gradient(const Place& place, uint32_t magnitude) const;
   Losses losses(const Place& place) const;

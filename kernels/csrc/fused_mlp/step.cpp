@@ -105,9 +105,14 @@ struct Target {
 // Raw pointers of weights and biases, taken before the threads start.
 std::vector<Target> targets_of(at::TensorList tensors) {
   std::vector<Target> targets;
-  for (size_t i = 0; i < tensors.size(); i += 2)
+  for (size_t i = 0; i + 1 < tensors.size(); i += 2)
     targets.push_back({tensors[i].mutable_data_ptr<float>(), tensors[i + 1].mutable_data_ptr<float>()});
   return targets;
+}
+
+// The learned scale's tensor in a list like the parameters', or null.
+float* scale_in(at::TensorList tensors) {
+  return tensors.size() % 4 == 1 ? tensors[tensors.size() - 1].mutable_data_ptr<float>() : nullptr;
 }
 
 void fill(const LayerUpdate& by, float value) {
@@ -125,12 +130,24 @@ struct Optimizer {
   std::vector<Target> weights, first, second;  // the parameters and their two moments
 };
 
+// Computes the gradient by the learned scales, and uses it by Adam at once if `adam` is given.
+void learn_scales(const Pass& pass, const Network& network, float* gradient, const Optimizer& optimizer,
+                  const AdamStep* adam) {
+  pass.scale_gradient(gradient);
+  if (adam != nullptr) {
+    loops().adam(*adam, {scale_in(optimizer.parameters), scale_in(optimizer.means), scale_in(optimizer.squares),
+                         gradient, network.scales});
+  }
+}
+
 // Runs forward, backward and Adam; returns whether the step was taken.
 bool learn(const Network& network, const Setup& with, const Images& images, const Objective& objective,
            const Optimizer& optimizer, const at::Tensor& workspace, Losses& losses) {
   const Pass pass(network, with.layout, *with.products, images, objective);
   const AdamStep adam = adam_step(optimizer.settings, *optimizer.count.const_data_ptr<float>() + 1.0, 0);
   bool at_once = false;  // whether Adam used the gradients as soon as they were computed
+  float* const by_scale = with.layout.memory + with.layout.scale_gradient;
+  pass.set_scales();
   on_all_threads([&](int64_t thread, int64_t threads) {
     const Place place(thread, threads, with.layout.panels);
     with.products->begin(thread);
@@ -153,6 +170,8 @@ bool learn(const Network& network, const Setup& with, const Images& images, cons
     }
     with.products->end();
     if (thread == 0) {
+      if (network.scales > 0 && mine.is_finite)
+        learn_scales(pass, network, by_scale, optimizer, sure ? &adam : nullptr);
       losses = mine;
       at_once = sure;
     }
@@ -169,6 +188,9 @@ bool learn(const Network& network, const Setup& with, const Images& images, cons
     gradients.push_back(workspace.narrow(0, at, size).view(optimizer.parameters[2 * i].sizes()));
     gradients.push_back(workspace.narrow(0, at + size, network.layers[i].out));
   }
+  if (network.scales > 0) {
+    gradients.push_back(workspace.narrow(0, by_scale - workspace.const_data_ptr<float>(), network.scales));
+  }
   const double norm = adam_update(optimizer.op, optimizer.parameters, optimizer.means, optimizer.squares,
                                   optimizer.count, gradients, optimizer.settings);
   const bool taken = std::isfinite(static_cast<float>(norm));
@@ -182,7 +204,8 @@ void mlp_steps_(at::TensorList parameters, at::TensorList means, at::TensorList 
                 const at::Tensor& ring, int64_t steps, std::string_view activation, double beta1, double beta2,
                 double epsilon, double weight_decay, double max_norm, double free_bits, bool binarize,
                 int64_t row_offset, int64_t stream, double weight, std::string_view products,
-                const at::Tensor& workspace, const OptionalTensor& seconds) {
+                std::string_view likelihood, std::optional<double> log_scale, const at::Tensor& workspace,
+                const OptionalTensor& seconds) {
   constexpr const char* op = "mlp_steps_";
   TORCH_CHECK_VALUE(steps > 0, op, ": steps: expected at least 1, got ", steps);
   const Network network = network_of(op, parameters);
@@ -220,7 +243,7 @@ void mlp_steps_(at::TensorList parameters, at::TensorList means, at::TensorList 
   for (int64_t i = 0; i < steps; ++i) {
     const int64_t position = *number % period;
     const Objective objective = objective_of(op, network, activation, seed, step, rates[2 * position + 1], free_bits,
-                                             row_offset, stream, weight);
+                                             row_offset, stream, weight, likelihood, log_scale);
     optimizer.settings = {rates[2 * position], beta1, beta2, epsilon, weight_decay, max_norm};
     if (rows != nullptr) batch.rows = rows + position * batch.batch;
     if (binarize) batch.sample = make_draw(op, seed, step, network.pixels(), row_offset, kBinarization);
@@ -238,7 +261,8 @@ void mlp_gradients(at::TensorList parameters, at::TensorList gradients, const Op
                    const at::Tensor& images, const OptionalTensor& rows, const at::Tensor& seed, const at::Tensor& step,
                    const at::Tensor& beta, std::string_view activation, double free_bits, bool binarize,
                    int64_t row_offset, int64_t stream, double weight, std::string_view products,
-                   const at::Tensor& workspace, const at::Tensor& terms) {
+                   std::string_view likelihood, std::optional<double> log_scale, const at::Tensor& workspace,
+                   const at::Tensor& terms) {
   constexpr const char* op = "mlp_gradients";
   const Network network = network_of(op, parameters);
   check_like(op, "gradients", gradients, parameters);
@@ -249,13 +273,15 @@ void mlp_gradients(at::TensorList parameters, at::TensorList gradients, const Op
   }
   if (binarize) batch.sample = make_draw(op, seed, step, network.pixels(), row_offset, kBinarization);
   const Objective objective = objective_of(op, network, activation, seed, step, scalar(beta, op, "beta"), free_bits,
-                                           row_offset, stream, weight);
+                                           row_offset, stream, weight, likelihood, log_scale);
   Setup with(op, network, batch.batch, free_bits, products, pairs_of(op, copies, network, products));
   with.layout.memory = aligned(op, workspace, with.layout);
   double* const out = terms_of(op, "terms", terms);
   const auto targets = targets_of(gradients);
+  float* const by_scale = scale_in(gradients);
 
   const Pass pass(network, with.layout, *with.products, batch, objective);
+  pass.set_scales();
   Losses losses;
   on_all_threads([&](int64_t thread, int64_t threads) {
     const Place place(thread, threads, with.layout.panels);
@@ -268,7 +294,12 @@ void mlp_gradients(at::TensorList parameters, at::TensorList gradients, const Op
       if (!mine.is_finite) fill(by, std::numeric_limits<float>::quiet_NaN());
     }
     with.products->end();
-    if (thread == 0) losses = mine;
+    if (thread == 0) {
+      if (by_scale != nullptr && mine.is_finite) pass.scale_gradient(by_scale);
+      if (by_scale != nullptr && !mine.is_finite)
+        std::fill_n(by_scale, network.scales, std::numeric_limits<float>::quiet_NaN());
+      losses = mine;
+    }
   });
   write_terms(out, losses, batch.batch, losses.is_finite);
 }

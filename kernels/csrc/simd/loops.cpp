@@ -5,6 +5,7 @@
 #include "amx_emulated.h"
 #include "elbo.h"
 #include "layer_gradient.h"
+#include "likelihood_panel.h"
 #include "mlp.h"
 #include "noise.h"
 #include "norm.h"
@@ -26,6 +27,9 @@ constexpr MlpLoops mlp_loops{
     .multiply = multiply,
     .by_image = by_image,
     .bernoulli_panel = bernoulli_panel,
+    .likelihood_panel = likelihood_panel,
+    .scale_terms = scale_terms,
+    .scale_gradient = scale_gradient,
     .layer_gradient = layer_gradient,
     .bf16 = {pack_input, pack_gradient, pack_weight, tile_gradient},
     .multiply_pairs = multiply_pairs,

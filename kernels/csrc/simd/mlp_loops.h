@@ -67,6 +67,28 @@ struct PosteriorGradient {
   float* by_stats;       // [2 Z][16]
 };
 
+// What the loss of a pixel needs of its scale.
+struct ScaleTerms {
+  float* inverse;   // e^-s, s being the log of the scale
+  float* constant;  // the part of the loss (Gaussian) or of the log of the mass (logistic) that depends on s alone
+  float* by_width;  // the derivative by s of the logistic's
+};
+
+// Features of one panel, and the gradients of their loss.
+struct LikelihoodPanel {
+  const float* pixels;  // [rows][16]
+  float* logits;        // the same, replaced by `scale` times the derivative by them
+  ScaleTerms terms;     // of each row, if the likelihood has a scale
+  int64_t rows, lanes;
+  float scale;
+  float* by_scale;      // of each row, `scale` times the derivative by the log of its scale, summed; or null
+};
+
+struct PanelLoss {
+  double nll;              // summed over features and images
+  uint32_t largest_slope;  // the bits of the largest magnitude in by_scale
+};
+
 // Rows [begin, end) of a layer's weight [out, in].
 struct WeightRows {
   int64_t out, in, begin, end;
@@ -138,6 +160,9 @@ struct MlpLoops {
   // Copies runs [begin, end) of 16 features of one panel [features][16] to squares [16][16], `stride` apart.
   void (*by_image)(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride);
   double (*bernoulli_panel)(const float* pixels, float* logits, int64_t rows, int64_t lanes, float scale);
+  PanelLoss (*likelihood_panel)(Likelihood, const LikelihoodPanel&);
+  void (*scale_terms)(Likelihood, const float* log_scale, int64_t count, const ScaleTerms& to);
+  void (*scale_gradient)(const float* by_scale, int64_t panels, int64_t stride, int64_t pixels, float* to);
   void (*layer_gradient)(const LayerGradient&, const LayerUpdate&);
   Bf16Stages bf16;
   Multiply* multiply_pairs;

@@ -38,7 +38,12 @@
     softplus: (x) => (x > 20 ? x : Math.log1p(Math.exp(x))),
     tanh: Math.tanh,
   }[model.activation];
-  const mean = { bernoulli: sigmoid }[model.likelihood];
+  const mean = {
+    bernoulli: sigmoid,
+    continuous_bernoulli: (l) => (Math.abs(l) < 0.1 ? 0.5 + l / 12 - l ** 3 / 720 : -1 / Math.expm1(-l) - 1 / l),
+    gaussian: (l) => Math.min(1, Math.max(0, l)),
+    discretized_logistic: (l) => Math.min(1, Math.max(0, l)),
+  }[model.likelihood];
 
   function decode(z) {
     let x = z;

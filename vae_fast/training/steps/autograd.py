@@ -45,6 +45,7 @@ class AutogradStep:
         self._row_offset = group.shard(config.batch_size).start
         mixed = plan.precision != "fp32"
         self.network = deepcopy(model).to(DTYPES[plan.precision]) if mixed else model
+        self._likelihood = model.likelihood  # in float32: its copy in the twin is not used
         self.optimizer = Adam(
             model.named_parameters(),
             config.weight_decay,
@@ -107,6 +108,7 @@ class AutogradStep:
         done = self._forward(x, noise)
         terms, gradients = self._backward(
             self.network,
+            self._likelihood,
             x,
             noise,
             done,

@@ -9,7 +9,6 @@ from torch import Tensor
 from vae_fast.config import Config
 from vae_fast.kernels import FLOAT32, adam_, enter_, mlp_copies, mlp_copy_, mlp_gradients, mlp_steps_, mlp_workspace
 from vae_fast.kernels.reference import COLUMNS, SKIPPED
-from vae_fast.models.likelihood import BERNOULLI
 from vae_fast.models.vae import VAE
 from vae_fast.runtime.distributed import ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
@@ -43,7 +42,6 @@ class FusedStep:
         self.scale = LossScale(False, plan.torch_device)
         self._parameters = self.optimizer.state.parameters.views
         require_loop(plan)
-        assert model.likelihood is BERNOULLI, "the operator has no other"
         self._copies = mlp_copies(self._parameters) if plan.bf16_loop else None
         self._terms = torch.zeros(COLUMNS, dtype=torch.float64)
         self._one_skip = torch.zeros_like(self._terms)
@@ -59,6 +57,8 @@ class FusedStep:
             "weight": batch / config.batch_size,
             "workspace": mlp_workspace(self._parameters, batch, config.free_bits, products),
             "products": products,
+            "likelihood": model.likelihood.name,
+            "log_scale": model.likelihood.fixed_log_scale,
         }
         self._threads = ThreadCount() if chooses_threads(config, plan, group.size) else None
         self._gradients = [torch.empty_like(p) for p in self._parameters] if group.size > 1 else []

@@ -1,0 +1,84 @@
+"""The speed of the step as one CPU operator with each likelihood, relative to the Bernoulli's.
+
+`python -m benchmarks.by_likelihood --help`. In every round all take turns, each over the same number of images in its
+own random order. A speed is the Bernoulli's time over the other's, in the same round; the table has medians with
+quartiles. Scaled likelihoods learn one scale, or one for each pixel.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks import cores
+from benchmarks.contenders.network import D, Trainer
+from benchmarks.contenders.vae_fast_engine import build
+from benchmarks.harness.rounds import quartiles, seconds
+from benchmarks.reporting.results import Spread
+from benchmarks.reporting.tables import markdown, spread
+from vae_fast.cli.exit_codes import exit_code
+from vae_fast.cli.numbers import non_negative, positive_number
+from vae_fast.config import SCALED_LIKELIHOODS
+from vae_fast.errors import RunError
+from vae_fast.kernels import extension
+from vae_fast.models.likelihood import FAMILIES
+from vae_fast.models.vae import VAE
+from vae_fast.runtime.environment import cpu_name
+
+IMAGES = 16_384  # per turn
+Kind = tuple[str, str | None]
+KINDS: list[Kind] = [
+    (name, scale)
+    for name in FAMILIES
+    for scale in (("learned", "per-value") if name in SCALED_LIKELIHOODS else (None,))
+]
+
+
+def measure(batch: int, precision: str, rounds: int, patience: float) -> dict[Kind, Spread]:
+    """Return each likelihood's speed relative to the Bernoulli's."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (max(IMAGES, 2 * batch), D), dtype=torch.uint8)
+    steps = max(2, IMAGES // batch)
+    trainers = {kind: _trainer(kind, pixels, batch, precision, steps) for kind in KINDS}
+    speeds: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
+    for number_of_round in range(rounds + 1):
+        patience = cores.wait(patience)
+        times = {kind: _turn(train, steps, batch, len(pixels)) for kind, train in trainers.items()}
+        if number_of_round > 0:  # the first warms up
+            for kind, time in times.items():
+                speeds[kind].append(times[KINDS[0]] / time)
+    return {kind: Spread(*quartiles(values)) for kind, values in speeds.items()}
+
+
+def _trainer(kind: Kind, pixels: torch.Tensor, batch: int, precision: str, steps: int) -> Trainer:
+    name, scale = kind
+    settings = {"likelihood": name, "scale": scale}
+    return build(VAE(likelihood=name, scale=scale), pixels, batch, precision, steps, step="fused", **settings)
+
+
+def _turn(train: Trainer, steps: int, batch: int, images: int) -> float:
+    order = torch.randint(images, (steps, batch))
+    return seconds(lambda: train(order), "cpu")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.by_likelihood", description=__doc__)
+    parser.add_argument("--batch", type=positive_number, nargs="+", default=[128, 1024], help="images per step")
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="default: fp32")
+    parser.add_argument("--rounds", type=positive_number, default=9, help="rounds to take medians of; default: 9")
+    parser.add_argument("--patience", type=non_negative, default=0.0, help="total seconds to wait for near cores")
+    chosen = parser.parse_args(arguments)
+    if not extension.load():
+        raise RunError(extension.status())
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    cases = [(batch, precision) for precision in chosen.precision for batch in chosen.batch]
+    found = {case: measure(*case, chosen.rounds, chosen.patience) for case in cases}
+    head = ["likelihood", "scale", *(f"{precision}, batch {batch}" for batch, precision in cases)]
+    rows = [
+        [name.replace("_", " "), scale or "", *(spread(found[c][name, scale]) for c in cases)] for name, scale in KINDS
+    ]
+    print("\n".join(markdown(head, rows, 2)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))
