@@ -12,9 +12,11 @@ import torch
 import vae_fast as vf
 from vae_fast.evaluate import evaluate
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 trained = vf.Trained.open(sys.argv[1])
 images = trained.images("test")
-print(f"{trained.title}\n{images.title}")
+print(f"{trained.title}\n{images.title}", flush=True)
 
 numbers = evaluate(trained, images, iw=50)
 estimate = numbers["importance_weighted"]

@@ -30,7 +30,8 @@ config = vf.Config(hidden=(256,), latent=8, batch_size=50, epochs=epochs)
 run = vf.fit(config, images=images[:1800], test_images=images[1800:])
 print(f"test loss {run.metrics[-1]['test_loss']:.1f} nats an image; pictures in {run.directory / 'pictures'}")
 
-# The same from a file, which the command line can read too: python -m vae_fast.train --data discs.npz
-np.savez("discs.npz", train=images[:1800], test=images[1800:])
-loaded = vf.load_images("discs.npz", "test")  # what training would see; an error says what is wrong with it
+# The same from a file, which the command line can read too: python -m vae_fast.train --data RUN/discs.npz
+file = run.directory / "discs.npz"
+np.savez(file, train=images[:1800], test=images[1800:])
+loaded = vf.load_images(file, "test")  # what training would see; an error says what is wrong with it
 print(f"test part: {list(loaded.pixels.shape)}, kept as {loaded.note}")

@@ -24,7 +24,7 @@ def test_the_list_of_commands_needs_no_torch() -> None:
 def test_the_list_of_commands_refuses_arguments() -> None:
     done = subprocess.run([sys.executable, "-m", "vae_fast", "train"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: expected no arguments, got 'train': python -m vae_fast.train\n"
+    assert done.stderr == "error: expected no arguments, got 'train': with a dot: python -m vae_fast.train\n"
 
 
 def test_the_report_names_versions_devices_and_fast_paths(

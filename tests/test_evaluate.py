@@ -29,7 +29,7 @@ def test_evaluate_prints_a_table_and_writes_a_file(
     assert f"loss          {found['loss']:.2f} nats per image" in text
     assert f"nll - H(x)    {found['nll_minus_entropy']:.2f}" in text
     assert "digits, 1,000 test images, grey pixels" in text
-    assert "20 importance samples an image" in text
+    assert "20 samples an image" in text
     assert f"active units  {found['active_units']} of 4" in text
     assert found["importance_weighted"]["nll"] < found["loss"]
     assert len(found["kl_per_dimension"]) == 4

@@ -45,7 +45,7 @@ def test_own_vae(printed) -> None:
 
 def test_own_images(printed, tmp_path: Path) -> None:
     text = printed("own_images.py", "2")
-    assert "test part: [200, 3, 16, 16], kept as uint8, channels last in the file" in text
+    assert "test part: [200, 3, 16, 16], kept as uint8, given with channels last" in text
     (folder,) = re.findall(r"pictures in (\S+)", text)
     assert (tmp_path / folder / "samples.png").is_file()
 

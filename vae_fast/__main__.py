@@ -21,7 +21,8 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if wrong := [argument for argument in sys.argv[1:] if argument not in ("-h", "--help")]:
-        hint = f"python -m vae_fast.{wrong[0]}" if wrong[0] in COMMANDS else "python -m vae_fast lists the commands"
+        hint = f"with a dot: python -m vae_fast.{' '.join(wrong)}"
+        hint = hint if wrong[0] in COMMANDS else "python -m vae_fast lists the commands"
         print(f"error: expected no arguments, got {' '.join(wrong)!r}: {hint}", file=sys.stderr)
         sys.exit(2)
     parser.print_help()

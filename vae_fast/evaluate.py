@@ -123,10 +123,10 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         yield f"bits/dim      {result['bits_per_dimension']:.4f}"
     if estimate := result.get("importance_weighted"):
         error, speed, samples = (estimate[key] for key in ("standard_error", "images_per_second", "samples"))
-        yield f"-log p(x)     {estimate['nll']:.2f} +- {nats(error)}, {samples:,} importance samples an image"
+        yield f"-log p(x)     {estimate['nll']:.2f} +- {nats(error)} (standard error), {samples:,} samples an image"
         yield f"              {speed:,.1f} images/s, {speed * samples:,.0f} samples/s"
         if result["nll_minus_entropy"] is not None:
-            yield "              (no likelihood in the strict sense: values between 0 and 1 have none)"
+            yield "              (grey pixels have no probability under a Bernoulli: compare with grey pixels only)"
     kl = result["kl_per_dimension"]
     yield (
         f"active units  {result['active_units']} of {len(kl)} (variance of the posterior's mean above "

@@ -174,7 +174,7 @@ def test_the_error_when_all_mirrors_fail_gives_the_reason_of_each(server, tmp_pa
     with pytest.raises(DataError) as caught:
         fetch(server, tmp_path, "missing", "wrong_and_breaks", "stalls", timeout=0.2)
     for words in ("numbers.gz could not be downloaded", "/missing/numbers.gz: HTTP 404 Not Found", "SHA-256 differs",
-                  "timed out", f"put it by hand into {tmp_path}"):  # fmt: skip
+                  "timed out", f"put it there by hand, into {tmp_path}"):  # fmt: skip
         assert words in str(caught.value)
     assert (tmp_path / f"{FILE.name}.part").stat().st_size == 150_000  # kept for the next attempt
 

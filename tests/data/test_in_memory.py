@@ -89,13 +89,13 @@ class Refusing:
         ([{"image": IMAGES[0]}], None, "^images: item 0: expected an image or a pair"),
         ([(IMAGES[0], 1)], [1], "^labels: given twice, as an argument and in pairs with images"),
         (np.array([{}]), None, "^images: dtype object: expected numbers"),
-        (np.zeros((0, 3, 5)), None, r"^images: shape \[0, 3, 5\]: expected 1 to 4 dimensions"),
+        (np.zeros((0, 3, 5)), None, r"^images: shape \[0, 3, 5\]: expected 2 to 4 dimensions"),
         (np.ma.masked_array(IMAGES), None, "^images: a masked array"),
         (torch.zeros(3, 3).to_sparse(), None, "^images: a tensor of layout torch.sparse_coo: expected a dense one"),
         (Refusing(), None, "^images: no array can be made of it: no array here"),
-        (IMAGES, LABELS[:4], r"^labels: shape \[4\]: expected \[60\], one label for each image of images"),
+        (IMAGES, LABELS[:4], r"^labels: shape \[4\]: expected \[60\], one label for each of images"),
         (IMAGES, [[1], [2, 3]], "^labels: no array can be made of it"),
-        (IMAGES * 1.0, None, r"^images: image 0: pixel \[0, 0, 0\] is .*white is 255\? Divide by 255"),
+        (IMAGES * 1.0, None, r"^images: image 0: the value at \[0, 0, 0\] is .*white is 255: divide by 255"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_images_raises_an_error_that_names_the_argument(images, labels, message):

@@ -44,7 +44,7 @@ def test_labels_are_read_from_a_file_of_their_own(tmp_path, kind):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"1\n2\n", r"l.txt: shape \[2\]: expected \[6\], one label for each image of .*x.npy"),
+        (b"1\n2\n", r"l.txt: shape \[2\]: expected \[6\], one label for each of .*x.npy"),
         (b"1\n\n\n\n\n\n\n", r"l.txt: shape \[7\]: expected \[6\]"),
         (b"\xff\xfe", r"l.txt: not UTF-8 text \(invalid start byte at byte 0\)"),
         (None, r"l.txt: cannot be read: No such file"),

@@ -217,7 +217,9 @@ class Trained:
         if self.config is None:
             if "data" in given:
                 return Config(**given)
-            raise ConfigError(f"data: {self.source} belongs to no run that says which images; expected a name or path")
+            raise ConfigError(
+                f"data: {self.source} belongs to no run that names its images; expected --data NAME or PATH"
+            )
         return replace(self.config, **given)
 
     def _holds_the_runs(self, found: DataSet, feed: FeedName) -> bool:

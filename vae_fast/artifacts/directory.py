@@ -141,12 +141,13 @@ class RunDirectory:
     def require(self, images: dict[str, Any]) -> None:
         """Raise RunError if what is known of these images differs from those of the run."""
         recorded = self.recorded.get("images", images)
-        differences = [f"{k} {recorded.get(k)} then, {v} now" for k, v in images.items() if recorded.get(k) != v]
+        changed = {k: (recorded.get(k), v) for k, v in images.items() if recorded.get(k) != v}
+        differences = [f"{k} {_short(then)} then, {_short(now)} now" for k, (then, now) in changed.items()]
         if differences:
             data = self.recorded.get("data")
             raise RunError(
                 f"data: these are not the images of {self.path} ({data}): {'; '.join(differences)}; "
-                f"if they have moved, --data says where to"
+                f"they have changed since; if the run's are elsewhere, name them by --data"
             )
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -210,8 +211,8 @@ def _recorded(path: Path, config: Config) -> dict[str, Any]:
         old, new = before.get(name), now.get(name)
         if old != new:
             raise ConfigError(
-                f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}. Start anew with the rest of its "
-                f"settings: --config {path / 'config.toml'} --out ANOTHER"
+                f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}. Start anew with it and the "
+                f"rest of its settings: --config {path / 'config.toml'} --{name.replace('_', '-')} ... --out ANOTHER"
             )
     return recorded
 
@@ -281,6 +282,11 @@ def require_writable(path: Path) -> None:
 def _existing(path: Path) -> Path:
     """Return the path itself or its nearest parent that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def _short(value: Any) -> Any:
+    """Return a recorded value, of a digest only its beginning."""
+    return f"{value[:8]}..." if isinstance(value, str) and len(value) == 64 else value
 
 
 def _mib(nbytes: int) -> str:

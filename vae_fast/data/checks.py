@@ -86,8 +86,7 @@ def _check_labels(labels: Source, images: Source) -> None:
         raise DataError(f"{where}: dtype {array.dtype}: expected labels that are integers or strings; convert to int64")
     if array.shape != (len(images.array),):
         raise DataError(
-            f"{where}: shape {list(array.shape)}: expected [{len(images.array)}], one label for each image of "
-            f"{images.where}"
+            f"{where}: shape {list(array.shape)}: expected [{len(images.array)}], one label for each of {images.where}"
         )
 
 
@@ -107,7 +106,7 @@ def _checked_pixels(source: Source) -> int | None:
             first = np.argwhere(~inside)[0]
             value = float(pixels[tuple(first)])
             first[0] += start
-            raise DataError(f"{where}: image {first[0]}: pixel {first.tolist()} is {_fault(value, array)}")
+            raise DataError(f"{where}: image {first[0]}: the value at {first.tolist()} is {_fault(value, array)}")
         high = max(high, float(pixels.max()))
         are_255ths = are_255ths and bool((np.abs(pixels - np.rint(pixels * 255) / 255) <= _TOLERANCE).all())
     if 0 < high <= 1 / 255 + _TOLERANCE:
@@ -162,5 +161,5 @@ def _cause(low: float, high: float, are_whole: bool) -> str:
     if low < 0:
         return "standardised? Undo it: images * standard deviation + mean"
     if _BRIGHT < high <= 255:
-        return "white is 255? Divide by 255" + (", or convert to uint8" if are_whole else "")
+        return "probably white is 255: divide by 255" + (", or convert to uint8" if are_whole else "")
     return "16-bit pixels? Divide by 65535" if 2**15 <= high < 2**16 else "divide by the value that stands for white"

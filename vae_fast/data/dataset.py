@@ -175,7 +175,7 @@ class DataSet:
             pixels: Pixels
             pixels, note = keep(source.array, factors[part])
             if source.array is not self.parts[part].array:
-                note += ", channels last in the file"
+                note += ", given with channels last"
             count, *shape = pixels.shape
             pixels = pixels.view(count, *(1,) * (3 - len(shape)), *shape)
             images[part] = Images(pixels, encoded.get(part), self.name, note, names)

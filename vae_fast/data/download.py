@@ -70,7 +70,10 @@ def _fetch(file: Remote, mirrors: Sequence[str], folder: Path, timeout: float) -
             return _publish(part, folder / file.name)
         except _Failure as cause:
             causes.append(f"{url}: {cause}")
-    raise DataError(f"{file.name} could not be downloaded ({'; '.join(causes)}); put it by hand into {folder}")
+    raise DataError(
+        f"{file.name} could not be downloaded ({'; '.join(causes)}); put it there by hand, into "
+        f"{folder}, or name the folder that has it by --data-root or VAE_FAST_DATA"
+    )
 
 
 def _complete(part: Path, url: str, file: Remote, timeout: float, report: _Report) -> None:

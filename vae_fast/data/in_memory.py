@@ -83,7 +83,7 @@ def _checked(array: NDArray[Any], where: str) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where}: dtype {array.dtype}: expected numbers")
     if not 1 <= array.ndim <= 4 or 0 in array.shape:
-        raise DataError(f"{where}: shape {list(array.shape)}: expected 1 to 4 dimensions, none of them empty")
+        raise DataError(f"{where}: shape {list(array.shape)}: expected 2 to 4 dimensions, none of them empty")
     return array
 
 

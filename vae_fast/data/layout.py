@@ -24,11 +24,11 @@ def channels_first(source: Source, layout: Layout = "auto") -> Source:
 
 
 def _come_last(source: Source) -> bool:
-    """Return whether the channels come last: as [C, H, W] the image would be too narrow, with too many channels."""
-    first, second, last = source.array.shape[1:]
-    if last > 4 or last >= first or (first <= 4 and first != second):
+    """Return whether the channels come last; raise DataError if they may be the first axis as well as the last."""
+    first, _, last = source.array.shape[1:]
+    if last > 4 or first == last == 1 or (first <= 4 and last not in CHANNELS):
         return False
-    if last in CHANNELS and first not in CHANNELS:
+    if last in CHANNELS and first > 4:
         return True
     raise DataError(
         f"{source.where}: shape {list(source.array.shape)}: do its channels come last? Say --layout nhwc if they do, "

@@ -123,7 +123,7 @@ def _read_npz(archive: zipfile.ZipFile, path: Path) -> dict[str, Source]:
     part_of = {alias: part for part, aliases in ALIASES.items() for alias in aliases}
     members = {part_of.get(_member(info).lower(), ""): info for info in archive.infolist()}
     if len(members) != len(archive.infolist()) or "train" not in members or "" in members:
-        held = ", ".join(info.filename for info in archive.infolist()[:8]) or "nothing"
+        held = ", ".join(_member(info) for info in archive.infolist()[:8]) or "nothing"
         raise DataError(
             f"{path}: expected the members train and, optionally, {', '.join([*IDX_NAMES][1:])} (or x_train, y_train, "
             f"x_test, y_test; images, labels; X, y; arr_0), each once and nothing else; it holds {held}"

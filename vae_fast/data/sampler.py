@@ -36,7 +36,7 @@ class BatchSampler:
         if batch_size > count:
             raise DataError(
                 f"batch_size: expected at most the {count} training images, got {batch_size}; "
-                f"take a smaller --batch-size"
+                f"take a smaller --batch-size, or more images"
             )
         self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
 

@@ -274,7 +274,8 @@ class Trainer:
             )
         self.engine.load_state(found.parameters, found.optimizer, found.state)
         self.epoch, self.best = found.state["epoch"], found.state["best"]
-        self.printer.line(f"resumed from {found.path} (step {done}, {self.epoch} epochs done)")
+        epochs = f"{self.epoch} epoch{'' if self.epoch == 1 else 's'}"
+        self.printer.line(f"resumed from {found.path} (step {done}, {epochs} done)")
         if done == most:
             self.printer.line(f"nothing is left to do: all {self.config.epochs} epochs are done; --epochs adds some")
         if not self.config.dry_run:
