@@ -41,7 +41,7 @@ class Config:
     """
 
     data: str = "digits"
-    """digits (embedded), mnist, fashion-mnist, or a path: an IDX file, a folder of IDX files, a .npy or a .npz file"""
+    """digits, mnist, fashion-mnist, or a path: .npy, .npz, HDF5, IDX; image files in a folder, zip, tar or Parquet"""
     data_root: str | None = None
     """folder that is searched first for mnist and fashion-mnist"""
     valid: int = 0
@@ -50,6 +50,12 @@ class Config:
     """file with a label for each image of a single array: .npy, IDX, or .txt and .csv with one a line"""
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
     """order of an array's four axes: channels first or last; auto sees it by the shape"""
+    image_size: tuple[int, ...] | None = None
+    """H W, or one number for both: the size that image files are resized to (default: the size that all have)"""
+    crop: Literal["none", "center"] = "none"
+    """how image files of another shape are resized: none stretches them, center cuts out the middle"""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour image files (default: like the first one)"""
     test_fraction: float = 0.1
     """share held out at the end of a single array that has no test part; 0 for none"""
     binarize: Literal["none", "static", "threshold", "dynamic"] = "none"
@@ -310,6 +316,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("lr", "beta_warmup"), lambda v: 0 < v < math.inf, "a finite number above 0"),
     (("clip",), lambda v: v is None or 0 < v < math.inf, "a finite number above 0"),
     (("threads",), lambda v: v is None or 1 <= v <= MOST_THREADS, f"1 to {MOST_THREADS}"),
+    (("image_size",), lambda v: v is None or (len(v) in (1, 2) and min(v) >= 1), "one or two positive sizes"),
     (("hidden",), lambda v: all(width >= 1 for width in v), "positive widths"),
     (("test_fraction",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
     (("seed",), lambda v: 0 <= v < 2**63, "0 <= seed < 2^63"),

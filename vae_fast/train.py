@@ -77,7 +77,7 @@ def fit(
     with group.on_rank0(RunDirectory.open, config) as directory:
         if directory.claim is not None and directory.claim.warning is not None:
             printer.line(f"warning: {directory.claim.warning}")
-        open_ = partial(DataSet.of, config)
+        open_ = partial(DataSet.of, config, printer)
         if is_in_memory:
             open_ = partial(DataSet.in_memory, given, config.layout, printer)
         trainer = _trained(config, open_, directory, printer, group)

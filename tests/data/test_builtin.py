@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from vae_fast.data import builtin
+from vae_fast.data.arrays.readers import IDX_NAMES, read
 from vae_fast.data.builtin import Known, read_known
-from vae_fast.data.readers import IDX_NAMES, read
 from vae_fast.errors import DataError
 
 NAMES = ("mnist", "fashion-mnist")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import vae_fast as vf
+from vae_fast.data.arrays.readers import find_idx
 from vae_fast.data.dataset import DataSet
 from vae_fast.data.file_images import Stored
 from vae_fast.data.prefetch import Prefetcher
-from vae_fast.data.readers import find_idx
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.data.splits import Splits, prepare
 from vae_fast.data.transforms import TEST_SAMPLE, TRAIN_SAMPLE, bernoulli_sample, mean_entropy, pixel_kind

@@ -206,7 +206,7 @@ def _recorded(path: Path, config: Config) -> dict[str, Any]:
     # Data may have moved, as long as `require` finds the images in them.
     is_fused = recorded.get("plan", {}).get("step") == "fused"  # compiled at build time, whatever --compile says
     may_change = MAY_CHANGE | ({"compile"} if is_fused else set())
-    may_change |= {"data", "labels", "layout"} if "images" in recorded else set()
+    may_change |= {"data", "labels", "layout", "image_size", "crop", "channels"} if "images" in recorded else set()
     for name in sorted({**before, **now}.keys() - may_change):
         old, new = before.get(name), now.get(name)
         if old != new:

@@ -8,7 +8,7 @@ import torch
 
 from vae_fast.analysis.trained import PARTS, Selection, Trained
 from vae_fast.cli import numbers
-from vae_fast.data.layout import Layout
+from vae_fast.data.arrays.layout import Layout
 from vae_fast.data.transforms import TREATMENTS
 from vae_fast.errors import ConfigError
 from vae_fast.paths import expanded

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_fast.config import CATALOGUE
-from vae_fast.data import readers
+from vae_fast.data.arrays import readers
+from vae_fast.data.arrays.readers import IDX_NAMES, Source
 from vae_fast.data.download import Remote, download
-from vae_fast.data.readers import IDX_NAMES, Source
 from vae_fast.errors import DataError
 
 _DIGITS = Path(__file__).with_name("assets") / "digits.npz"

@@ -18,16 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_fast.config import CATALOGUE, IN_MEMORY, Config
-from vae_fast.data import builtin, checks, file_images, in_memory, labels, readers
+from vae_fast.data import builtin, file_images
+from vae_fast.data.arrays import checks, hdf5, in_memory, labels, readers
+from vae_fast.data.arrays.layout import Layout, channels_first
+from vae_fast.data.arrays.readers import Source
 from vae_fast.data.file_images import Stored
+from vae_fast.data.image_files import cache, detect
+from vae_fast.data.image_files.cache import Wish
 from vae_fast.data.images import Pixels
-from vae_fast.data.layout import Layout, channels_first
-from vae_fast.data.readers import Source
 from vae_fast.errors import DataError
 from vae_fast.runtime import pytorch_state
 from vae_fast.runtime.printer import Printer
 
 P = TypeVar("P", bound=Pixels)
+ARRAYS = Wish()  # settings of image files that are all left open, as they must be for arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,24 +62,30 @@ def load_images(
     *,
     test_fraction: float = 0.1,
     layout: Layout = "auto",
+    image_size: tuple[int, int] | None = None,
+    crop: Literal["none", "center"] = "none",
+    channels: int | None = None,
 ) -> Images[Tensor]:
     """Load one part of a data set.
 
     data: "digits" (embedded), "mnist", "fashion-mnist", or the path of an IDX file (plain or gzipped), a `.npy`, a
         `.npz` with the members `train` and optionally `test`, `train_labels` and `test_labels` (or other common names,
-        such as `x_train` and `arr_0`), or a folder of IDX files with MNIST's names. Images are [N, H, W],
-        [N, C, H, W], [N, H, W, C] or [N, D] (which becomes [N, 1, 1, D]); integers of 0 to 255, bool, or floats in
-        [0, 1], stored as uint8 if every one is k/255 within 1e-6, else as float32.
+        such as `x_train` and `arr_0`), a folder of IDX files with MNIST's names, or a folder, zip or tar of image
+        files. Arrays are [N, H, W], [N, C, H, W], [N, H, W, C] or [N, D] (which becomes [N, 1, 1, D]); integers of 0
+        to 255, bool, or floats in [0, 1], stored as uint8 if every one is k/255 within 1e-6, else as float32.
     root: where to look first for mnist and fashion-mnist, before the folder that the environment variable
         VAE_FAST_DATA names, the user's cache, and the system's folders. If none has the set, it is downloaded.
     test_fraction: the fraction at the end of a set without a test part that is held out as one; 0 for none.
     layout: "nchw" or "nhwc", the order of the axes of an array with four; "auto" sees it by the shape.
+    image_size, crop, channels: of image files: (H, W) to resize them to, "center" to cut out their middle instead of
+        stretching them, 1 or 3 for grey or colour; None for those of the files.
 
     Raises `DataError` (a `ValueError`) if anything is wrong with the arguments or the file.
     """
     if split not in ("train", "test"):
         raise DataError(f"split: expected 'train' or 'test', got {split!r}")
-    train, test = load_splits(data, root, test_fraction=test_fraction, layout=layout)
+    wish = Wish(image_size, crop, channels)
+    train, test = load_splits(data, root, test_fraction=test_fraction, layout=layout, image_files=wish)
     if split == "train":
         return train
     if test is None:
@@ -90,18 +100,24 @@ def load_splits(
     *,
     test_fraction: float = 0.1,
     layout: Layout = "auto",
+    image_files: Wish = ARRAYS,
 ) -> tuple[Images[Tensor], Images[Tensor] | None]:
     """Load the training and the test part of a data set, as `load_images` does; the latter is None if there is none."""
-    return cast(tuple[Images[Tensor], Images[Tensor] | None], DataSet.open(data, root, layout).splits(test_fraction))
+    found = DataSet.open(data, root, layout, image_files=image_files)
+    return cast(tuple[Images[Tensor], Images[Tensor] | None], found.splits(test_fraction))
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A data set that has been found but not yet read: plain files are only mapped. `name` is for titles."""
+    """A data set that has been found but not yet read: plain files are only mapped.
+
+    name: for titles. notes: what happened to its image files, for the user.
+    """
 
     name: str
     sources: Mapping[str, Source]
     layout: Layout = "auto"
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -110,20 +126,27 @@ class DataSet:
         root: str | os.PathLike[str] | None = None,
         layout: Layout = "auto",
         labels_file: str | os.PathLike[str] | None = None,
+        image_files: Wish = ARRAYS,
+        printer: Printer | None = None,
     ) -> Self:
-        """Find a data set by name or path; see `load_images`. `labels_file`: the labels of a single array."""
-        name, sources = _open(data, root)
+        """Find a data set by name or path; see `load_images`.
+
+        labels_file: the labels of a single array. printer: shows the progress of decoding image files.
+        """
+        name, sources, notes = _open(data, root, image_files, printer or Printer(quiet=True))
         if labels_file is not None:
             if "train_labels" in sources or "test" in sources:
                 has = "labels of its own" if "train_labels" in sources else "a test part, so labels belong beside both"
                 raise DataError(f"labels: expected none, since {data} has {has}; got {labels_file}")
             sources = {**sources, "train_labels": labels.read(Path(os.path.expanduser(labels_file)))}
-        return cls(name, sources, layout)
+        return cls(name, sources, layout, notes)
 
     @classmethod
-    def of(cls, config: Config) -> Self:
+    def of(cls, config: Config, printer: Printer | None = None) -> Self:
         """Find the data set that the settings name."""
-        return cls.open(config.data, config.data_root, config.layout, config.labels)
+        size = config.image_size
+        wish = Wish(None if size is None else (size[0], size[-1]), config.crop, config.channels)
+        return cls.open(config.data, config.data_root, config.layout, config.labels, wish, printer)
 
     @classmethod
     def in_memory(cls, given: Mapping[str, Any], layout: Layout = "auto", printer: Printer | None = None) -> Self:
@@ -186,24 +209,55 @@ class DataSet:
         return _hold_out(images["train"], test_fraction, self.sources["train"].where)
 
 
-def _open(data: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> tuple[str, dict[str, Source]]:
-    """Return a name for titles, and the arrays."""
+def _open(
+    data: str | os.PathLike[str], root: str | os.PathLike[str] | None, image_files: Wish, printer: Printer
+) -> tuple[str, dict[str, Source], tuple[str, ...]]:
+    """Return a name for titles, the arrays, and notes on image files."""
+    path, name = (None, None) if _is_known(data) else _path(data)
+    container = None if path is None else detect.container_of(path)
+    if path is not None and container is not None:
+        sources, notes = cache.read(container, image_files, printer)
+        return _title(path), sources, tuple(notes)
+    if image_files != ARRAYS:
+        setting = _first_setting(image_files)
+        raise DataError(f"{setting}: expected none, since {data} is no folder or archive of image files")
+    if path is None:
+        return str(data), builtin.read_known(str(data), root), ()
+    return _title(path), hdf5.read(path, name) if hdf5.is_hdf5(path) else readers.read(path), ()
+
+
+def _is_known(data: str | os.PathLike[str]) -> bool:
+    """Return whether the data are a known set's name; raise DataError for what is neither a name nor a path."""
     if not isinstance(data, str | os.PathLike):
         raise DataError(f"data: expected a name or a path, got {data!r}")
-    if isinstance(data, str) and data in CATALOGUE:
-        return data, builtin.read_known(data, root)
     if data == IN_MEMORY:
         raise DataError(
             f"data: {IN_MEMORY!r} stands for images that a program passes to vf.fit(config, images=...); "
             f"expected these, or a file with the same ones (--data FILE)"
         )
-    path = Path(os.path.expanduser(data))
+    return isinstance(data, str) and data in CATALOGUE
+
+
+def _path(data: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Return the path, and for FILE:NAME the name of a data set in an HDF5 file."""
+    path, name = hdf5.file_and_name(os.path.expanduser(data))
     if not data or not os.path.exists(path):
         near = difflib.get_close_matches(str(data), CATALOGUE, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"{data}: no such file or folder, and not one of {', '.join(CATALOGUE)}{hint}")
+    return path, name
+
+
+def _title(path: Path) -> str:
     name = path.resolve().name
-    return name if path.is_dir() else Path(name.removesuffix(".gz")).stem, readers.read(path)
+    for suffix in () if path.is_dir() else (".gz", *detect.TAR_SUFFIXES):
+        name = name.removesuffix(suffix)
+    return name if path.is_dir() else Path(name).stem
+
+
+def _first_setting(wish: Wish) -> str:
+    given = {"image_size": wish.size, "crop": None if wish.crop == "none" else wish.crop, "channels": wish.channels}
+    return next(name for name, value in given.items() if value is not None)
 
 
 def _in_memory(array: NDArray[Any], factor: int | None) -> tuple[Tensor, str]:

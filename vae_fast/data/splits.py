@@ -91,6 +91,8 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
         if part is not None
     )
     shape = " x ".join(map(str, splits.image_shape))
+    for note in found.notes:
+        say(f"data: {note}")
     kept = train_images.note if config.binarize == "none" else "uint8"
     kind = pixel_kind(config.binarize, splits.image_shape)
     say(f"data: {train_images.name}, {shape}, {counts} images; {kind}, {kept}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_fast.data import readers
+from vae_fast.data.arrays import readers
 
 COUNT = 1000
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vae_fast.data.checks import check
-from vae_fast.data.readers import Source
+from vae_fast.data.arrays.checks import check
+from vae_fast.data.arrays.readers import Source
 from vae_fast.errors import DataError
 
 BYTES = np.random.default_rng(0).integers(0, 256, (20, 3, 5), np.uint8)

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import vae_fast as vf
 from vae_fast.analysis.trained import Trained
+from vae_fast.data.arrays.in_memory import sources
 from vae_fast.data.dataset import DataSet
-from vae_fast.data.in_memory import sources
 from vae_fast.errors import ConfigError, DataError, RunError
 from vae_fast.train import main
 

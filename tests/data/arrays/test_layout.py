@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import vae_fast as vf
+from vae_fast.data.arrays.layout import channels_first
+from vae_fast.data.arrays.readers import Source
 from vae_fast.data.dataset import DataSet
-from vae_fast.data.layout import channels_first
-from vae_fast.data.readers import Source
 from vae_fast.errors import DataError
 
 AMBIGUOUS = "ambiguous"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_fast.data.readers import Source
+from vae_fast.data.arrays.readers import Source
 from vae_fast.errors import DataError
 
 PARTS = ("train", "test")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_fast.config import shown_value
-from vae_fast.data.readers import Source
+from vae_fast.data.arrays.readers import Source
 from vae_fast.errors import DataError
 from vae_fast.runtime.printer import Printer
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_fast.data.readers import TEXT, Source, read_array
+from vae_fast.data.arrays.readers import TEXT, Source, read_array
 from vae_fast.errors import DataError
 
 _MOST_TEXT = 1 << 28  # bytes of a text file

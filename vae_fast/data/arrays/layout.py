@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vae_fast.data.readers import Source
+from vae_fast.data.arrays.readers import Source
 from vae_fast.errors import DataError
 
 Layout = Literal["auto", "nchw", "nhwc"]

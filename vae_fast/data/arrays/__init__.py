@@ -1,0 +1,1 @@
+"""Arrays of images and labels, from files and from memory, and their checks."""

@@ -1,0 +1,1 @@
+"""Folders, archives and tables of image files, decoded once into arrays that are kept."""
