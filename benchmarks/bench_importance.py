@@ -20,6 +20,7 @@ from benchmarks.contenders.network import D, H, Network, Z, initial_model
 from benchmarks.harness.metadata import Case, describe
 from benchmarks.harness.rounds import Pace, Turn, alternate
 from benchmarks.harness.suites import Suite
+from vae_fast.models.mlp import Decoder
 from vae_fast.objectives.importance import log_likelihoods
 
 BATCHES, PRECISIONS = [64], ["fp32"]  # images
@@ -40,7 +41,7 @@ def trained(pixels: Tensor) -> vf.VAE:
 
 def plain(model: vf.VAE) -> Network:
     """Return the same network in plain PyTorch."""
-    network = Network().to(model.encoder.stats.weight.device)
+    network = Network().to(next(model.parameters()).device)
     network.load_state_dict(dict(zip(network.state_dict(), model.state_dict().values(), strict=True)))
     return network
 
@@ -67,7 +68,9 @@ def fused(model: vf.VAE, images: Tensor) -> Tensor:
 
 
 def products(model: vf.VAE, samples: int) -> None:
-    hidden, logits = model.decoder.hidden[0], model.decoder.logits
+    decoder = model.decoder
+    assert isinstance(decoder, Decoder)
+    hidden, logits = decoder.hidden[0], decoder.logits
     z = torch.zeros(1000, Z, device=logits.weight.device)
     for _ in range(samples // len(z)):
         logits(hidden(z))

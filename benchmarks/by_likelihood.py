@@ -18,7 +18,7 @@ from benchmarks.reporting.results import Spread
 from benchmarks.reporting.tables import markdown, spread
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.cli.numbers import non_negative, positive_number
-from vae_fast.config import SCALED_LIKELIHOODS
+from vae_fast.config_rules import SCALED_LIKELIHOODS
 from vae_fast.errors import RunError
 from vae_fast.kernels import extension
 from vae_fast.models.likelihood import FAMILIES

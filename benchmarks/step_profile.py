@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows += profile(one, settings.rounds)
     loop = f", bf16 by {bf16_loops()[0]}" if "bf16" in settings.precision else ""
     facts = f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}{loop}"
-    print(f"{facts}; network {one.model.widths}\n")
+    print(f"{facts}; network {one.model.title}\n")
     print("\n".join(markdown(["precision, batch", "part", "ms", "of the step", "floor ms", "floor / part"], rows, 2)))
 
 

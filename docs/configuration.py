@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from vae_fast import config
-from vae_fast.config import Config, preset_names
+from vae_fast.config import PATHS, Config, preset_names
+from vae_fast.config_rules import RANGES
 
 GROUPS = {  # the first setting of each
     "data": "Data",
-    "hidden": "Network",
+    "network": "Network",
     "epochs": "Training",
     "amp": "How steps run",
     "out": "The run",
@@ -60,12 +60,12 @@ def shown(value: Any) -> str:
 def values(name: str, hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
-    ranges = [expected for names, _, expected in config.RANGES if name in names]
+    ranges = [expected for names, _, expected in RANGES if name in names]
     if ranges:
         return ranges[0]
     if hint is bool:
         return "a switch"
-    return "a path or name" if name in config.PATHS else ""
+    return "a path or name" if name in PATHS else ""
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_an_interrupted_evaluation_is_continued(
     whole = command.importance_weighted(*given)
     firsts = []
 
-    def interrupted(*arguments: Any, first: int) -> Iterator[torch.Tensor]:
+    def interrupted(*arguments: Any, first: int, labels: None) -> Iterator[torch.Tensor]:
         firsts.append(first)
         for i, batch in enumerate(importance.log_likelihoods(*arguments, first=first)):
             yield batch

@@ -26,7 +26,7 @@ def printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_every_example_has_a_test() -> None:
-    tested = re.findall(r"printed\(\"(\w+\.py)\"|EXAMPLES / \"(\w+\.sh)\"", Path(__file__).read_text(encoding="utf-8"))
+    tested = re.findall(r"printed\(\"(\w+\.py)\"|EXAMPLES / \"(\w+\.\w+)\"", Path(__file__).read_text(encoding="utf-8"))
     assert {name for pair in tested for name in pair if name} == {path.name for path in EXAMPLES.iterdir()}
 
 
@@ -41,6 +41,25 @@ def test_own_vae(printed) -> None:
     before, after = (float(loss) for loss in re.findall(r"loss ([\d.]+)", text))
     assert before < 200
     assert after == pytest.approx(before, rel=0.03)
+
+
+def test_own_network(tmp_path: Path) -> None:
+    name = EXAMPLES / "own_network.py"
+    (command,) = re.findall(r"^    (python -m vae_fast.train.*)$", name.read_text(encoding="utf-8"), re.MULTILINE)
+    words = [
+        sys.executable,
+        *command.split()[1:],
+        "--epochs",
+        "2",
+        "--batch-size",
+        "50",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(words, cwd=EXAMPLES.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = map(float, re.findall(r"test ([\d.]+) \(", done.stdout))
+    assert second < first < 400
 
 
 def test_own_images(printed, tmp_path: Path) -> None:

@@ -30,7 +30,19 @@ MODULES = {
 }
 
 # From the bottom layer up. A module imports from its own layer and from those below; all others are commands.
-LAYERS = ("_version", "kernels", "errors", "paths", "config", "runtime", "data", "models", "objectives", "artifacts")
+LAYERS = (
+    "_version",
+    "kernels",
+    "errors",
+    "paths",
+    "config_rules",
+    "config",
+    "runtime",
+    "data",
+    "models",
+    "objectives",
+    "artifacts",
+)
 LAYERS += ("training", "analysis", "reporting", "cli")
 
 

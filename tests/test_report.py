@@ -15,7 +15,7 @@ import vae_fast as vf
 from vae_fast import report
 from vae_fast.analysis import generate
 from vae_fast.analysis.trained import Trained
-from vae_fast.models.mlp import ACTIVATIONS
+from vae_fast.models.layers import ACTIVATIONS
 from vae_fast.reporting import model_card, webpage
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -19,7 +19,8 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Return the settings of an uninterrupted, finished run of four epochs, done in one of WAYS."""
     if request.param == "compiled" and cpp_compiler() is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    settings = {"hidden": (16,), "latent": 4, "epochs": 4, "batch_size": BATCH, **WAYS[request.param]}
+    hidden = {} if request.param == "network" else {"hidden": (16,)}
+    settings = {**hidden, "latent": 4, "epochs": 4, "batch_size": BATCH, **WAYS[request.param]}
     config = vf.Config(**settings, out=str(tmp_path_factory.mktemp("whole") / "run"))
     vf.fit(config)
     return config
@@ -58,6 +59,8 @@ def test_an_extended_run_equals_a_longer_run(whole: vf.Config, tmp_path: Path) -
         ("bf16", "step", 150, "SIGTERM", 143),
         ("bf16", "step", 150, "SIGKILL", -9),
         ("compiled", "step", 150, "SIGTERM", 143),
+        ("network", "step", 150, "SIGTERM", 143),
+        ("network", "save", 4, "SIGKILL", -9),
         pytest.param("compiled", "save", 4, "SIGKILL", -9, marks=pytest.mark.sweep),
     ],
     indirect=["whole"],

@@ -16,6 +16,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "default": {},
     "bf16": {"amp_dtype": "bf16"},
     "compiled": {"step": "autograd", "compile": True},
+    "network": {"network": f"{Path(__file__).with_name('own_networks.py')}:labelled", "conditional": True},
 }
 KILLED = Path(__file__).with_name("killed.py")
 
@@ -26,8 +27,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def killed(config: vf.Config, moment: str, count: int, number: str) -> subprocess.CompletedProcess[str]:
     """Run `config` in a separate process that is signalled at the given moment."""
-    flags = ["--data", config.data, "--hidden", *map(str, config.hidden), "--latent", str(config.latent)]
+    flags = ["--data", config.data, "--latent", str(config.latent)]
+    flags += ["--hidden", *map(str, config.hidden)] if config.network == "mlp" else []
     flags += ["--epochs", str(config.epochs), "--batch-size", str(config.batch_size), "--out", str(config.out)]
+    flags += ["--network", config.network] if config.network != "mlp" else []
+    flags += ["--network-options", *config.network_options] if config.network_options else []
+    flags += ["--conditional"] if config.conditional else []
     flags += ["--step", config.step, "--amp-dtype", config.amp_dtype, *(["--compile"] if config.compile else [])]
     return command(str(KILLED), moment, str(count), number, str(config.out), *flags)
 

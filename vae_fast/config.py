@@ -4,17 +4,16 @@ Sources of a value, each overriding those before it: the defaults below, a prese
 defaults are the recipe of pytorch/examples.
 """
 
-import math
 import os
-import re
 import reprlib
 import tomllib
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from vae_fast.config_rules import check_range, check_together, network_of_table, options_as_text, options_as_values
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.paths import expanded
 
@@ -23,10 +22,8 @@ PRESETS = Path(__file__).parent / "presets"
 RECORDED_TABLES = ("plan", "images", "environment")
 CATALOGUE = ("digits", "mnist", "fashion-mnist")  # data sets that can be given by name
 IN_MEMORY = "memory"  # stands for images that were passed to `vf.fit`
+STANDARDIZED = "standardized"
 NAMES = (*CATALOGUE, IN_MEMORY)  # values of `data` that are no paths
-MOST_THREADS = 4096
-LEARNED_SCALES = ("learned", "per-channel", "per-value")  # one for all values of an image, for each channel, for each
-SCALED_LIKELIHOODS = ("gaussian", "discretized_logistic")
 # Settings that hold a path, unless they name a data set or are "auto".
 PATHS = ("data", "data_root", "labels", "out", "resume")
 # Settings of one invocation, which do not define the run.
@@ -61,17 +58,26 @@ class Config:
     binarize: Literal["none", "static", "threshold", "dynamic"] = "none"
     """none: unchanged pixels; static: one fixed Bernoulli sample; threshold: x >= 1/2; dynamic: a new one every step"""
 
+    standardize: bool = False
+    """of a table of any values: shift and scale each column to mean 0 and variance 1; for the likelihood gaussian"""
+
     likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = "bernoulli"
     """distribution of the pixels that the decoder's output describes"""
     scale: float | Literal["learned", "per-channel", "per-value"] | None = None
     """for gaussian its sigma, for discretized_logistic its scale: a number, or learned (default): one, or several"""
 
+    network: str = "mlp"
+    """mlp, conv, resnet, or a function that makes encoder and decoder: FILE.py:function or package.module:function"""
+    network_options: tuple[str, ...] = ()
+    """its options, key=value: conv and resnet have width and activation; the MLP has --hidden and --activation"""
     hidden: tuple[int, ...] = (400,)
-    """widths of the encoder's hidden layers; the decoder mirrors them"""
+    """widths of the MLP encoder's hidden layers; the decoder mirrors them"""
     latent: int = 20
     """number of latent dimensions"""
     activation: Literal["relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh"] = "relu"
-    """activation between the layers"""
+    """activation between the layers of the MLP"""
+    conditional: bool = False
+    """give encoder and decoder the label of each image: the model is p(x | z, label)"""
 
     epochs: int = 10
     """total number of epochs, including those before a resume"""
@@ -141,11 +147,16 @@ class Config:
     """check settings, data, memory and the output folder, run one step, and write nothing"""
 
     def __post_init__(self) -> None:
+        if isinstance(self.network, Mapping):  # as config.toml has it
+            name, options = network_of_table(self.network)
+            object.__setattr__(self, "network", name)
+            object.__setattr__(self, "network_options", options)
+        object.__setattr__(self, "network_options", options_as_text(self.network_options))
         for name, hint in _hints().items():
             value = _expanded(name, _typed(name, getattr(self, name), hint))
-            _check_range(name, value)
+            check_range(name, value)
             object.__setattr__(self, name, value)
-        _check_together(self)
+        check_together(self)
 
     @classmethod
     def from_toml(cls, path: str | Path, **overrides: Any) -> "Config":
@@ -161,7 +172,24 @@ class Config:
         """Return what config.toml holds: every setting that defines the run and is not None, with absolute paths."""
         settings = {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
         paths = {"data_root", "labels"} | (set() if self.data in NAMES else {"data"})
-        return {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
+        if ".py:" in self.network:
+            paths.add("network")
+        settings = {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
+        del settings["network_options"]
+        if self.network != "mlp":
+            del settings["hidden"], settings["activation"]
+            settings["network"] = {"name": settings["network"], **self.options}
+        return settings
+
+    @property
+    def treatment(self) -> str:
+        """Return what happens to the values before training: one of `binarize`'s, or "standardized"."""
+        return STANDARDIZED if self.standardize else self.binarize
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return `network_options` as keyword arguments."""
+        return options_as_values(self.network_options)
 
 
 def resumed_directory(resume: str, out: str | None) -> Path | None:
@@ -198,25 +226,20 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from None
     settings = {key: value for key, value in table.items() if key not in RECORDED_TABLES}
+    if isinstance(network := settings.get("network"), dict):
+        settings["network"], settings["network_options"] = network_of_table(network)
     for key in settings:
         if key not in _hints():
             raise ConfigError(f"{path}: unknown key {key!r}{_suggestion(key)}")
     try:
+        if "network_options" in settings:
+            settings["network_options"] = options_as_text(settings["network_options"])
         for key, value in settings.items():
             settings[key] = _typed(key, value, _hints()[key])
-            _check_range(key, settings[key])
+            check_range(key, settings[key])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return settings
-
-
-def profile_window(steps: str) -> tuple[int, int]:
-    """Return (A, B) of --profile-steps A:B; raise ConfigError unless 0 <= A < B."""
-    match = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", steps)
-    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
-    if first >= last:
-        raise ConfigError(f"profile_steps: expected A:B with 0 <= A < B, such as 20:40, got {steps!r}")
-    return first, last
 
 
 @cache
@@ -268,56 +291,5 @@ def shown_value(value: Any) -> str:
 def _expanded(name: str, value: Any) -> Any:
     """Return the value, with ~ expanded if the setting is a path."""
     is_path = name in PATHS and value is not None and value not in NAMES and (name, value) != ("resume", "auto")
+    is_path |= name == "network" and ".py:" in value
     return expanded(name, value) if is_path else value
-
-
-def _check_range(name: str, value: Any) -> None:
-    for names, holds, expected in RANGES:
-        if name in names and not holds(value):
-            raise ConfigError(f"{name}: expected {expected}, got {value!r}")
-
-
-def scale_fault(likelihood: str, scale: object) -> str | None:
-    """Return what is wrong with a likelihood's scale; None if nothing is."""
-    if scale is None:
-        return None
-    if likelihood not in SCALED_LIKELIHOODS:
-        return f"expected none with likelihood {likelihood!r}, got {scale!r}"
-    is_number = isinstance(scale, float | int) and not isinstance(scale, bool) and 0 < scale < math.inf
-    if is_number or scale in LEARNED_SCALES:
-        return None
-    return f"expected a finite number above 0 or one of {', '.join(LEARNED_SCALES)}, got {scale!r}"
-
-
-def _check_together(c: Config) -> None:
-    if fault := scale_fault(c.likelihood, c.scale):
-        raise ConfigError(f"scale: {fault}")
-    if c.likelihood != "bernoulli" and c.binarize != "none":
-        raise ConfigError(f"binarize: expected none with likelihood {c.likelihood!r}, got {c.binarize!r}")
-    if c.weight_decay != 0 and c.optimizer != "adamw":
-        raise ConfigError(f"weight_decay: expected 0 with optimizer 'adam' (use 'adamw'), got {c.weight_decay!r}")
-    if c.lr_warmup > c.epochs:
-        raise ConfigError(f"lr_warmup: expected at most the {c.epochs} epochs of the run, got {c.lr_warmup!r}")
-    if c.step == "fused" and c.amp_dtype == "fp16":
-        raise ConfigError("step: expected auto or autograd with amp_dtype 'fp16': no fused step has that, got 'fused'")
-    if c.profile_steps is not None:
-        profile_window(c.profile_steps)
-        if c.profile == "off":
-            raise ConfigError(f"profile_steps: expected --profile with it, got {c.profile_steps!r} alone")
-
-
-RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("latent", "epochs", "batch_size", "beta_cycles", "keep"), lambda v: v >= 1, "at least 1"),
-    (
-        ("valid", "lr_warmup", "weight_decay", "beta", "free_bits"),
-        lambda v: 0 <= v < math.inf,
-        "a finite number, 0 or more",
-    ),
-    (("lr", "beta_warmup"), lambda v: 0 < v < math.inf, "a finite number above 0"),
-    (("clip",), lambda v: v is None or 0 < v < math.inf, "a finite number above 0"),
-    (("threads",), lambda v: v is None or 1 <= v <= MOST_THREADS, f"1 to {MOST_THREADS}"),
-    (("image_size",), lambda v: v is None or (len(v) in (1, 2) and min(v) >= 1), "one or two positive sizes"),
-    (("hidden",), lambda v: all(width >= 1 for width in v), "positive widths"),
-    (("test_fraction",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
-    (("seed",), lambda v: 0 <= v < 2**63, "0 <= seed < 2^63"),
-)

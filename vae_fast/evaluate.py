@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from vae_fast.analysis import latents
 from vae_fast.analysis.diagnosis import nats
 from vae_fast.analysis.resumable import Estimates
@@ -58,8 +60,9 @@ def evaluate(
     """
     if iw < 0:
         raise ValueError(f"iw: expected 0 or more, got {iw!r}")
-    pixels = selection.pixels.flatten(1)
-    found = latents.survey(trained.model, pixels)
+    pixels = selection.as_seen(trained.model)
+    labels = selection.conditions
+    found = latents.survey(trained.model, pixels, labels)
     result: dict[str, Any] = {
         "model": trained.title,
         "images": selection.title,
@@ -67,7 +70,7 @@ def evaluate(
         "binarize": selection.binarize,
         "likelihood": trained.model.likelihood.name,
         "seed": seed,
-        **validate(trained.model, pixels, seed),
+        **validate(trained.model, pixels, seed, labels),
         "nll_minus_entropy": None,
         "bits_per_dimension": None,
         "kl_per_dimension": found.kl.tolist(),
@@ -79,23 +82,31 @@ def evaluate(
     if trained.model.likelihood.name == "bernoulli" and selection.binarize == "none":
         result["nll_minus_entropy"] = result["nll"] - mean_entropy(pixels)
     if iw:
-        result["importance_weighted"] = importance_weighted(trained.model, pixels, iw, seed, partial, printer)
+        result["importance_weighted"] = importance_weighted(trained.model, pixels, iw, seed, partial, printer, labels)
     return result
 
 
 @pytorch_state.as_it_starts()
 def importance_weighted(
-    model: VAE, pixels: Pixels, samples: int, seed: int, partial: Path | None = None, printer: Printer | None = None
+    model: VAE,
+    pixels: Pixels,
+    samples: int,
+    seed: int,
+    partial: Path | None = None,
+    printer: Printer | None = None,
+    labels: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return the mean of -log p(x) over images [N, D] and its standard error; `seconds` covers all calls that it took.
 
+    labels: int64 [N], if the model has classes; the estimate is then of -log p(x | label).
+
     Raise Interrupted after a signal; `partial`, if given, then holds the estimates so far.
     """
-    estimates = Estimates(partial, model, pixels, samples, seed)
+    estimates = Estimates(partial, model, pixels, samples, seed, labels)
     first = len(estimates)
     title, printer = f"-log p(x), {samples:,} samples an image", printer or Printer(quiet=True)
     with collected_signals() as received, printer.bar(title, len(pixels), first, "images") as show:
-        for batch in log_likelihoods(model, pixels, samples, seed, first=first):
+        for batch in log_likelihoods(model, pixels, samples, seed, labels=labels, first=first):
             estimates.append(batch)
             show(len(estimates), -float(estimates.values.mean()))
             if received:

@@ -17,15 +17,25 @@ PAIRS = 6  # pairs of the first images, if no indices are given
 
 
 @pytorch_state.as_it_starts()
-def interpolate(trained: Trained, begin: Tensor, end: Tensor, steps: int, path: str = "spherical") -> Tensor:
+def interpolate(
+    trained: Trained,
+    begin: Tensor,
+    end: Tensor,
+    steps: int,
+    path: str = "spherical",
+    labels: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
     """Return [N, steps, *input_shape] in [0, 1] from images `begin` [N, ...] to `end` [N, ...], both ends included.
 
     path: "linear" or "spherical" (see `latent_paths`), between the means of their posteriors.
+    labels: of a conditional model, those of both ends, int64 [N] each; those of `begin` decode the whole path.
     """
     if path not in latent_paths.PATHS:
         raise ValueError(f"path: expected one of {', '.join(latent_paths.PATHS)}, got {path!r}")
-    a, b = (generate.means(trained.model, images) for images in (begin, end))
-    return generate.decode(trained.model, latent_paths.PATHS[path](a, b, steps))
+    of_begin, of_end = labels
+    a, b = generate.means(trained.model, begin, of_begin), generate.means(trained.model, end, of_end)
+    given = None if of_begin is None else of_begin[:, None]
+    return generate.decode(trained.model, latent_paths.PATHS[path](a, b, steps), given)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +58,8 @@ def _run(chosen: argparse.Namespace) -> None:
     if len(indices) % 2 or not indices:  # empty if there is a single image
         raise ConfigError(f"--indices: expected pairs, from and to, got {len(indices)} of them")
     begins, ends = indices[::2], indices[1::2]
-    images = interpolate(trained, selection.pick(begins), selection.pick(ends), chosen.steps, chosen.path)
+    labels = selection.conditions_of(begins), selection.conditions_of(ends)
+    images = interpolate(trained, selection.pick(begins), selection.pick(ends), chosen.steps, chosen.path, labels)
     captions = [[f"{_caption(selection, a)} to {_caption(selection, b)}"] for a, b in zip(begins, ends, strict=True)]
     name = f"interpolations-{chosen.path}{chosen.steps}-{selection.slug}-{output.listed(indices)}"
     output.save_pictures(trained, chosen.out, name, list(images), images, captions)

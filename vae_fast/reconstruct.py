@@ -15,9 +15,12 @@ from vae_fast.runtime import pytorch_state
 
 
 @pytorch_state.as_it_starts()
-def reconstruct(trained: Trained, images: Tensor) -> Tensor:
-    """Return [N, *input_shape] in [0, 1], the reconstructions of images [N, ...], uint8 or float."""
-    return generate.reconstruct(trained.model, images)
+def reconstruct(trained: Trained, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return [N, *input_shape] in [0, 1], the reconstructions of images [N, ...], uint8 or float.
+
+    labels: int64 [N], if the model is conditional.
+    """
+    return generate.reconstruct(trained.model, images, labels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +35,7 @@ def _run(chosen: argparse.Namespace) -> None:
     trained, selection = run_arguments.opened(chosen)
     indices = chosen.indices or range(chosen.count or min(48, len(selection.pixels)))
     images = selection.pick(indices)
-    decoded = reconstruct(trained, images)
+    decoded = reconstruct(trained, images, selection.conditions_of(indices))
     labels = [selection.label(i) for i in indices]
     above = [labels[i : i + chosen.columns] for i in range(0, len(labels), chosen.columns)]
     captions = [texts for row in above for texts in (row if any(row) else [], [])]

@@ -4,8 +4,6 @@ One HTML file that needs no network and no server: RUN/report.html.
 """
 
 import argparse
-import base64
-import io
 import math
 import statistics
 import string
@@ -29,39 +27,41 @@ from vae_fast.data.transforms import pixel_kind
 from vae_fast.evaluate import evaluate
 from vae_fast.models.vae import VAE
 from vae_fast.reporting import pictures, webpage
+from vae_fast.reporting.explorer import SLIDERS, Starts, explorer, grid
 from vae_fast.runtime import pytorch_state
 
-SLIDERS, REACH = 12, 3  # number of sliders, and how far each goes from 0
 MAPPED = 2000  # images on the map
+MOST_SHOWN = 48  # reconstructions
 STARTS = 6  # images from which the explorer can start
-EXACT = 1 / 255  # largest error of a pixel in half precision; above it the page holds single precision
 
 
 @pytorch_state.as_it_starts()
 def report(trained: Trained, selection: Selection) -> str:
     """Return the page as a string of HTML."""
     model = trained.model
-    found = latents.survey(model, selection.pixels.flatten(1))
-    shown = selection.pick(range(min(48, len(selection.pixels))))
+    found = latents.survey(model, selection.as_seen(model), selection.conditions)
+    count = min(MOST_SHOWN, len(selection.pixels))
+    shown, labels = selection.pick(range(count)), selection.conditions_of(range(count))
+    explored = explorer(model, found, _starts(model, selection, shown[:STARTS]), trained.image_shape)
     sections = [
         _summary(trained, selection),
         *_losses(trained),
-        webpage.section("Reconstructions", _reconstructions(trained, shown), _drawn_as(trained)),
+        webpage.section("Reconstructions", _reconstructions(trained, shown, labels), _drawn_as(trained)),
         webpage.section("Samples", _samples(trained)),
         webpage.section("Traversals", *_traversals(trained, found)),
         webpage.section("Latent map", *_map(trained, selection)),
-        webpage.section("Latent explorer", _explorer(found, min(STARTS, len(shown)))),
+        webpage.section("Latent explorer", *explored.parts),
         *_settings(trained),
     ]
     assets = resources.files("vae_fast.reporting") / "assets"
-    title = f"{model.widths}: {selection.data}"
+    title = f"{model.title}: {selection.data}"
     return string.Template((assets / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         lead=escape(f"{trained.title}; {selection.title}; losses in nats per image"),
         style=(assets / "report.css").read_text(encoding="utf-8"),
         sections="\n".join(sections),
-        model=strict_json.dumps(_embedded(model, generate.means(model, shown[:STARTS]), trained.image_shape)),
-        script=(assets / "explorer.js").read_text(encoding="utf-8"),
+        model=explored.data,
+        script=explored.script,
     )
 
 
@@ -87,7 +87,7 @@ def _losses(trained: Trained) -> Iterator[str]:
     names = {"train": "train_loss", "valid": "valid_loss", "test": "test_loss"}
     series = {name: [(r["epoch"], r[key]) for r in records if r.get(key) is not None] for name, key in names.items()}
     series = {name: points for name, points in series.items() if points}
-    pixels = pixel_kind(trained.config.binarize, trained.image_shape)
+    pixels = pixel_kind(trained.config.treatment, trained.image_shape)
     curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
     keys = [f"{part}_{key}" for part in series for key in ("loss", "nll", "kl")]
     observations = observed(records)
@@ -125,10 +125,20 @@ def _shown(name: str, value: Any) -> str:
     return value if isinstance(value, str) else strict_json.dumps(value)
 
 
-def _reconstructions(trained: Trained, images: Tensor) -> str:
-    decoded = generate.reconstruct(trained.model, images)
+def _starts(model: VAE, selection: Selection, images: Tensor) -> Starts:
+    """Return the prior's mean and the posterior means of the first images, with their labels; of the mean, class 0."""
+    labels = selection.conditions_of(range(len(images)))
+    z = torch.cat([torch.zeros(1, model.latent), generate.means(model, images, labels)])
+    names = ["prior mean", *(f"image {i}" for i in range(len(images)))]
+    return Starts(z, names, None if labels is None else torch.cat([torch.zeros(1, dtype=torch.int64), labels]))
+
+
+def _reconstructions(trained: Trained, images: Tensor, labels: Tensor | None) -> str:
+    decoded = generate.reconstruct(trained.model, images, labels)
     rows = pictures.below_each_other(images, decoded, pictures.COLUMNS)
-    return _grid(rows, "Images, and below each row its reconstructions: the decoded means of their posteriors")
+    return grid(
+        trained.model, rows, "Images, and below each row its reconstructions: the decoded means of their posteriors"
+    )
 
 
 def _drawn_as(trained: Trained) -> str:
@@ -137,30 +147,30 @@ def _drawn_as(trained: Trained) -> str:
 
 
 def _samples(trained: Trained) -> str:
-    images = generate.sample(trained.model, pictures.COLUMNS * pictures.SAMPLE_ROWS, 0).view(-1, *trained.image_shape)
-    return _grid(images.split(pictures.COLUMNS), "Images decoded from draws of N(0, I)")
+    labels = pictures.sampled_labels(trained.model)
+    count = pictures.COLUMNS * pictures.SAMPLE_ROWS if labels is None else len(labels)
+    images = generate.sample(trained.model, count, 0, labels).view(-1, *trained.image_shape)
+    of = "" if labels is None else ", a row for each class"
+    return grid(trained.model, images.split(pictures.COLUMNS), f"Images decoded from draws of N(0, I){of}")
 
 
 def _traversals(trained: Trained, found: latents.Latents) -> Iterator[str]:
     dimensions = found.most_active()[:SLIDERS]
     z = latent_paths.sweeps(torch.zeros(trained.model.latent), dimensions, latent_paths.quantiles(pictures.COLUMNS))
     yield webpage.note(
-        "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at 0."
+        "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at 0"
+        + (", for the first class." if trained.model.classes else ".")
     )
-    for j, row in zip(dimensions, generate.decode(trained.model, z), strict=True):
-        yield _grid([row.view(-1, *trained.image_shape)], f"z{j}: {found.kl[j]:.2f} nats")
-
-
-def _grid(rows: Sequence[Tensor], description: str) -> str:
-    content = io.BytesIO()
-    pictures.save_grid(rows, content)
-    return webpage.picture(content.getvalue(), description)
+    label = torch.tensor(0) if trained.model.classes else None
+    for j, row in zip(dimensions, generate.decode(trained.model, z, label), strict=True):
+        yield grid(trained.model, [row.view(-1, *trained.image_shape)], f"z{j}: {found.kl[j]:.2f} nats")
 
 
 def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     """Yield a drawing of the posterior means in the plane of their two largest principal components."""
     count = min(MAPPED, len(selection.pixels))
-    points = generate.means(trained.model, selection.pixels[:count].to("cpu")).double()
+    given = selection.conditions_of(range(count))
+    points = generate.means(trained.model, selection.pixels[:count].to("cpu"), given).double()
     points = points - points.mean(0)
     _, spread, directions = torch.linalg.svd(points, full_matrices=False)
     plane = points @ directions[:2].T
@@ -171,53 +181,6 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     text = f"Posterior means of {count:,} images along their first two principal components{held}{coloured}"
     flat = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))  # if there is a single latent dimension
     yield webpage.scatter([(x, y) for x, y in flat.tolist()], labels, text)
-
-
-def _explorer(found: latents.Latents, starts: int) -> str:
-    rows = "".join(
-        f"<label><span>z{j} ({found.kl[j]:.2f} nats)</span>"
-        f'<input type="range" min="{-REACH}" max="{REACH}" step="0.01" data-dimension="{j}"><output></output></label>'
-        for j in found.most_active()[:SLIDERS]
-    )
-    buttons = "".join(f'<button type="button" data-start="{i + 1}">image {i}</button>' for i in range(starts))
-    return (
-        webpage.note("The decoder runs in this page. The dimensions that carry most have a slider each.")
-        + '<p><button type="button" data-start="0">prior mean</button>'
-        + f'<button type="button" id="random">random</button>{buttons}</p>'
-        + '<div class="explorer"><canvas id="picture" width="1" height="1" role="img" '
-        + 'aria-label="The image that the decoder makes of the latents"></canvas>'
-        + f'<div class="sliders">{rows}</div></div>'
-        + "<noscript>The explorer needs JavaScript.</noscript>"
-    )
-
-
-def _embedded(model: VAE, means: Tensor, shape: Sequence[int]) -> dict[str, Any]:
-    """Return the decoder and some latents for the page's script; weights are [out, in], then biases, layer by layer."""
-    layers = model.decoder.layers()
-    flat = torch.cat([p.detach().flatten().float().cpu() for layer in layers for p in (layer.weight, layer.bias)])
-    half = flat.half()
-    precise = _half_is_enough(model, means)
-    return {
-        "widths": [model.latent, *(layer.out_features for layer in layers)],
-        "activation": model.activation,
-        "likelihood": model.likelihood.name,
-        "shape": list(shape),
-        "precision": "float16" if precise else "float32",
-        "weights": base64.b64encode((half if precise else flat).numpy().tobytes()).decode("ascii"),
-        "starts": [{"z": z.tolist()} for z in (torch.zeros(model.latent), *means)],
-    }
-
-
-def _half_is_enough(model: VAE, means: Tensor) -> bool:
-    """Return whether no pixel changes by more than EXACT when the decoder's weights are rounded to half precision.
-
-    The images compared are decoded from the starts, from draws of the prior, and from both ends of every slider.
-    """
-    rounded = VAE(**model.hyperparameters)
-    rounded.load_state_dict({name: t.cpu().half().float() for name, t in model.state_dict().items()})
-    ends = REACH * torch.eye(model.latent)
-    z = torch.cat([means, generate.prior(model, 64, 0), ends, -ends])
-    return bool((generate.decode(model, z) - generate.decode(rounded, z)).abs().max() <= EXACT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

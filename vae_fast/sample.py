@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from vae_fast.analysis import generate
@@ -14,9 +15,16 @@ from vae_fast.runtime import pytorch_state
 
 
 @pytorch_state.as_it_starts()
-def sample(trained: Trained, count: int, seed: int = 0) -> Tensor:
-    """Return [count, *input_shape] in [0, 1], given by the model and the seed; image i is the same for any count."""
-    return generate.sample(trained.model, count, seed)
+def sample(trained: Trained, count: int, seed: int = 0, label: str | int | None = None) -> Tensor:
+    """Return [count, *input_shape] in [0, 1], given by the model and the seed; image i is the same for any count.
+
+    label: of a conditional model, the class of all images, an index or a name; None takes the classes in turn.
+    """
+    classes = trained.model.classes
+    labels = torch.arange(count) % classes if classes else None
+    if label is not None:
+        labels = torch.full((count,), trained.class_of(label))
+    return generate.sample(trained.model, count, seed, labels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,14 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=numbers.positive_number, default=96, help="default: %(default)s")
     parser.add_argument("--columns", type=numbers.positive_number, default=12, help="default: %(default)s")
     parser.add_argument("--seed", type=numbers.whole_number, default=0, help="default: %(default)s")
+    parser.add_argument("--label", help="of a conditional model: the class of all samples (default: all in turn)")
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(chosen: argparse.Namespace) -> None:
     trained = Trained.open(chosen.run, chosen.device)
-    images = sample(trained, chosen.count, chosen.seed)
+    images = sample(trained, chosen.count, chosen.seed, chosen.label)
     rows = images.split(chosen.columns)
-    output.save_pictures(trained, chosen.out, f"samples-seed{chosen.seed}-{chosen.count}", rows, images)
+    of = "" if chosen.label is None else f"-label{trained.class_of(chosen.label)}"
+    output.save_pictures(trained, chosen.out, f"samples{of}-seed{chosen.seed}-{chosen.count}", rows, images)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vae_fast.analysis.diagnosis import nats, observed
 from vae_fast.analysis.trained import Selection, Trained
 from vae_fast.artifacts import strict_json
 from vae_fast.cli import numbers, run_arguments
 from vae_fast.cli.exit_codes import exit_code
-from vae_fast.data.transforms import floats
+from vae_fast.config import STANDARDIZED
+from vae_fast.data.transforms import floats, pixel_kind
 from vae_fast.kernels import kl_per_dimension, streams
+from vae_fast.models import mlp
 from vae_fast.objectives.priors import standard_normal
 from vae_fast.reporting import terminal
 from vae_fast.runtime import pytorch_state
@@ -37,19 +40,22 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     Returns:
         model; image: index, label, data, pixels; loss: nll, kl and loss of this image, in nats; stages: raw,
         normalised, mu, logvar, eps, z, decoded, each with name, shape, dtype and values ([H, W] or [C, H, W] for
-        images, [Z] for latents); training: the run's records, each with its `observation`; layers: name, kind, in, out,
-        parameters, flops (for one image; a product with an n x m matrix and its bias is 2 n m) and microseconds
+        images, [Z] for latents); training: the run's records, each with its `observation`; layers: name, kind, in, out
+        (shapes), parameters, flops (for one image: of products and convolutions as PyTorch's counter counts them, two
+        for a multiplication with its addition; of any other layer one for each value that it gives) and microseconds
         (median, for one image).
     """
     raw = selection.pick([index])  # [1, C, H, W]
-    x = floats(raw)
     model = trained.model
-    mu, logvar = model.encode(raw.flatten(1).to(trained.device))
+    x = model.standardize(raw.to(trained.device)).cpu() if model.is_standardized else floats(raw)
+    labels = selection.conditions_of([index])
+    given = None if labels is None else labels.to(trained.device)
+    mu, logvar = model.encode(raw.flatten(1).to(trained.device), given)
     eps = standard_normal(1, model.latent, seed, 0, row_offset=index, stream=streams.EVALUATION, device=trained.device)
     z = mu + (0.5 * logvar).exp() * eps
-    logits = model.decode(z)
-    nll, kl = model.likelihood.nll(logits, raw.to(trained.device)).item(), kl_per_dimension(mu, logvar).sum().item()
-    decoded = model.likelihood.mean(logits).view_as(x)
+    logits, seen = model.logits(z, given), model.standardize(raw.to(trained.device))
+    nll, kl = model.likelihood.nll(logits, seen).item(), kl_per_dimension(mu, logvar).sum().item()
+    decoded = model.likelihood.mean(logits).view_as(x)  # of a table standardized, like x
     stages = {
         "raw": _plane(raw),
         "normalised": _plane(x),
@@ -73,7 +79,7 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
         ],
         "loss": {"nll": nll, "kl": kl, "loss": nll + kl},
         "training": observed(trained.records()),
-        "layers": list(layers(trained, raw)),
+        "layers": list(layers(trained, raw, given)),
     }
 
 
@@ -82,38 +88,46 @@ def _plane(image: Tensor) -> Tensor:
     return image[0, 0] if image.shape[1] == 1 else image[0]
 
 
-def layers(trained: Trained, image: Tensor) -> Iterator[dict[str, Any]]:
+def layers(trained: Trained, image: Tensor, labels: Tensor | None = None) -> Iterator[dict[str, Any]]:
     """Yield the measurements of each layer on one image [1, ...], in the order in which the layers are called."""
-    called: list[tuple[str, nn.Module, Tensor]] = []
+    called: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = []
 
     def note(name: str, module: nn.Module) -> Any:
-        return module.register_forward_pre_hook(lambda _, inputs: called.append((name, module, inputs[0])))
+        return module.register_forward_pre_hook(lambda _, inputs: called.append((name, module, inputs)))
 
     leaves = [(name, m) for name, m in trained.model.named_modules() if not list(m.children())]
     handles = [note(name, m) for name, m in leaves if not isinstance(m, nn.Sequential)]  # skip an empty one
     try:
-        trained.model(image.flatten(1).to(trained.device), 0, 0)
+        trained.model(image.flatten(1).to(trained.device), 0, 0, labels=labels)
     finally:
         for handle in handles:
             handle.remove()
-    for name, module, x in called:
-        y = module(x)
+    for name, module, inputs in called:
+        y = module(*inputs)
         yield {
             "name": name,
             "kind": type(module).__name__,
-            "in": list(x.shape),
+            "in": list(inputs[0].shape),
             "out": list(y.shape),
             "parameters": sum(p.numel() for p in module.parameters()),
-            "flops": 2 * x.shape[1] * y.shape[1] if isinstance(module, nn.Linear) else y.numel(),
-            "microseconds": _median_time(module, x) * 1e6,
+            "flops": _flops(module, inputs) or y.numel(),
+            "microseconds": _median_time(module, inputs) * 1e6,
         }
 
 
-def _median_time(module: nn.Module, x: Tensor) -> float:
+def _flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Return what PyTorch's counter counts; it knows PyTorch's own products and convolutions, and nothing else."""
+    known = module.plain().to(inputs[0].device) if isinstance(module, mlp.Linear) else module
+    with FlopCounterMode(display=False) as counter:
+        known(*inputs)
+    return int(counter.get_total_flops())
+
+
+def _median_time(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
     def once() -> float:
         began = time.perf_counter()
-        module(x)
-        if x.is_cuda:
+        module(*inputs)
+        if inputs[0].is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
@@ -129,8 +143,12 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"{found['model']}: image {image['index']} of {image['data']}{label}"
     yield f"\n1  raw pixels  {_shape(stages['raw'])}  {image['pixels']}{_drawn(values['raw'])}"
     yield from terminal.image(_grey(values["normalised"]))
-    yield f"\n2  normalised to [0, 1]  {_shape(stages['normalised'])}"
-    yield _normalised(values["raw"], values["normalised"], stages["raw"]["dtype"])
+    is_table = image["pixels"] == pixel_kind(STANDARDIZED, ())
+    yield f"\n2  {'standardized' if is_table else 'normalised to [0, 1]'}  {_shape(stages['normalised'])}"
+    if is_table:
+        yield "   each column less its mean, over its standard deviation"
+    else:
+        yield _normalised(values["raw"], values["normalised"], stages["raw"]["dtype"])
     yield f"\n3  encoder: mean and log variance of q(z | x)  {_shape(stages['mu'])} each"
     yield from (f"   {name:<7} {_vector(values[name])}" for name in ("mu", "logvar"))
     yield f"\n4  sampling: z = mu + sigma * eps, sigma = exp(logvar / 2)  {_shape(stages['z'])}"
@@ -187,14 +205,28 @@ def _training(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _layers(found: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "\nlayers, on one image: FLOPs are additions and multiplications, us the median time in microseconds"
-    yield f"   {'layer':<18} {'kind':<9} {'in':>6} {'out':>6} {'parameters':>11} {'FLOPs':>10} {'us':>7}"
+    names, kinds, shapes = (
+        max((len(text(layer)) for layer in found), default=0)
+        for text in (lambda x: x["name"], lambda x: x["kind"], lambda x: max(_size(x["in"]), _size(x["out"]), key=len))
+    )
+    names, kinds, shapes = max(names, len("together")), max(kinds, len("kind")), max(shapes, len("out"))
+    yield (
+        f"   {'layer':<{names}} {'kind':<{kinds}} {'in':>{shapes}} {'out':>{shapes}} {'parameters':>11} "
+        f"{'FLOPs':>11} {'us':>7}"
+    )
     for layer in found:
         yield (
-            f"   {layer['name']:<18} {layer['kind']:<9} {layer['in'][1]:>6} {layer['out'][1]:>6} "
-            f"{layer['parameters']:>11,} {layer['flops']:>10,} {layer['microseconds']:>7.1f}"
+            f"   {layer['name']:<{names}} {layer['kind']:<{kinds}} {_size(layer['in']):>{shapes}} "
+            f"{_size(layer['out']):>{shapes}} {layer['parameters']:>11,} {layer['flops']:>11,} "
+            f"{layer['microseconds']:>7.1f}"
         )
     parameters, flops = (sum(layer[key] for layer in found) for key in ("parameters", "flops"))
-    yield f"   {'together':<18} {'':<9} {'':>6} {'':>6} {parameters:>11,} {flops:>10,}"
+    yield f"   {'together':<{names}} {'':<{kinds}} {'':>{shapes}} {'':>{shapes}} {parameters:>11,} {flops:>11,}"
+
+
+def _size(shape: Sequence[int]) -> str:
+    """Return the shape of what belongs to one image, such as 32x14x14."""
+    return "x".join(map(str, shape[1:])) or "1"
 
 
 def _shape(stage: dict[str, Any]) -> str:

@@ -112,10 +112,15 @@ def _trained(
 def _finish(trainer: Trainer) -> None:
     """Draw the run's pictures, and print its results and where everything is."""
     config, splits, directory = trainer.config, trainer.splits, trainer.directory
+    trainer.model.eval()
+    shown = "train" if splits.test is None else "test"
     images = splits.train if splits.test is None else splits.test
-    treatment = transforms.pixel_kind(config.binarize, splits.image_shape)
+    labels = splits.labels.get(shown) if splits.classes else None
+    treatment = transforms.pixel_kind(config.treatment, splits.image_shape)
     with directory.saving("the pictures"):
-        files = pictures.save_all(trainer.model, images, config.seed, trainer.metrics, treatment, directory.pictures)
+        files = pictures.save_all(
+            trainer.model, images, config.seed, trainer.metrics, treatment, directory.pictures, labels
+        )
     trainer.tracker.pictures(files, trainer.epoch)
     for line in summary(config, trainer.metrics, splits.test, directory, trainer.model.likelihood):
         trainer.printer.line(line)

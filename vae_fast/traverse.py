@@ -18,13 +18,18 @@ ROWS = 10  # dimensions, if none are given: those with the largest KL
 
 
 @pytorch_state.as_it_starts()
-def traverse(trained: Trained, dimensions: Sequence[int], steps: int, around: Tensor | None = None) -> Tensor:
+def traverse(
+    trained: Trained, dimensions: Sequence[int], steps: int, around: Tensor | None = None, label: str | int = 0
+) -> Tensor:
     """Return [len(dimensions), steps, *input_shape] in [0, 1]: each dimension at N(0, 1) quantiles, the others fixed.
 
-    around: latents [Z] at which the others are fixed; the prior's mean if None.
+    around: latents [Z] at which the others are fixed; the prior's mean if None. label: the class that is decoded, an
+    index or a name, if the model is conditional.
     """
     centre = torch.zeros(trained.model.latent) if around is None else around
-    return generate.decode(trained.model, latent_paths.sweeps(centre, dimensions, latent_paths.quantiles(steps)))
+    labels = torch.tensor(trained.class_of(label)) if trained.model.classes else None
+    z = latent_paths.sweeps(centre, dimensions, latent_paths.quantiles(steps))
+    return generate.decode(trained.model, z, labels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,23 +48,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="I",
         help="index of an image, at whose posterior mean the others are fixed",
     )
+    parser.add_argument(
+        "--label", help="of a conditional model: the class to decode (default: the first, or that of --around)"
+    )
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = run_arguments.opened(chosen)
-    found = latents.survey(trained.model, selection.pixels.flatten(1))
+    found = latents.survey(trained.model, selection.as_seen(trained.model), selection.conditions)
     dimensions = chosen.dimensions or found.most_active()[:ROWS]
     for dimension in dimensions:
         if dimension >= trained.model.latent:
             raise ConfigError(
                 f"--dimensions: expected less than the {trained.model.latent} of the model, got {dimension}"
             )
-    around = None if chosen.around is None else generate.means(trained.model, selection.pick([chosen.around]))[0]
-    images = traverse(trained, dimensions, chosen.steps, around)
+    around, label = None, chosen.label
+    if chosen.around is not None:
+        labels = selection.conditions_of([chosen.around])
+        around = generate.means(trained.model, selection.pick([chosen.around]), labels)[0]
+        label = int(labels[0]) if label is None and labels is not None else label
+    number = 0 if label is None else trained.class_of(label)
+    images = traverse(trained, dimensions, chosen.steps, around, number)
     low, *_, high = latent_paths.quantiles(chosen.steps).tolist()
     captions = [[f"z{j} from {low:.2f} to {high:.2f}, {found.kl[j]:.2f} nats"] for j in dimensions]
     centre = selection.suffix if chosen.around is None else f"-around-{selection.slug}-{chosen.around}"
+    centre += f"-label{number}" if trained.model.classes else ""
     name = f"traversals{centre}-z{output.listed(dimensions)}-{chosen.steps}steps"
     output.save_pictures(trained, chosen.out, name, list(images), images, captions)
 

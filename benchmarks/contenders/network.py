@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,18 @@ def initial_model() -> vf.VAE:
         return vf.VAE()
 
 
-class Network(nn.Module):
+class Measurable(nn.Module):
+    """What `vae_fast.training.validation` asks of a model beside `stats` and `decoder`."""
+
+    classes, input_shape, latent = 0, (D,), Z
+
+    def logits(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        model: Any = self
+        logits: Tensor = model.decoder(z)
+        return logits
+
+
+class Network(Measurable):
     """`encoder`: [B, D] pixels in [0, 1] -> [B, 2 Z], mean and log variance; `decoder`: [B, Z] -> [B, D] logits."""
 
     def __init__(self) -> None:
@@ -33,8 +45,8 @@ class Network(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(Z, H), nn.ReLU(), nn.Linear(H, D))
         self.load_state_dict(dict(zip(self.state_dict(), initial_model().state_dict().values(), strict=True)))
 
-    def stats(self, x: Tensor) -> Tensor:
-        """Return [B, 2 Z] for uint8 x; with `decoder`, it is all that `vae_fast.training.validation` needs."""
+    def stats(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return [B, 2 Z] for uint8 x."""
         stats: Tensor = self.encoder(x / 255)
         return stats
 

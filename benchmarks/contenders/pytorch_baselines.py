@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.contenders.network import D, H, Network, Trainer, Z, initial_model
+from benchmarks.contenders.network import D, H, Measurable, Network, Trainer, Z, initial_model
 from vae_fast.models.likelihood import Likelihood
 from vae_fast.runtime.compile import compiled, keep_compiled_code
 from vae_fast.runtime.plan import DTYPES
@@ -27,12 +27,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
-class CommonVAE(nn.Module):
+class CommonVAE(Measurable):
     """The network of pytorch/examples' vae/main.py: two heads for the posterior, pixels rather than logits."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.likelihood = Likelihood()  # with `stats` and `decoder`, all that validation needs
+        self.likelihood = Likelihood()
         self.fc1, self.fc21, self.fc22 = nn.Linear(D, H), nn.Linear(H, Z), nn.Linear(H, Z)
         self.fc3, self.fc4 = nn.Linear(Z, H), nn.Linear(H, D)
         first, first_bias, stats, stats_bias, *rest = initial_model().state_dict().values()
@@ -50,8 +50,8 @@ class CommonVAE(nn.Module):
         logits: Tensor = self.fc4(F.relu(self.fc3(z)))
         return logits
 
-    def stats(self, x: Tensor) -> Tensor:
-        """Return [B, 2 Z] for uint8 x; with `decoder`, it is all that `vae_fast.training.validation` needs."""
+    def stats(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return [B, 2 Z] for uint8 x."""
         h = F.relu(self.fc1(x / 255))
         return torch.cat((self.fc21(h), self.fc22(h)), dim=1)
 

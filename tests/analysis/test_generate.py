@@ -17,7 +17,7 @@ def test_latents_are_decoded_to_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.shape == (2, 5, 1, 28, 28)
     with torch.no_grad():
         torch.testing.assert_close(whole.flatten(0, 1), model.decode(z).sigmoid())
-    monkeypatch.setattr(generate, "BATCH", 3)
+    monkeypatch.setattr(generate, "rows_at_once", lambda model: 3)
     torch.testing.assert_close(generate.decode(model, z.view(2, 5, 4)), whole)
     images = vf.load_images("digits").pixels[:7]
     with torch.no_grad():

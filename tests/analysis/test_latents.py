@@ -20,7 +20,7 @@ def model() -> vf.VAE:
 
 def test_activity_and_kl_of_each_dimension(model: vf.VAE, monkeypatch: pytest.MonkeyPatch) -> None:
     images = vf.load_images("digits").pixels[:100].flatten(1)
-    monkeypatch.setattr(latents, "BATCH", 33)
+    monkeypatch.setattr(latents, "rows_at_once", lambda model: 33)
     found = latents.survey(model, images)
     with torch.no_grad():
         mu, logvar = model.encode(images)

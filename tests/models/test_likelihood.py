@@ -12,7 +12,8 @@ from torch import Tensor
 import vae_fast as vf
 from vae_fast import report
 from vae_fast.analysis import generate
-from vae_fast.config import LEARNED_SCALES, SCALED_LIKELIHOODS, Config
+from vae_fast.config import Config
+from vae_fast.config_rules import LEARNED_SCALES, SCALED_LIKELIHOODS
 from vae_fast.errors import ConfigError, DataError
 from vae_fast.evaluate import evaluate, table
 from vae_fast.export import export

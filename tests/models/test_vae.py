@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import vae_fast as vf
-from vae_fast.models.mlp import ACTIVATIONS
+from vae_fast.models.layers import ACTIVATIONS
 
 
 def test_the_default_model_has_the_documented_size() -> None:
     model = vf.VAE()
     assert sum(p.numel() for p in model.parameters()) == 652_824
-    assert model.widths == "784-400-20-400-784"
+    assert model.title == "784-400-20-400-784"
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (9, 5, 3)])

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import vae_fast as vf
 import vae_fast.training.steps.autograd
 from vae_fast import train
 from vae_fast.kernels import AdamState, extension, finish_step_, sample_posterior
+from vae_fast.models.build import new_model
 from vae_fast.objectives import elbo
 from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join
 from vae_fast.runtime.plan import make_plan
@@ -34,25 +36,27 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # steps and settings
     "fp16": (20, {"amp_dtype": "fp16"}),
     "compiled": (3, {"free_bits": 0.008, "compile": True}),
     "nan": (3, {}),
+    "conv": (3, {"network": "conv", "network_options": {"width": 4}, "conditional": True}),
     "fused": (100, {"step": "fused"}),
     "fused_bf16": (3, {"step": "fused", "amp_dtype": "bf16"}),
     "fused_dynamic": (3, {"step": "fused", "binarize": "dynamic", "clip": 1.0}),
 }
 if not extension.load():
     CASES = {name: case for name, case in CASES.items() if not name.startswith("fused")}
-DIGITS = vf.load_images("digits").pixels.flatten(1)
+DIGITS, LABELS = vf.load_images("digits").pixels.flatten(1), vf.load_images("digits").labels
 
 
 def steps(group: ProcessGroup, name: str) -> dict[str, Any]:
     """Return what the steps of a case saw and made."""
     count, settings = CASES[name]
     settings = {"step": "autograd", **settings}  # by default autograd, of which the test can observe more
-    config = vf.Config(hidden=(16,), latent=4, device="cpu", batch_size=BATCH, **settings)
-    torch.manual_seed(group.rank)  # all processes receive the first one's parameters
+    hidden = {} if name == "conv" else {"hidden": (16,)}
+    config = vf.Config(**hidden, latent=4, device="cpu", batch_size=BATCH, seed=0, **settings)
+    initial = replace(config, seed=group.rank)  # all processes receive the first one's parameters
+    classes, labels = (10, LABELS) if config.conditional else (0, None)
     images = DIGITS if name != "nan" else (DIGITS / 255).index_fill_(0, torch.tensor(40), float("nan"))
-    e = engine.Engine(
-        vf.VAE(hidden=(16,), latent=4), images, config, make_plan(config)[0], STEPS_PER_EPOCH, group=group
-    )
+    model, plan = new_model(initial, (1, 28, 28), classes), make_plan(config)[0]
+    e = engine.Engine(model, images, config, plan, STEPS_PER_EPOCH, labels=labels, group=group)
     e.warm_up()
     seen: dict[str, list[Tensor]] = {"images": [], "noise": [], "gradients": []}
 
@@ -81,7 +85,7 @@ def steps(group: ProcessGroup, name: str) -> dict[str, Any]:
         **{key: torch.stack(values) for key, values in seen.items() if values},
         "parameters": torch.cat([p.detach().flatten() for p in e.model.parameters()]),
         "terms": e.step_metrics.latest(count, count),
-        "evaluation": torch.tensor(list(Validation(e.model, DIGITS[:101], 0, group=group)().values())),
+        "evaluation": torch.tensor(list(Validation(e.model, DIGITS[:101], 0, group=group, labels=labels)().values())),
     }
 
 

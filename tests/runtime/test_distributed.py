@@ -158,7 +158,7 @@ def case(compared: Compared, name: str) -> tuple[list[dict[str, Tensor]], dict[s
     return [found[name][0] for found in compared.found], compared.found[0][name][1]
 
 
-@pytest.mark.parametrize("name", ["plain", "dynamic", "free_bits", "nan"])
+@pytest.mark.parametrize("name", ["plain", "dynamic", "free_bits", "nan", "conv"])
 def test_two_processes_do_what_one_does(compared: Compared, name: str) -> None:
     two, alone = case(compared, name)
     for key in ("images", "noise"):  # [steps, B, ...]
@@ -170,7 +170,8 @@ def test_two_processes_do_what_one_does(compared: Compared, name: str) -> None:
     first, expected = two[0]["gradients"][0], alone["gradients"][0]
     assert (first - expected).norm() < 1e-6 * expected.norm()  # sums of 33 float32 in another order
     torch.testing.assert_close(two[0]["terms"], alone["terms"], rtol=1e-3, atol=0)
-    torch.testing.assert_close(two[0]["evaluation"], alone["evaluation"], rtol=1e-5, atol=0)
+    rtol = 1e-3 if name == "conv" else 1e-5  # Adam's first steps have the size of lr however small a gradient is
+    torch.testing.assert_close(two[0]["evaluation"], alone["evaluation"], rtol=rtol, atol=0)
     assert two[0]["terms"][:, 4].sum() == (1 if name == "nan" else 0)  # skipped by both, though one alone had the NaN
 
 

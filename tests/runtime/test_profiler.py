@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vae_fast as vf
-from vae_fast.config import profile_window
+from vae_fast.config_rules import profile_window
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.runtime import profiler
 from vae_fast.runtime.profiler import Profile

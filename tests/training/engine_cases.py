@@ -41,7 +41,7 @@ def train(e: Engine, rows: Tensor = ROWS, steps: int = 1) -> None:
 def gradients(e: Engine) -> tuple[Tensor, ...]:
     """Return the gradients of the first step, on the images ROWS."""
     schedule, first, seed = torch.tensor([[1e-3, 1.0]]), torch.tensor(0), torch.tensor(e.config.seed)
-    return e._train._learn(images(), ROWS.view(1, -1), schedule, first, seed, torch.ones(()))[2]
+    return e._train._learn(images(), ROWS.view(1, -1), None, schedule, first, seed, torch.ones(()))[2]
 
 
 def parameters(e: Engine) -> Tensor:

@@ -88,7 +88,7 @@ def test_a_launch_takes_no_more_steps_than_fit_in_memory(record: Capture, monkey
 
 def test_a_recorded_evaluation_equals_the_ordinary_one(record: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluate batch by batch, with a smaller last one, and always with the current weights."""
-    monkeypatch.setattr("vae_fast.training.validation.BATCH", 25)
+    monkeypatch.setattr("vae_fast.training.validation.rows_at_once", lambda model: 25)
     e = engine()
     recorded = Validation(e.model, images(), 0, record)
     before = recorded()

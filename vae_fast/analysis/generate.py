@@ -1,29 +1,39 @@
 """What a trained VAE generates: images decoded from latents, reconstructions, and samples."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from vae_fast.kernels import streams
+from vae_fast.models.sizes import rows_at_once
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.priors import standard_normal
 
-BATCH = 1000
+
+@torch.inference_mode()
+def decode(model: VAE, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Decode latents [..., Z] to the likelihood's means: [..., *input_shape], float32 on the CPU.
+
+    They are cut to [0, 1], but for a table's rows, which have its units.
+    labels: int64 [...], or of any shape that broadcasts to that, if the VAE has classes.
+    """
+    mean, flat = model.likelihood.mean, z.reshape(-1, model.latent)
+    rows = _batches(model, len(flat))
+    given = _per_row(labels, z.shape[:-1])
+    parts = [mean(model.decode(_on(model, flat[r]), _on(model, given, r))).float().cpu() for r in rows]
+    values = torch.cat(parts)
+    return (values if model.is_standardized else values.clamp(0, 1)).view(*z.shape[:-1], *model.input_shape)
 
 
 @torch.inference_mode()
-def decode(model: VAE, z: Tensor) -> Tensor:
-    """Decode latents [..., Z] to the likelihood's means, cut to [0, 1]: [..., *input_shape], float32 on the CPU."""
-    device = next(model.parameters()).device
-    mean = model.likelihood.mean
-    parts = [mean(model.decode(part.to(device))).float().cpu() for part in z.reshape(-1, model.latent).split(BATCH)]
-    return torch.cat(parts).clamp(0, 1).view(*z.shape[:-1], *model.input_shape)
+def means(model: VAE, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the posterior means of images [N, ...]: [N, Z] on the CPU, the latents that reconstructions decode.
 
-
-@torch.inference_mode()
-def means(model: VAE, images: Tensor) -> Tensor:
-    """Return the posterior means of images [N, ...]: [N, Z] on the CPU, the latents that reconstructions decode."""
-    device = next(model.parameters()).device
-    return torch.cat([model.encode(part.flatten(1).to(device))[0].cpu() for part in images.split(BATCH)])
+    labels: int64 [N], if the VAE has classes.
+    """
+    rows = _batches(model, len(images))
+    return torch.cat([model.encode(_on(model, images[r].flatten(1)), _on(model, labels, r))[0].cpu() for r in rows])
 
 
 def prior(model: VAE, count: int, seed: int) -> Tensor:
@@ -31,11 +41,25 @@ def prior(model: VAE, count: int, seed: int) -> Tensor:
     return standard_normal(count, model.latent, seed, 0, stream=streams.SAMPLING)
 
 
-def sample(model: VAE, count: int, seed: int) -> Tensor:
-    """Decode draws from `prior` to images [count, *input_shape]."""
-    return decode(model, prior(model, count, seed))
+def sample(model: VAE, count: int, seed: int, labels: Tensor | None = None) -> Tensor:
+    """Decode draws from `prior` to images [count, *input_shape]; labels as for `decode`."""
+    return decode(model, prior(model, count, seed), labels)
 
 
-def reconstruct(model: VAE, images: Tensor) -> Tensor:
-    """Decode the posterior means of images [N, ...] to images [N, *input_shape]."""
-    return decode(model, means(model, images))
+def reconstruct(model: VAE, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Decode the posterior means of images [N, ...] to images [N, *input_shape]; labels: int64 [N]."""
+    return decode(model, means(model, images, labels), labels)
+
+
+def _batches(model: VAE, count: int) -> list[slice]:
+    size = rows_at_once(model)
+    return [slice(start, start + size) for start in range(0, max(count, 1), size)]
+
+
+def _per_row(labels: Tensor | None, shape: torch.Size) -> Tensor | None:
+    return None if labels is None else labels.expand(shape).reshape(-1)
+
+
+def _on(model: VAE, tensor: Tensor | None, rows: slice = slice(None)) -> Any:
+    """Return rows of a tensor on the device of the model."""
+    return None if tensor is None else tensor[rows].to(next(model.parameters()).device)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from vae_fast.data.images import Pixels
 from vae_fast.kernels import kl_per_dimension
+from vae_fast.models.sizes import rows_at_once
 from vae_fast.models.vae import VAE
 
 ACTIVE = 0.01  # the variance of the posterior's mean above which a dimension counts as active (Burda et al. 2016)
-BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,17 @@ class Latents:
 
 
 @torch.inference_mode()
-def survey(model: VAE, images: Pixels) -> Latents:
-    """Measure the dimensions in one pass over `images` [N, D], on whatever device they are, with float64 sums."""
+def survey(model: VAE, images: Pixels, labels: Tensor | None = None) -> Latents:
+    """Measure the dimensions in one pass over `images` [N, D], on whatever device they are, with float64 sums.
+
+    labels: int64 [N], if the VAE has classes.
+    """
     device = next(model.parameters()).device
     sums = torch.zeros(3, model.latent, dtype=torch.float64, device=device)  # of kl, mu, mu^2
-    for start in range(0, len(images), BATCH):
-        mu, logvar = model.encode(images[start : start + BATCH].to(device))
+    rows = rows_at_once(model)
+    for start in range(0, len(images), rows):
+        y = None if labels is None else labels[start : start + rows].to(device)
+        mu, logvar = model.stats(images[start : start + rows].to(device), y).chunk(2, dim=-1)
         means = mu.double()
         sums += torch.stack([t.sum(0) for t in (kl_per_dimension(mu, logvar).double(), means, means.square())])
     kl, mean, square = (sums / len(images)).cpu()

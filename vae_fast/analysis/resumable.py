@@ -25,12 +25,20 @@ class Estimates:
     Args:
         path: the file, or None to keep nothing. A file with estimates of something else is started over. The file stays
             when all estimates are complete, until the caller has used them.
-        model, images, samples, seed: what the estimates depend on; images: [N, D].
+        model, images, samples, seed, labels: what the estimates depend on; images: [N, D]; labels: [N], or None.
     """
 
-    def __init__(self, path: Path | None, model: nn.Module, images: Pixels, samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        model: nn.Module,
+        images: Pixels,
+        samples: int,
+        seed: int,
+        labels: Tensor | None = None,
+    ) -> None:
         self._path = path
-        self._of = _digest(model, images, samples, seed) if path else ""
+        self._of = _digest(model, images, samples, seed, labels) if path else ""
         self.values, self._before = self._read()
         self._began = self._saved = time.monotonic()
 
@@ -75,9 +83,9 @@ class Estimates:
         return torch.empty(0, dtype=torch.float64), 0.0
 
 
-def _digest(model: nn.Module, images: Pixels, samples: int, seed: int) -> str:
+def _digest(model: nn.Module, images: Pixels, samples: int, seed: int, labels: Tensor | None) -> str:
     digest = hashlib.sha256(repr((samples, seed, tuple(images.shape))).encode())
-    for tensor in model.state_dict().values():
+    for tensor in (*model.state_dict().values(), *(() if labels is None else (labels,))):
         digest.update(tensor.cpu().contiguous().numpy().data)
     for piece in pieces(images):
         digest.update(piece.to("cpu").contiguous().numpy().data)

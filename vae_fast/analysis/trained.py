@@ -33,6 +33,7 @@ class Selection:
     part: "test", "train", "valid", or "all" of a set that is not divided.
     is_runs_own: whether they belong to the run's own data; files made from other images carry their fingerprint.
     label_names: the names of the classes, if they have any.
+    conditions: the labels if the model is given them with each image, else None.
     """
 
     pixels: Pixels
@@ -42,6 +43,7 @@ class Selection:
     binarize: str
     is_runs_own: bool
     label_names: tuple[str, ...] = ()
+    conditions: Tensor | None = None
 
     def pick(self, indices: Sequence[int]) -> Tensor:
         """Return the images at `indices`, [n, C, H, W], unchanged; raise DataError for an index out of range."""
@@ -49,6 +51,15 @@ class Selection:
             if not 0 <= index < len(self.pixels):
                 raise DataError(f"index: expected less than the {self._counted}, got {index}")
         return torch.cat([self.pixels[index : index + 1].to("cpu") for index in indices])
+
+    def as_seen(self, model: VAE) -> Pixels:
+        """Return the images, [N, D], as the model's network sees them: standardized if they are rows of a table."""
+        flat = self.pixels.flatten(1)
+        return model.standardize(flat.to("cpu").to(model.offset.device)) if model.offset is not None else flat
+
+    def conditions_of(self, indices: Sequence[int]) -> Tensor | None:
+        """Return the conditions of the images at `indices`, int64 [n], if there are any."""
+        return None if self.conditions is None else self.conditions[list(indices)]
 
     def label(self, index: int) -> str:
         """Return the label of an image as text, empty if there is none."""
@@ -210,13 +221,39 @@ class Trained:
             )
         shown = "all" if is_whole else part
         labels, names = splits.labels.get(name), splits.label_names
-        return Selection(pixels, labels, found.name, shown, config.binarize, is_own, names)
+        conditions = self._conditions(labels, found.name) if self.model.classes else None
+        return Selection(pixels, labels, found.name, shown, config.treatment, is_own, names, conditions)
+
+    def _conditions(self, labels: Tensor | None, name: str) -> Tensor:
+        """Return the labels after checking that they are classes of the model."""
+        if labels is None:
+            raise DataError(f"labels: {self.source} is conditional, expected a label for each image; {name} has none")
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= self.model.classes:
+            most = self.model.classes - 1
+            raise DataError(f"labels: {self.source} has classes 0 to {most}, {name} has labels of {low} to {high}")
+        return labels
+
+    def class_of(self, label: str | int) -> int:
+        """Return the class of a label, an index or a name; raise ConfigError if the model has no such class."""
+        count, names = self.model.classes, self.recorded.get("images", {}).get("label_names", [])
+        if not count:
+            raise ConfigError(f"label: expected none, {self.source} is not conditional; got {label}")
+        if str(label) in names:
+            return int(names.index(str(label)))
+        if str(label).isdecimal() and int(label) < count:
+            return int(label)
+        known = f" or one of {', '.join(names)}" if names else ""
+        raise ConfigError(f"label: expected 0 to {count - 1}{known}, got {label}")
 
     def _settings(self, given: dict[str, Any]) -> Config:
         """Return the settings of the run, except for those given."""
         if self.config is None:
             if "data" in given:
-                return Config(**given)
+                table: dict[str, Any] = (
+                    {"standardize": True, "likelihood": "gaussian"} if self.model.is_standardized else {}
+                )
+                return Config(**given, **table)
             raise ConfigError(
                 f"data: {self.source} belongs to no run that names its images; expected --data NAME or PATH"
             )

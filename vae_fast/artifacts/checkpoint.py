@@ -25,12 +25,13 @@ import safetensors.torch
 from torch import Tensor
 
 from vae_fast.artifacts import atomic
-from vae_fast.errors import RunError
+from vae_fast.errors import RunError, UserError
 from vae_fast.models.vae import VAE
 from vae_fast.runtime import pytorch_state
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 EXPORT = "export.json"  # in a directory written by `export`
+SOURCE_KEY = "source"  # beside the hyperparameters: the SHA-256 of the file of a user's network
 METADATA_KEY = "vae_fast"  # just one: safetensors writes several keys in an order that differs between processes
 
 
@@ -104,7 +105,9 @@ def _write(final: Path, files: dict[str, bytes]) -> None:
 
 def model_bytes(model: VAE, parameters: dict[str, Tensor]) -> bytes:
     """Return the content of model.safetensors: parameters, and the hyperparameters that rebuild the VAE."""
-    return safetensors.torch.save(_plain(parameters), {METADATA_KEY: json.dumps(model.hyperparameters)})
+    source = {} if model.source is None else {SOURCE_KEY: model.source}
+    about = {METADATA_KEY: json.dumps({**model.hyperparameters, **source})}
+    return safetensors.torch.save(_plain(parameters), about)
 
 
 def directory(checkpoints: Path, step: int) -> Path:
@@ -212,7 +215,9 @@ def latest(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 def load(path: str | Path) -> VAE:
     """Load the VAE of a run directory (its latest valid checkpoint), checkpoint, export or model.safetensors file.
 
-    The model is on the CPU, in float32 and in eval mode. Raises RunError, which names what is missing or broken.
+    A network of the user's is made by the code at its recorded place, so that code runs: load only models whose origin
+    you trust. The model is on the CPU, in float32 and in eval mode. Raises RunError, which names what is missing or
+    broken.
     """
     return opened(path).model
 
@@ -227,20 +232,20 @@ def opened(path: str | Path, warn: Callable[[str], None] = warnings.warn) -> Loa
     if (path / "checkpoints").is_dir():
         if (found := latest(path / "checkpoints", warn)) is None:
             raise RunError(f"{path}: expected a run directory with a valid checkpoint, it holds none")
-        return Loaded(_model(found.path, found.hyperparameters, found.parameters), found.path, found.state)
+        return Loaded(_model(found.path, found.hyperparameters, found.parameters, warn), found.path, found.state)
     while True:
         source = pointed(path)
         try:
-            return _opened(source)
+            return _opened(source, warn)
         except Gone:
             if pointed(path) == source:  # otherwise the link names a newer one by now
                 raise
 
 
-def _opened(source: Path) -> Loaded:
+def _opened(source: Path, warn: Callable[[str], None]) -> Loaded:
     if (source / MODEL).is_file() and not (source / EXPORT).is_file():
         found = read(source)
-        return Loaded(_model(source, found.hyperparameters, found.parameters), source, found.state)
+        return Loaded(_model(source, found.hyperparameters, found.parameters, warn), source, found.state)
     file = source / MODEL if source.is_dir() else source
     if not file.is_file():
         what = f"it holds no {MODEL}" if source.is_dir() else "there is no such file or directory"
@@ -248,7 +253,7 @@ def _opened(source: Path) -> Loaded:
         raise kind(f"{source}: expected a run directory, a checkpoint, an export or a model.safetensors file; {what}")
     try:
         data = file.read_bytes()
-        model = _model(file, _hyperparameters(data), safetensors.torch.load(data))
+        model = _model(file, _hyperparameters(data), safetensors.torch.load(data), warn)
     except OSError as error:
         raise RunError(f"{file}: not readable ({error.strerror or error})") from None
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
@@ -256,10 +261,18 @@ def _opened(source: Path) -> Loaded:
     return Loaded(model, source, None)
 
 
-def _model(source: Path, hyperparameters: dict[str, Any], parameters: dict[str, Tensor]) -> VAE:
+def _model(
+    source: Path, hyperparameters: dict[str, Any], parameters: dict[str, Tensor], warn: Callable[[str], None]
+) -> VAE:
+    """Build the model; `warn` gets a line if its network's source is another than when it was saved."""
+    before = hyperparameters.pop(SOURCE_KEY, None)
     try:
         model = VAE(**hyperparameters)
+        if before != model.source:
+            warn(f"{model.network} has changed since {source} was saved")
         model.load_state_dict(parameters)
+    except UserError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{source}: not a model saved by vae_fast ({error or type(error).__name__})") from None
     return model.eval()

@@ -23,6 +23,7 @@ class Sources:
 @dataclass(frozen=True, kw_only=True)
 class _FirstLook(Sources):
     data: str | None = None
+    network: str | None = None
     resume: str | None = None
     out: str | None = None
 
@@ -61,6 +62,8 @@ def _starting_values(look: _FirstLook) -> dict[str, Any]:
     nothing_chosen = not (look.data or look.preset or look.config or look.resume)
     preset = "digits" if nothing_chosen else look.preset
     values = read_toml(preset_path(preset)) if preset else {}
+    if look.network not in (None, "mlp"):  # a preset's MLP gives way to the network that is asked for
+        values = {name: value for name, value in values.items() if name not in ("hidden", "activation")}
     return values | (read_toml(look.config) if look.config else {})
 
 

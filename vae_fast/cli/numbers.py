@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from vae_fast.config import MOST_THREADS
+from vae_fast.config_rules import MOST_THREADS
 
 
 def thread_count(text: str) -> int:

@@ -62,7 +62,7 @@ def save_pictures(
         stem = stem.with_suffix("")
     png, npy = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "npy"))
     picture, values = io.BytesIO(), io.BytesIO()
-    pictures.save_grid([row.view(-1, *trained.image_shape) for row in rows], picture, captions)
+    pictures.save_grid([row.view(-1, *trained.image_shape) for row in rows], picture, captions, trained.model)
     np.save(values, array.numpy())
     atomic.replace(png, picture.getvalue())
     atomic.replace(npy, values.getvalue())

@@ -174,6 +174,17 @@ class DataSet:
         return math.prod(self.sources["train"].array.shape[1:])
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Return the shape of an image, (C, H, W)."""
+        shape = channels_first(self.sources["train"], self.layout).array.shape[1:]
+        return (1,) * (3 - len(shape)) + shape
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes of the labels; raise DataError if not every image has one."""
+        return labels.count_classes(self.sources, list(self.parts), self.name)
+
+    @property
     def obstacle(self) -> str | None:
         """Return why the images cannot stay in their files, and what to do about it; None if they can."""
         arranged = (channels_first(source, self.layout) for source in self.parts.values())
@@ -181,22 +192,24 @@ class DataSet:
         return next((f"{where}: {why}" for where, why in found if why is not None), None)
 
     def splits(
-        self, test_fraction: float = 0.1, *, in_file: bool = False
+        self, test_fraction: float = 0.1, *, in_file: bool = False, any_values: bool = False
     ) -> tuple[Images[Pixels], Images[Pixels] | None]:
         """Check the images and return the training and the test part, in memory or, with `in_file`, as `Stored`.
 
+        any_values: whether they are a table of any real values, not pixels in [0, 1].
         Raises `DataError` for a `test_fraction` outside [0, 1) and if anything is wrong with the images.
         """
         if not 0 <= test_fraction < 1:
             raise DataError(f"test_fraction: expected at least 0 and less than 1, got {test_fraction!r}")
         parts = {part: channels_first(source, self.layout) for part, source in self.parts.items()}
-        factors = checks.check({**self.sources, **parts})
+        factors = checks.check({**self.sources, **parts}, any_values)
         encoded, names = labels.encode(self.sources)
         keep = _in_file if in_file else _in_memory
         images: dict[str, Images[Pixels]] = {}
         for part, source in parts.items():
             pixels: Pixels
             pixels, note = keep(source.array, factors[part])
+            note = note if not any_values or source.array.dtype == np.uint8 else "any values, as float32"
             if source.array is not self.parts[part].array:
                 note += ", given with channels last"
             count, *shape = pixels.shape

@@ -12,6 +12,7 @@ from vae_fast.data.dataset import DataSet
 from vae_fast.data.file_images import Stored
 from vae_fast.data.images import Pixels, sha256
 from vae_fast.data.placement import FeedName
+from vae_fast.data.standardization import Standardization, measure
 from vae_fast.data.transforms import TEST_SAMPLE, TRAIN_SAMPLE, VALID_SAMPLE, pixel_kind, treat
 from vae_fast.errors import DataError
 
@@ -22,6 +23,8 @@ class Splits:
 
     With the feed "stream" they are not tensors but `Stored`, left in their file. `labels`, int64 [N], are keyed by the
     name of their part; parts without labels are absent. `label_names` are the names of the classes, if they have any.
+    `classes` is the number of classes that a conditional model is trained on, 0 for any other. `standardization` is
+    what a table is to be standardized by; the images here are not.
     """
 
     train: Pixels
@@ -29,6 +32,8 @@ class Splits:
     test: Pixels | None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     label_names: tuple[str, ...] = ()
+    classes: int = 0
+    standardization: Standardization | None = None
 
     @property
     def image_shape(self) -> torch.Size:
@@ -39,7 +44,11 @@ class Splits:
         """Return what config.toml records about the images, so that a resume notices if they have changed."""
         count = [len(part) for part in self._parts]
         named = {"label_names": list(self.label_names)} if self.label_names else {}
-        return {"count": count, "shape": list(self.image_shape), "sha256": sha256(self._parts), **named}
+        conditions = {}
+        if self.classes:
+            labels = [self.labels[part].view(-1, 1) for part in sorted(self.labels)]
+            conditions = {"classes": self.classes, "labels_sha256": sha256(labels)}
+        return {"count": count, "shape": list(self.image_shape), "sha256": sha256(self._parts), **conditions, **named}
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +70,9 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
         feed: where the images will be read from; see `choose_feed`.
         say: receives one line that describes the images.
     """
-    train_images, test_images = found.splits(config.test_fraction, in_file=feed == "stream")
+    train_images, test_images = found.splits(
+        config.test_fraction, in_file=feed == "stream", any_values=config.standardize
+    )
     train, valid = train_images.pixels, None
     labels = {"train": train_images.labels, "test": None if test_images is None else test_images.labels}
     if config.valid:
@@ -82,6 +93,8 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
         None if test_images is None else _treated(test_images.pixels, held_out, TEST_SAMPLE),
         {part: some for part, some in labels.items() if some is not None},
         train_images.label_names,
+        found.classes if config.conditional else 0,
+        measure(train) if config.standardize else None,
     )
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
     called = {"training": found.aliases.get("train"), "test": found.aliases.get("test")}
@@ -94,13 +107,15 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
     for note in found.notes:
         say(f"data: {note}")
     kept = train_images.note if config.binarize == "none" else "uint8"
-    kind = pixel_kind(config.binarize, splits.image_shape)
+    kind = pixel_kind(config.treatment, splits.image_shape)
     say(f"data: {train_images.name}, {shape}, {counts} images; {kind}, {kept}")
     return splits
 
 
 def copies_all(config: Config) -> str | None:
     """Return why the settings need all images in memory, and what to do about it; None if they do not."""
+    if config.standardize:
+        return "--standardize makes a copy of all of them"
     if config.binarize in ("none", "dynamic"):
         return None
     return f"--binarize {config.binarize} makes a copy of all of them; take none or dynamic"

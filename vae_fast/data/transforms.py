@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vae_fast.config import STANDARDIZED
 from vae_fast.data.images import Pixels
 from vae_fast.kernels import random_bits, streams
 
@@ -23,7 +24,9 @@ CHUNK = 1 << 21  # pixels processed at a time: bounds the memory that their rand
 
 
 def pixel_kind(treatment: str, image_shape: Sequence[int]) -> str:
-    """Return how results describe the pixels of images [C, H, W] after a treatment, one of `TREATMENTS`."""
+    """Return how results describe the pixels of images [C, H, W] after a treatment: `Config.treatment`."""
+    if treatment == STANDARDIZED:
+        return "standardized columns"
     if treatment != "none":
         return TREATMENTS[treatment]
     channels = image_shape[0] if len(image_shape) == 3 else 1

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from vae_fast.config import scale_fault
+from vae_fast.config_rules import scale_fault
 from vae_fast.kernels import nll, nll_with_gradient
 
 LEAST_LOG_SCALE = -6.0
@@ -54,8 +54,9 @@ class Likelihood(nn.Module):
     Args:
         name: one of `FAMILIES`.
         scale: for "gaussian" its standard deviation, for "discretized_logistic" the logistic's scale: a number, or one
-            of `vae_fast.config.LEARNED_SCALES`. None means "learned" for these two; the others have none.
+            of `vae_fast.config_rules.LEARNED_SCALES`. None means "learned" for these two; the others have none.
         shape: the shape of an image; its first dimension is the channels.
+        first_scale: where a learned scale starts; None for the usual spread of pixels.
 
     Attributes:
         log_scale: the log of a learned scale, float32 [S], S being 1, C or the number of values; None if it is not
@@ -64,12 +65,18 @@ class Likelihood(nn.Module):
     Raises ValueError for other arguments.
     """
 
-    def __init__(self, name: str = "bernoulli", scale: float | str | None = None, shape: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        name: str = "bernoulli",
+        scale: float | str | None = None,
+        shape: Sequence[int] = (),
+        first_scale: float | None = None,
+    ) -> None:
         super().__init__()
         if name not in FAMILIES:
             raise ValueError(f"likelihood: expected one of {', '.join(FAMILIES)}, got {name!r}")
         self.name, self.family = name, FAMILIES[name]
-        first = self.family.first_scale
+        first = self.family.first_scale and (first_scale or self.family.first_scale)
         if fault := scale_fault(name, scale):
             raise ValueError(f"scale: {fault}")
         self.scale = "learned" if scale is None and first is not None else scale

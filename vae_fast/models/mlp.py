@@ -1,22 +1,13 @@
-"""The two halves of the network, an MLP that encodes and one that decodes, and an estimate of their memory."""
+"""The network `mlp`: fully connected layers in both halves."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 from torch import Tensor, nn
 
-from vae_fast.config import Config
 from vae_fast.kernels import linear
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
+from vae_fast.models.layers import ACTIVATIONS
 
 
 class Linear(nn.Linear):
@@ -25,56 +16,73 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
+    def plain(self) -> nn.Linear:
+        """Return a copy that uses PyTorch's own product."""
+        plain = nn.Linear(self.in_features, self.out_features)
+        plain.load_state_dict(self.state_dict())
+        return plain
+
 
 class Encoder(nn.Module):
-    """The encoder: [B, D] pixels in [0, 1] -> stats [B, 2 Z], the posterior's mean, then its log variance."""
+    """The encoder: images [B, *shape] -> stats [B, 2 Z], the posterior's mean, then its log variance.
 
-    def __init__(self, widths: Sequence[int], latent: int, activation: str) -> None:
+    If there are classes, it is also given labels, int64 [B]; their embeddings are added to what the first layer gives.
+    """
+
+    def __init__(self, widths: Sequence[int], latent: int, activation: str, classes: int = 0) -> None:
         super().__init__()
         self.hidden = _mlp(widths, activation)
         self.stats = Linear(widths[-1], 2 * latent)  # one product for both halves
+        self.label = nn.Embedding(classes, (*widths, 2 * latent)[1]) if classes else None
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        stats: Tensor = self.stats(self.hidden(pixels))
-        return stats
-
-    def plain(self) -> nn.Sequential:
-        """Return a copy on the CPU that uses only PyTorch's own modules, which an export can hold."""
-        return _plain(self.hidden, self.stats)
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return _forward(images.flatten(1), [*self.hidden, self.stats], self.label, labels)
 
 
 class Decoder(nn.Module):
-    """The decoder: [B, Z] latents -> [B, D] logits."""
+    """The decoder: latents [B, Z] -> logits [B, D].
 
-    def __init__(self, widths: Sequence[int], pixels: int, activation: str) -> None:
+    If there are classes, it is also given labels, int64 [B]; their embeddings are added to what the first layer gives.
+    """
+
+    def __init__(self, widths: Sequence[int], pixels: int, activation: str, classes: int = 0) -> None:
         super().__init__()
         self.hidden = _mlp(widths, activation)
         self.logits = Linear(widths[-1], pixels)
+        self.label = nn.Embedding(classes, (*widths, pixels)[1]) if classes else None
 
-    def forward(self, z: Tensor) -> Tensor:
-        logits: Tensor = self.logits(self.hidden(z))
-        return logits
-
-    def plain(self) -> nn.Sequential:
-        """Return a copy on the CPU that uses only PyTorch's own modules, which an export can hold."""
-        return _plain(self.hidden, self.logits)
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return _forward(z, [*self.hidden, self.logits], self.label, labels)
 
     def layers(self) -> list[nn.Linear]:
         """Return the affine layers in order; an activation follows each but the last."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)]
 
-    @property
-    def widest(self) -> int:
-        """Return the largest number of values that a layer outputs for one image."""
-        return max(layer.out_features for layer in self.layers())
 
+def make(
+    shape: Sequence[int],
+    latent: int,
+    outputs: int,
+    *,
+    classes: int = 0,
+    hidden: Sequence[int] = (400,),
+    activation: str = "relu",
+) -> tuple[Encoder, Decoder]:
+    """Return encoder and decoder.
 
-def network_memory(config: Config, pixels: int) -> int:
-    """Estimate the bytes that weights, gradients, moments and the activations of one batch take, all float32."""
-    widths = (pixels, *config.hidden, config.latent)
-    parameters = 2 * sum(n * m for n, m in pairwise(widths))
-    activations = 4 * config.batch_size * sum(widths)  # values, gradients, encoder and decoder
-    return 4 * (4 * parameters + activations)
+    Args:
+        shape: that of an image, (C, H, W) or any other.
+        latent: the number Z of latent dimensions.
+        outputs: the number of channels of the logits.
+        classes: the number of classes, if both halves are given labels.
+        hidden: widths of the encoder's hidden layers, mirrored by the decoder; () for linear halves.
+        activation: one of `ACTIVATIONS`.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    values = prod(shape) // (shape[0] if shape else 1) * outputs
+    encoder = Encoder((prod(shape), *hidden), latent, activation, classes)
+    return encoder, Decoder((latent, *reversed(hidden)), values, activation, classes)
 
 
 def _mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
@@ -82,13 +90,11 @@ def _mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
     return nn.Sequential(*(module for pair in layers for module in pair))
 
 
-def _plain(hidden: nn.Sequential, last: nn.Linear) -> nn.Sequential:
-    return nn.Sequential(*(_plain_layer(module) for module in (*hidden, last)))
-
-
-def _plain_layer(layer: nn.Module) -> nn.Module:
-    if not isinstance(layer, nn.Linear):
-        return type(layer)()  # an activation
-    plain = nn.Linear(layer.in_features, layer.out_features)
-    plain.load_state_dict({name: t.cpu() for name, t in layer.state_dict().items()})
-    return plain
+def _forward(x: Tensor, layers: Sequence[nn.Module], label: nn.Embedding | None, labels: Tensor | None) -> Tensor:
+    first, *others = layers
+    x = first(x)
+    if label is not None:
+        x = x + label(labels)
+    for layer in others:
+        x = layer(x)
+    return x

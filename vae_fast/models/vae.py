@@ -1,18 +1,20 @@
 """The VAE: an encoder and a decoder, joined by the reparameterization.
 
-x -> encoder -> mu, logvar -> z = mu + exp(logvar / 2) eps -> decoder -> logits
+x -> encoder -> mu, logvar -> z = mu + exp(logvar / 2) eps -> decoder -> logits, each half given labels if there are any
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vae_fast.kernels import reparameterize
+from vae_fast.models import networks
 from vae_fast.models.likelihood import Likelihood
-from vae_fast.models.mlp import ACTIVATIONS, Decoder, Encoder
 
 
 class VAEOutput(NamedTuple):
@@ -25,18 +27,27 @@ class VAEOutput(NamedTuple):
 
 
 class VAE(nn.Module):
-    """A Variational Autoencoder with a Gaussian posterior and MLPs of any depth; the decoder mirrors the encoder.
+    """A Variational Autoencoder with a Gaussian posterior; an MLP of any depth, convolutions, or a network of your own.
 
     Args:
         input_shape: the shape of one image, (C, H, W) or any other.
-        hidden: widths of the encoder's hidden layers; () for a linear encoder and decoder.
+        hidden, activation: of the MLP, whose decoder mirrors the encoder: the widths of the encoder's hidden layers (()
+            for a linear encoder and decoder), and one of `vae_fast.models.layers.ACTIVATIONS`.
         latent: the number Z of latent dimensions.
-        activation: one of `ACTIVATIONS`.
         likelihood, scale: what the decoder's output means, and how wide its distribution is: see `Likelihood`.
+        network: "mlp", "conv", "resnet", FILE.py:function or package.module:function: see `networks`.
+        options: keyword arguments for the function that makes a network other than the MLP.
+        classes: the number of classes of a conditional VAE, p(x | z, label); 0 for none.
+        standardized: whether images are rows of a table of any real values, which `encode` standardizes and `decode`
+            restores, by the buffers `offset` and `spread`.
 
-    Raises ValueError for any other argument.
+    Attributes:
+        draws_random_numbers: whether training draws from torch's generators, as dropout does.
+        has_moving_buffers: whether training changes buffers, as it does those of batch normalisation.
 
-    Parameters are initialised as nn.Linear does (Kaiming uniform) from torch's global generator; the defaults
+    Raises ValueError for any other argument, and RuntimeError for a network that cannot be found or does not fit.
+
+    Parameters are initialised as PyTorch's layers do (Kaiming uniform) from torch's global generator; the defaults
     (784-400-20-400-784) have 652,824 of them.
     """
 
@@ -48,6 +59,10 @@ class VAE(nn.Module):
         activation: str = "relu",
         likelihood: str = "bernoulli",
         scale: float | str | None = None,
+        network: str = "mlp",
+        options: Mapping[str, Any] = MappingProxyType({}),
+        classes: int = 0,
+        standardized: bool = False,
     ) -> None:
         super().__init__()
         for name, sizes in (("input_shape", input_shape), ("hidden", hidden), ("latent", (latent,))):
@@ -55,17 +70,23 @@ class VAE(nn.Module):
                 isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes
             ):
                 raise ValueError(f"{name}: expected positive integers, got {sizes!r}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        self.input_shape, self.hidden, self.latent, self.activation = (
-            tuple(input_shape),
-            tuple(hidden),
-            latent,
+        self.input_shape, self.hidden, self.latent = tuple(input_shape), tuple(hidden), latent
+        self.activation, self.network, self.options, self.classes = (
             activation,
+            networks.placed(network),
+            dict(options),
+            classes,
         )
-        self.encoder = Encoder((self.pixels, *hidden), latent, activation)
-        self.decoder = Decoder((latent, *reversed(hidden)), self.pixels, activation)
-        self.likelihood = Likelihood(likelihood, scale, self.input_shape)
+        own = {"hidden": self.hidden, "activation": activation} if network == "mlp" else {}
+        channels = self.input_shape[0] if self.input_shape else 1
+        made = networks.make(network, self.input_shape, latent, channels, classes, {**own, **options})
+        self.encoder, self.decoder = made.encoder, made.decoder
+        self.source, self.draws_random_numbers, self.has_moving_buffers = made.source, made.draws, made.moves
+        self.likelihood = Likelihood(likelihood, scale, self.input_shape, first_scale=1.0 if standardized else None)
+        self.offset: Tensor | None
+        self.spread: Tensor | None
+        self.register_buffer("offset", torch.zeros(self.pixels) if standardized else None)
+        self.register_buffer("spread", torch.ones(self.pixels) if standardized else None)
 
     @property
     def pixels(self) -> int:
@@ -73,65 +94,115 @@ class VAE(nn.Module):
         return prod(self.input_shape)
 
     @property
-    def widths(self) -> str:
-        """Return the widths of all layers, such as 784-400-20-400-784."""
-        return "-".join(map(str, (self.pixels, *self.hidden, self.latent, *reversed(self.hidden), self.pixels)))
+    def title(self) -> str:
+        """Return a short name: the widths of an MLP, such as 784-400-20-400-784, or "conv 3x32x32-20"."""
+        if self.network == "mlp":
+            return "-".join(map(str, (self.pixels, *self.hidden, self.latent, *reversed(self.hidden), self.pixels)))
+        place, _, function = self.network.rpartition(":")
+        name = f"{PurePath(place).name}:{function}" if place else function
+        return f"{name} {'x'.join(map(str, self.input_shape))}-{self.latent}"
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Return what `VAE(**hyperparameters)` needs to build the same network."""
+        of_mlp = {"hidden": list(self.hidden), "activation": self.activation}
+        of_others = {"network": self.network, "options": self.options}
         return {
             "input_shape": list(self.input_shape),
-            "hidden": list(self.hidden),
             "latent": self.latent,
-            "activation": self.activation,
+            **(of_mlp if self.network == "mlp" else of_others),
             "likelihood": self.likelihood.name,
             "scale": self.likelihood.scale,
+            **({"classes": self.classes} if self.classes else {}),
+            **({"standardized": True} if self.is_standardized else {}),
         }
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def is_standardized(self) -> bool:
+        return self.offset is not None
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """Return rows [B, ...] of a standardized VAE's table as its network sees them; anything else unchanged."""
+        if self.offset is None or self.spread is None:
+            return x
+        values = x.flatten(1) / 255 if x.dtype == torch.uint8 else x.flatten(1).float()
+        return ((values - self.offset) / self.spread).view(x.shape)
+
+    def restore(self, values: Tensor) -> Tensor:
+        """Return what `standardize` returned as it was given."""
+        if self.offset is None or self.spread is None:
+            return values
+        return (values.flatten(1) * self.spread + self.offset).view(values.shape)
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D].
 
-        The images are uint8 (k is k/255) or float in [0, 1]. Raises ValueError for floats outside [0, 1] on a CPU; on a
-        GPU the check would wait for the device.
+        The images are uint8 (k is k/255) or float in [0, 1], or rows of any values if the VAE is standardized. labels:
+        int64 [B], of a conditional VAE. Raises ValueError for floats outside [0, 1] on a CPU; on a GPU the check would
+        wait for the device.
         """
-        if not torch.compiler.is_compiling() and x.device.type == "cpu" and x.is_floating_point():
+        is_checked = not (torch.compiler.is_compiling() or self.is_standardized)
+        if is_checked and x.device.type == "cpu" and x.is_floating_point():
             _require_unit_interval(x)
-        mu, logvar = self.stats(x).chunk(2, dim=-1)
+        mu, logvar = self.stats(self.standardize(x), labels).chunk(2, dim=-1)
         return mu, logvar
 
-    def stats(self, x: Tensor) -> Tensor:
-        """Return mu and logvar of images as one tensor [B, 2 Z], without checking their range as `encode` does."""
-        stats: Tensor = self.encoder(self._normalise(x))
+    def stats(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return mu and logvar of images as one tensor [B, 2 Z], neither checked nor standardized as `encode` does."""
+        stats: Tensor = self.encoder(self._normalise(x), *self._condition(x, labels))
         return stats
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the logits [B, *input_shape] of latents [B, Z]."""
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the logits [B, *input_shape] of latents [B, Z], of a standardized VAE in the units of its table.
+
+        labels: int64 [B], of a conditional VAE.
+        """
         if z.dim() != 2 or z.shape[1] != self.latent:
             raise ValueError(f"z: expected [B, {self.latent}], got {list(z.shape)}")
-        logits: Tensor = self.decoder(z)
-        return logits.view(-1, *self.input_shape)
+        return self.restore(self.logits(z, labels)).view(-1, *self.input_shape)
+
+    def logits(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the logits of latents [B, Z] as [B, D], without checking shapes as `decode` does."""
+        logits: Tensor = self.decoder(z, *self._condition(z, labels))
+        return logits.flatten(1)
 
     def forward(
-        self, x: Tensor, seed: int | Tensor, step: int | Tensor, *, row_offset: int = 0, stream: int = 0
+        self,
+        x: Tensor,
+        seed: int | Tensor,
+        step: int | Tensor,
+        *,
+        labels: Tensor | None = None,
+        row_offset: int = 0,
+        stream: int = 0,
     ) -> VAEOutput:
         """Encode, draw z with the noise of (seed, step, row_offset, stream), and decode; see `reparameterize`.
 
         Unlike `encode` it does not check that floats are in [0, 1], which would take as long as a training step.
         """
-        mu, logvar = self.stats(x).chunk(2, dim=-1)
+        mu, logvar = self.stats(self.standardize(x), labels).chunk(2, dim=-1)
         z = reparameterize(mu, logvar, seed, step, row_offset=row_offset, stream=stream)
-        return VAEOutput(self.decode(z), mu, logvar, z)
+        return VAEOutput(self.decode(z, labels), mu, logvar, z)
 
     def _normalise(self, x: Tensor) -> Tensor:
+        """Return images as the encoder takes them: [B, *input_shape], float, with channels last in memory."""
         if x.shape[1:] not in (self.input_shape, (self.pixels,)):
             raise ValueError(
                 f"x: expected [B, {', '.join(map(str, self.input_shape))}] or [B, {self.pixels}], got {list(x.shape)}"
             )
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise TypeError(f"x: expected uint8 or a floating dtype, got {x.dtype}")
-        pixels = x.flatten(1).to(self.encoder.stats.weight.dtype)
+        dtype = next((p.dtype for p in self.encoder.parameters()), torch.float32)
+        is_flat = self.network == "mlp" or len(self.input_shape) != 3
+        order = torch.preserve_format if is_flat else torch.channels_last
+        pixels = x.reshape(-1, *self.input_shape).to(dtype, memory_format=order)
         return pixels / 255 if x.dtype == torch.uint8 else pixels
+
+    def _condition(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        if (labels is None) == (self.classes > 0) or (labels is not None and labels.shape != x.shape[:1]):
+            expected = f"[{len(x)}], since the VAE has {self.classes} classes" if self.classes else "none"
+            raise ValueError(f"labels: expected {expected}, got {labels if labels is None else list(labels.shape)}")
+        return () if labels is None else (labels,)
 
 
 def _require_unit_interval(x: Tensor) -> None:

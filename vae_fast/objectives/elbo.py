@@ -29,6 +29,7 @@ def objective(
     seed: int | Tensor,
     step: int | Tensor,
     *,
+    labels: Tensor | None = None,
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     row_offset: int | Tensor = 0,
@@ -40,6 +41,7 @@ def objective(
         model: the VAE.
         x: the images, [B, D] or [B, *input_shape], uint8 or float in [0, 1].
         seed, step, row_offset, stream: select the noise, as for `vae_fast.reparameterize`.
+        labels: int64 [B], if the VAE has classes.
         beta: the weight of the KL term: a float, or a 0-d tensor.
         free_bits: lambda of Kingma et al. 2016 (Improving Variational Inference with Inverse Autoregressive Flow,
             appendix C.8), in nats: the KL term becomes sum_j max(lambda, mean_b kl_bj).
@@ -47,9 +49,9 @@ def objective(
     Returns:
         Elbo(loss, nll, kl): loss 0-d, nll and kl [B], float32; kl is the true KL whatever the value of free_bits.
     """
-    stats = model.stats(x)  # [B, 2 Z]
+    stats = model.stats(x, labels)  # [B, 2 Z]
     z, kl = sample_posterior(stats, seed, step, row_offset=row_offset, stream=stream)  # [B, Z], [B]
-    reconstruction = model.likelihood.nll(model.decoder(z), x)  # [B]
+    reconstruction = model.likelihood.nll(model.logits(z, labels), x)  # [B]
     if free_bits == 0:
         return Elbo((reconstruction + beta * kl).mean(), reconstruction, kl)
     pressed = kl_per_dimension(*stats.chunk(2, dim=-1)).mean(0).clamp(min=free_bits).sum()
@@ -73,12 +75,12 @@ class Pass(NamedTuple):
     logits: Tensor
 
 
-def forward(model: VAE, x: Tensor, noise: Noise) -> Pass:
-    """Run images [B, D] through the encoder and the decoder, which are differentiated separately."""
-    stats = model.stats(x)
+def forward(model: VAE, x: Tensor, noise: Noise, labels: Tensor | None = None) -> Pass:
+    """Run images [B, D] (and labels [B]) through the encoder and the decoder, which are differentiated separately."""
+    stats = model.stats(x, labels)
     z, kl = sample_posterior(stats.detach(), noise.seed, noise.step, row_offset=noise.row_offset)
     z.requires_grad_()
-    return Pass(stats, z, kl, model.decoder(z))
+    return Pass(stats, z, kl, model.logits(z, labels))
 
 
 def backward(
@@ -117,8 +119,13 @@ def backward(
         means = (sums if total is None else total(sums)) / images
         kl_weight = kl_weight * (means >= free_bits)
         penalty = means.clamp(min=free_bits).sum()
-    by_z, *of_decoder = autograd.grad(done.logits, [done.z, *model.decoder.parameters()], by_logits)
+    by_z, *of_decoder = _gradients(done.logits, [done.z, *model.decoder.parameters()], by_logits)
     seed, step, row_offset = noise
     by_stats = sample_posterior_gradient(by_z, kl_weight, done.stats, seed, step, row_offset=row_offset)
-    of_encoder = autograd.grad(done.stats, list(model.encoder.parameters()), by_stats)
+    of_encoder = _gradients(done.stats, list(model.encoder.parameters()), by_stats)
     return Terms(reconstruction, done.kl, penalty), (*of_encoder, *of_decoder, *of_likelihood)
+
+
+def _gradients(outputs: Tensor, inputs: list[Tensor], by_outputs: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients by `inputs`; zeros for one that the outputs do not depend on."""
+    return autograd.grad(outputs, inputs, by_outputs, allow_unused=True, materialize_grads=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vae_fast.data.images import Pixels
 from vae_fast.kernels import streams
+from vae_fast.models.sizes import layer_sizes
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.priors import standard_normal
 
@@ -29,6 +30,7 @@ def log_likelihoods(
     samples: int,
     seed: int,
     *,
+    labels: Tensor | None = None,
     first: int = 0,
 ) -> Iterator[Tensor]:
     """Yield the estimates of one batch of images after another; memory does not grow with K or N.
@@ -39,6 +41,7 @@ def log_likelihoods(
         samples: K, the exact number of samples of each image.
         seed: the seed of the noise. Sample k of image i has the noise of (seed, step k // 64, row i) from column
             (k % 64) Z on: it does not depend on the batches, and the first sample is the one of the test loss.
+        labels: int64 [N], if the VAE has classes.
         first: the index of the image to start or continue from.
 
     Yields:
@@ -50,16 +53,17 @@ def log_likelihoods(
         raise ValueError(f"samples: expected at least 1, got {samples!r}")
     device = next(model.parameters()).device
     numbers = LAYER_BYTES[device.type] // 4
-    rows = max(1, numbers // model.decoder.widest)  # rows that the decoder processes at once
+    rows = max(1, numbers // max(layer_sizes(model)["decoder"]))  # rows that the decoder processes at once
     drawn = max(1, numbers // (BLOCK * model.latent))  # images for which one block of noise is drawn at once
     batch = min(drawn, max(1, rows // BLOCK, min(rows, rows * DECODES // samples)))
     for start in range(first, len(images), batch):
         x = images[start : start + batch].to(device)
-        mu, logvar = model.stats(x).chunk(2, dim=-1)  # once per image
+        y = None if labels is None else labels[start : start + batch].to(device)
+        mu, logvar = model.stats(x, y).chunk(2, dim=-1)  # once per image
         total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
         for noise in _noise(samples, len(x), model.latent, seed, start, max(1, rows // len(x)), device):
             z = mu + (0.5 * logvar).exp() * noise  # [S, b, Z]
-            logits = model.decoder(z.flatten(0, 1))  # [S b, D]
+            logits = model.logits(z.flatten(0, 1), None if y is None else y.repeat(len(z)))  # [S b, D]
             reconstruction = model.likelihood.nll(logits, x.repeat(len(z), 1))
             prior_over_posterior = 0.5 * (logvar + noise.square() - z.square()).sum(-1)  # [S, b]
             weights = prior_over_posterior - reconstruction.view_as(prior_over_posterior)

@@ -9,6 +9,7 @@ from vae_fast.analysis.trained import Trained
 from vae_fast.config import Config
 from vae_fast.data.builtin import LICENCES
 from vae_fast.data.transforms import pixel_kind
+from vae_fast.models.vae import VAE
 
 UNKNOWN = "not known: the model came without its run"
 RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # REST only if not default
@@ -23,10 +24,10 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
     model = trained.model
     parameters = sum(p.numel() for p in model.parameters())
     lines = [
-        f"# VAE {model.widths}",
+        f"# VAE {model.title}",
         "",
         f"A Variational Autoencoder with a Gaussian posterior of {model.latent} dimensions and "
-        f"{model.likelihood.title} pixels: {parameters:,} parameters, {model.activation} between the layers.",
+        f"{model.likelihood.title} pixels: {parameters:,} parameters, {_network(model)}.",
         "",
         "- encoder: pixels, float32 [B, " + ", ".join(map(str, model.input_shape)) + "] in [0, 1] -> mu, logvar, "
         f"[B, {model.latent}] each",
@@ -52,12 +53,18 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def _network(model: VAE) -> str:
+    options = "".join(f", {name} {value}" for name, value in model.options.items())
+    inside = f"{model.activation} between the layers" if model.network == "mlp" else f"network {model.network}{options}"
+    return inside + (f"; encoder and decoder are given one of {model.classes} labels" if model.classes else "")
+
+
 def _data(trained: Trained) -> list[str]:
     if trained.config is None:
         return [UNKNOWN]
     data = trained.config.data
     return [
-        f"- images: {PurePath(data).name}, {pixel_kind(trained.config.binarize, trained.image_shape)}",
+        f"- images: {PurePath(data).name}, {pixel_kind(trained.config.treatment, trained.image_shape)}",
         f"- licence of the data: {LICENCES.get(data, 'not known; these are your own images')}",
     ]
 
@@ -80,7 +87,7 @@ def _numbers(trained: Trained) -> list[str]:
     last = {"step": "not known", **records[-1]}
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
     losses = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
-    pixels = pixel_kind(trained.config.binarize, trained.image_shape)
+    pixels = pixel_kind(trained.config.treatment, trained.image_shape)
     return [
         f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
         "`train_loss` is the objective that was minimised:",

@@ -15,23 +15,32 @@ from vae_fast.data.transforms import floats
 from vae_fast.models.vae import VAE
 
 COLUMNS, SAMPLE_ROWS = 12, 8
+MOST_CLASS_ROWS = 20  # of samples of a conditional model
 MOST_RECONSTRUCTIONS = 4 * COLUMNS
 STRIP = 16  # pixels: the height of a line of text
 SMALLEST_TILE = 56  # pixels: smaller images are enlarged by a whole factor
+DEVIATIONS = 3  # from the mean of a table's column to black and to white
 FLATTEST = 4  # width over height in the drawing of a vector
 
 
 def save_all(
-    model: VAE, images: Pixels, seed: int, metrics: Sequence[dict[str, Any]], treatment: str, folder: Path
+    model: VAE,
+    images: Pixels,
+    seed: int,
+    metrics: Sequence[dict[str, Any]],
+    treatment: str,
+    folder: Path,
+    labels: Tensor | None = None,
 ) -> list[Path]:
     """Write the three pictures of a run into `folder` and return their paths.
 
-    images: [N, C, H, W]; the first of them are reconstructed.
+    images: [N, C, H, W]; the first of them are reconstructed. labels: int64 [N], if the model has classes.
     """
     folder.mkdir(exist_ok=True)
     shown = images[:MOST_RECONSTRUCTIONS].to("cpu")
+    given = None if labels is None else labels[:MOST_RECONSTRUCTIONS]
     drawn: dict[str, Callable[[IO[bytes]], None]] = {
-        "reconstructions": lambda file: save_reconstructions(model, shown, file),
+        "reconstructions": lambda file: save_reconstructions(model, shown, file, given),
         "samples": lambda file: save_samples(model, seed, shown.shape[1:], file),
         "loss": lambda file: save_loss_curve(metrics, treatment, file),
     }
@@ -44,9 +53,9 @@ def save_all(
     return files
 
 
-def save_reconstructions(model: VAE, images: Tensor, path: Path | IO[bytes]) -> None:
+def save_reconstructions(model: VAE, images: Tensor, path: Path | IO[bytes], labels: Tensor | None = None) -> None:
     """Save rows of images [N, C, H, W] (uint8 or float in [0, 1]), each with its reconstructions in a row below."""
-    save_grid(below_each_other(images, generate.reconstruct(model, images), COLUMNS), path)
+    save_grid(below_each_other(images, generate.reconstruct(model, images, labels), COLUMNS), path, model=model)
 
 
 def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> list[Tensor]:
@@ -57,18 +66,35 @@ def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> l
 
 
 def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path | IO[bytes]) -> None:
-    """Save images decoded from z ~ N(0, I); image_shape is (C, H, W)."""
-    images = generate.sample(model, COLUMNS * SAMPLE_ROWS, seed)
-    save_grid(list(images.view(-1, *image_shape).split(COLUMNS)), path)
+    """Save images decoded from z ~ N(0, I), a row for each class if there are any; image_shape is (C, H, W)."""
+    labels = sampled_labels(model)
+    images = generate.sample(model, COLUMNS * SAMPLE_ROWS if labels is None else len(labels), seed, labels)
+    save_grid(list(images.view(-1, *image_shape).split(COLUMNS)), path, model=model)
 
 
-def save_grid(rows: Sequence[Tensor], path: Path | IO[bytes], captions: Sequence[Sequence[str]] | None = None) -> None:
+def sampled_labels(model: VAE) -> Tensor | None:
+    """Return the labels of samples to draw, a row for each of the first classes; None if the model has none."""
+    rows = min(model.classes, MOST_CLASS_ROWS)
+    return torch.arange(rows).repeat_interleave(COLUMNS) if rows else None
+
+
+def save_grid(
+    rows: Sequence[Tensor],
+    path: Path | IO[bytes],
+    captions: Sequence[Sequence[str]] | None = None,
+    model: VAE | None = None,
+) -> None:
     """Save rows of images in [0, 1], each [n, C, H, W] with n up to that of the first, as `visible` shows them.
 
+    model: if it is standardized, they are rows of its table, of which 3 standard deviations below the mean are black
+        and 3 above it white.
     captions: for each row, one caption for the whole row, one per image, or none.
     """
     from PIL import Image
 
+    if model is not None and model.is_standardized:
+        device = next(model.parameters()).device
+        rows = [model.standardize(row.to(device)).cpu() / (2 * DEVIATIONS) + 0.5 for row in rows]
     if rows[0].shape[2] == 1:  # vectors: their values are drawn as bars
         rows = [row.repeat_interleave(max(1, row.shape[3] // FLATTEST), 2) for row in rows]
     rows = [visible(row.float().cpu()) for row in rows]

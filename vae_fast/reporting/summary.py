@@ -25,7 +25,7 @@ def summary(
     last = metrics[-1] if metrics else {}
     if test is not None and None not in (last.get("test_loss"), last.get("test_nll")):
         line = f"test loss after epoch {last['epoch']}: {last['test_loss']:.2f} nats per image"
-        line += f" ({pixel_kind(config.binarize, test.shape[1:])}"
+        line += f" ({pixel_kind(config.treatment, test.shape[1:])}"
         if config.likelihood != "bernoulli":
             line += f", {config.likelihood.replace('_', ' ')}"
         if (bits := likelihood.bits_per_dimension(last["test_loss"], config.binarize)) is not None:

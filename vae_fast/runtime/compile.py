@@ -81,7 +81,7 @@ def compiled_with_backward(function: Callable[..., R]) -> Callable[..., R]:
 
     def call(*args: Any) -> R:
         if not kept:
-            kept.append(compiled(_operators_of(function, args)))
+            kept.append(compiled(_operators_of(function, args).forward))
         with torch.no_grad():
             return kept[0](*args)
 
@@ -135,8 +135,6 @@ def _fold_activations(module: torch.fx.GraphModule) -> None:
 
 def _with_own_code(function: Callable[P, R]) -> Callable[P, R]:
     """Return the same function with its own copy of the code: Dynamo refuses to compile the same code a ninth time."""
-    if isinstance(function, torch.fx.GraphModule):
-        return function  # its code was generated for it alone
     plain: Any = getattr(function, "__func__", function)
     code = plain.__code__.replace()
     twin = FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)

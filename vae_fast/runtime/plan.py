@@ -143,6 +143,10 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 @contextmanager
 def process_settings(plan: Plan, config: Config) -> Iterator[None]:
     """Apply a run's process-wide settings, and restore them: GPU, threads, deterministic algorithms, denormals."""
+    # What torch.compile makes for a CPU of embeddings and the like adds up in an order that varies, unless it is told.
+    varies = (
+        plan.is_torch_compiled and plan.torch_device.type == "cpu" and (config.network != "mlp" or config.conditional)
+    )
     flushed, threads = _are_denormals_flushed(), torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -151,7 +155,7 @@ def process_settings(plan: Plan, config: Config) -> Iterator[None]:
     try:
         with (
             torch.cuda.device(plan.torch_device) if plan.torch_device.type == "cuda" else nullcontext(),
-            _deterministic() if config.deterministic else nullcontext(),
+            _deterministic() if config.deterministic or varies else nullcontext(),
         ):
             yield
     finally:
@@ -286,6 +290,10 @@ def _no_fused_step(config: Config, device: torch.device, processes: int) -> str 
         return "the fused step is for CPUs"
     if config.amp_dtype == "fp16":
         return "the fused step is float32 or bfloat16; fp16 on a CPU is autograd's"
+    if config.network != "mlp":
+        return f"the fused step is the MLP's, the network is {config.network}"
+    if config.conditional:
+        return "the fused step has no labels"
     if processes > 1 and config.free_bits > 0:
         return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from vae_fast.config import Config, profile_window
+from vae_fast.config import Config
+from vae_fast.config_rules import profile_window
 from vae_fast.errors import RunError
 from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from vae_fast.runtime.signals import Interrupted

@@ -6,6 +6,7 @@ waits for the device, and the same program runs eagerly or is recorded as a CUDA
 skips a step whose loss or gradient is not finite.
 """
 
+import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from vae_fast.training import cuda_graphs
 from vae_fast.training.schedules import beta_at, epoch_schedule, is_constant, learning_rate_at
 from vae_fast.training.step_metrics import StepMetrics
 from vae_fast.training.steps import IMPLEMENTATIONS
+from vae_fast.training.steps.base import Labels
 
 MOST_SKIPS_IN_A_ROW = 100
 CHECK_EVERY = 25  # steps: with the bound above, a diverged run stops within 150 steps
@@ -44,6 +46,7 @@ class Engine:
             given the batches, and only the shape and dtype of `images` matter.
         config, plan: those of the run.
         steps_per_epoch: the number of batches of config.batch_size images.
+        labels: int64 [N], if the model has classes.
         capture: records a program if the plan has CUDA graphs.
         group: the processes that share each batch; this one takes its part of it.
         mark: puts profiler ranges around the parts of a step.
@@ -59,6 +62,7 @@ class Engine:
         plan: Plan,
         steps_per_epoch: int,
         *,
+        labels: Tensor | None = None,
         capture: cuda_graphs.Capture = cuda_graphs.capture,
         group: ProcessGroup = SINGLE_PROCESS,
         mark: Mark = unmarked,
@@ -74,10 +78,12 @@ class Engine:
         self._makes_many_steps_a_call = plan.step == "fused" and group.size == 1
         batch = self._share.stop - self._share.start
         self._images: Tensor | None = None
+        if plan.feed == "device" or labels is not None:
+            self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
+        self._labels = None if labels is None else Labels(labels.to(device), self._order)
         if plan.feed == "device":
             assert isinstance(images, Tensor)
             self._images = images
-            self._order = torch.zeros(steps_per_epoch, batch, dtype=torch.int64, device=device)
         else:
             calls = CHECK_EVERY if self._makes_many_steps_a_call else 1
             most = plan.steps_per_graph or (cuda_graphs.MOST_STEPS if plan.cuda_graphs else calls)
@@ -86,7 +92,7 @@ class Engine:
             self._slots = torch.zeros(slots, batch, images.shape[1], dtype=images.dtype, device=device)
         self._schedule, self._is_scheduled = torch.zeros(steps_per_epoch, 2, device=device), False
         step = IMPLEMENTATIONS[plan.step]
-        self._train = step(model, config, plan, self._schedule, seed, self.step_metrics, group, mark)
+        self._train = step(model, config, plan, self._schedule, seed, self.step_metrics, group, mark, self._labels)
         self.optimizer = self._train.optimizer
         self._capture = capture
         self._graphs: dict[int, cuda_graphs.Graph] = {}  # by their number of steps
@@ -110,7 +116,7 @@ class Engine:
         takes. Raises RunError if torch.compile fails, or a recording that was explicitly requested; if recording was
         not requested and fails, the plan continues without graphs.
         """
-        self._group.broadcast(list(self.model.parameters()))
+        self._group.broadcast([*self.model.parameters(), *self.model.buffers()])
         self._train.copy_weights()
         with cuda_graphs.preserved(self._train.changed()), compile_errors():
             self._program(1)
@@ -123,7 +129,7 @@ class Engine:
         """Begin or continue an epoch in which step i sees the images order[i]; order: int64 [steps_per_epoch, B]."""
         epoch = self.step_number // self.steps_per_epoch
         self._train.copy_weights()  # the model may have been changed from outside
-        if self._images is not None:
+        if self._images is not None or self._labels is not None:
             self._order.copy_(order[:, self._share])
         if not (self._is_scheduled and is_constant(self.config)):
             self._schedule.copy_(epoch_schedule(epoch, self.config, self.steps_per_epoch))
@@ -142,6 +148,8 @@ class Engine:
         """
         if batches is not None:
             self._slots[:count].copy_(batches)
+        if self.model.draws_random_numbers:
+            torch.manual_seed(seed_of_step(self.config.seed, self.step_number))
         if count in self._graphs:
             self._graphs[count].replay()
         else:
@@ -192,6 +200,8 @@ class Engine:
 
     @property
     def _max_steps_per_launch(self) -> int:
+        if self.model.draws_random_numbers:
+            return 1  # the generators are seeded anew for each step
         return self.steps_per_epoch if self._images is not None else min(self.steps_per_epoch, len(self._slots))
 
     def _steps_worth_a_call(self) -> int:
@@ -236,3 +246,8 @@ class Engine:
             self._train(self._slots[:count], None, count)
         else:
             self._train(self._images, self._order, count)
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """Return the seed of torch's generators in a step, so that what it draws does not depend on the steps before."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:7], "little")

@@ -8,7 +8,8 @@ from vae_fast.data.dataset import DataSet
 from vae_fast.data.placement import FeedName, choose_feed
 from vae_fast.data.splits import copies_all
 from vae_fast.errors import RunError
-from vae_fast.models.mlp import network_memory
+from vae_fast.models.sizes import network_memory
+from vae_fast.models.vae import VAE
 from vae_fast.runtime.memory import free_memory
 from vae_fast.runtime.plan import SAME_SUMS, Plan, make_plan, recorded_plan
 from vae_fast.runtime.printer import Printer
@@ -48,18 +49,30 @@ def choose_images_feed(
             config.feed,
             found.nbytes,
             plan.torch_device,
-            beside=network_memory(config, found.pixels),
+            beside=network_memory(config, found.image_shape, found.classes if config.conditional else 0),
             obstacle=copies_all(config) or found.obstacle,
         )
     printer.line(f"feed: {feed} ({why})")
     return feed
 
 
-def require_memory(images: int, config: Config, pixels: int, device: torch.device) -> None:
-    """Raise RunError if the network with its optimizer, one batch and `images` bytes of images do not fit."""
-    needed, free = images + network_memory(config, pixels), free_memory(device)
+def require_memory(images: int, network: int, device: torch.device) -> None:
+    """Raise RunError if `network` bytes for a network, its optimizer and one batch, and `images` bytes do not fit."""
+    needed, free = images + network, free_memory(device)
     if needed > free:
         raise RunError(
             f"memory: {device} has {free / 2**30:.1f} GiB free, the run needs about {needed / 2**30:.1f} GiB; "
-            f"take fewer images, a smaller --hidden or a smaller --batch-size"
+            f"take fewer images, a smaller network or a smaller --batch-size"
         )
+
+
+def require_shareable(model: VAE, processes: int) -> None:
+    """Raise RunError if several processes cannot train the model as one would."""
+    if processes == 1:
+        return
+    for found, does in (
+        (model.draws_random_numbers, "draws random numbers (dropout?), which would differ from those of one process"),
+        (model.has_moving_buffers, "changes buffers (batch normalisation?) by its own part of the batch alone"),
+    ):
+        if found:
+            raise RunError(f"network: {model.network} {does}; expected one process, got {processes}")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -17,9 +18,11 @@ from vae_fast.data.images import Pixels
 from vae_fast.data.prefetch import Prefetcher
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.data.splits import Splits
+from vae_fast.data.standardization import Standardization
 from vae_fast.data.transforms import mean_entropy
 from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.models.build import new_model
+from vae_fast.models.sizes import network_memory
 from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from vae_fast.runtime.environment import changes, environment
 from vae_fast.runtime.nvtx import marks
@@ -30,7 +33,7 @@ from vae_fast.runtime.signals import Interrupted, begun, collected_signals
 from vae_fast.training import cuda_graphs
 from vae_fast.training.engine import Engine
 from vae_fast.training.epoch_line import epoch_line
-from vae_fast.training.planning import require_memory
+from vae_fast.training.planning import require_memory, require_shareable
 from vae_fast.training.validation import Validation
 
 
@@ -53,16 +56,28 @@ class Trainer:
         device = plan.torch_device
         resident = plan.feed == "device"
         to_come = splits.nbytes if resident and device.type == "cuda" else 0  # a CPU's images are in memory already
-        require_memory(to_come, config, splits.image_shape.numel(), device)
+        require_memory(to_come, network_memory(config, splits.image_shape, splits.classes), device)
         self.sampler = BatchSampler(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
-        self.model = new_model(config, splits.image_shape).to(device)
-        images = _placed(splits.train, device if resident else None)
+        self.model = new_model(config, splits.image_shape, splits.classes).to(device)
+        require_shareable(self.model, group.size)
+        if splits.standardization is not None:
+            self.model.offset, self.model.spread = (t.to(device) for t in splits.standardization)
+        place = partial(_placed, device=device if resident else None, standardization=splits.standardization)
+        images = place(splits.train)
         self.prefetcher = None if resident else Prefetcher(images, device, mark)
-        self.engine = Engine(self.model, images, config, plan, self.sampler.steps_per_epoch, group=group, mark=mark)
+        self.labels = splits.labels if splits.classes else {}
+        self.engine = Engine(
+            self.model,
+            images,
+            config,
+            plan,
+            self.sampler.steps_per_epoch,
+            labels=self.labels.get("train"),
+            group=group,
+            mark=mark,
+        )
         self.held_out = {  # by their names in the metrics
-            name: _placed(part, device if resident else None)
-            for name, part in (("valid", splits.valid), ("test", splits.test))
-            if part is not None
+            name: place(part) for name, part in (("valid", splits.valid), ("test", splits.test)) if part is not None
         }
         self.evaluations: dict[str, Validation] = {}
         self.metrics: list[dict[str, Any]] = []
@@ -123,7 +138,7 @@ class Trainer:
         return self.engine.step_number == self.config.epochs * self.sampler.steps_per_epoch
 
     def _require_space(self) -> None:
-        saved = 3 * sum(p.nbytes for p in self.model.parameters())  # with both of Adam's moments
+        saved = 3 * sum(t.nbytes for t in self.model.state_dict().values())  # with both of Adam's moments
         self.group.on_rank0(self.directory.require_space, saved, self.config.epochs, self.config.keep)
 
     def _write_config(self) -> None:
@@ -131,8 +146,12 @@ class Trainer:
             self.config,
             plan=self.engine.plan.recorded(),
             images=self.splits.fingerprint(),
-            environment=environment(self.plan.torch_device, self.group.size),
+            environment=self._environment(),
         )
+
+    def _environment(self) -> dict[str, Any]:
+        source = {} if self.model.source is None else {"network_sha256": self.model.source}
+        return {**environment(self.plan.torch_device, self.group.size), **source}
 
     def _warm_up(self) -> None:
         """Compile and record what the plan asks for, and print how long it took, since no epoch's time includes it."""
@@ -165,7 +184,8 @@ class Trainer:
     def _new_evaluations(self, capture: cuda_graphs.Capture | None) -> dict[str, Validation]:
         seed = self.config.seed
         return {
-            name: Validation(self.model, images, seed, capture, self.group) for name, images in self.held_out.items()
+            name: Validation(self.model, images, seed, capture, self.group, self.labels.get(name))
+            for name, images in self.held_out.items()
         }
 
     def _train_epoch(self, epoch: int, received: list[int]) -> dict[str, Any]:
@@ -284,7 +304,7 @@ class Trainer:
         if scheduled and self.directory.recorded["epochs"] != self.config.epochs:
             self.printer.line(f"warning: schedules now span {self.config.epochs} epochs, unlike those already done")
         before = self.directory.recorded.get("environment", {})
-        now = environment(self.plan.torch_device, self.group.size)
+        now = self._environment()
         if self.plan.step == "fused":  # its bits do not depend on threads
             before = {**before, "threads": now["threads"]}
         for change in changes(before, now):
@@ -292,7 +312,7 @@ class Trainer:
 
     def _describe(self) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
-        self.printer.line(f"model: {self.model.widths}, {parameters:,} parameters")
+        self.printer.line(f"model: {self.model.title}, {parameters:,} parameters")
         left_out = f"; {self.sampler.left_out} images of each epoch are left out" if self.sampler.left_out else ""
         shared = f", shared by {self.group.size} processes" if self.group.size > 1 else ""
         self.printer.line(
@@ -310,7 +330,9 @@ def _entropy(images: Pixels, config: Config) -> float | None:
     return 0.0 if config.likelihood == "discretized_logistic" else None
 
 
-def _placed(images: Pixels, device: torch.device | None) -> Pixels:
-    """Flatten [N, C, H, W] to [N, D], and move the images to the device if one is given."""
+def _placed(images: Pixels, device: torch.device | None, standardization: Standardization | None) -> Pixels:
+    """Flatten [N, C, H, W] to [N, D], standardize a table, and move the images to the device if one is given."""
     flat = images.flatten(1)
+    if standardization is not None:
+        flat = standardization.apply(flat.to("cpu"))
     return flat if device is None else flat.to(device)

@@ -22,10 +22,11 @@ _BRIGHT = 64  # float pixels up to 255 are assumed to be bytes if some are brigh
 _OVERSHOOT = 0.1  # how far outside [0, 1] resampling may put a pixel
 
 
-def check(sources: Mapping[str, Source]) -> dict[str, int | None]:
+def check(sources: Mapping[str, Source], any_values: bool = False) -> dict[str, int | None]:
     """Raise `DataError` if a data set is wrong; else return the factor that makes the pixels of each part bytes.
 
-    It is 1 for 0 to 255, 255 for 0 and 1 or multiples of 1/255; None if the pixels are no bytes but float32.
+    It is 1 for 0 to 255, 255 for 0 and 1 or multiples of 1/255; None if the pixels are no bytes but float32, as all are
+    with `any_values`, which accepts any finite numbers.
     """
     parts = [part for part in PARTS if part in sources]
     if "test_labels" in sources and "test" not in parts:
@@ -42,6 +43,10 @@ def check(sources: Mapping[str, Source]) -> dict[str, int | None]:
             f"{last.where}: test images are {list(last.array.shape[1:])}, training images "
             f"{list(train.array.shape[1:])}; expected the same shape"
         )
+    if any_values:
+        for part in parts:
+            _require_finite(sources[part])
+        return dict.fromkeys(parts, None)
     factors = {part: _checked_pixels(sources[part]) for part in parts}
     if None not in factors.values():
         integers = [part for part in parts if sources[part].array.dtype.kind in "iu"]
@@ -114,6 +119,20 @@ def _checked_pixels(source: Source) -> int | None:
             f"{where}: its largest pixel is {high:g}, but white is 1: divided by 255 twice? Multiply the pixels by 255"
         )
     return 255 if are_255ths else None
+
+
+def _require_finite(source: Source) -> None:
+    for start, chunk in chunks(source.array):
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            finite = np.isfinite(chunk.astype(np.float32))
+        if not finite.all():
+            first = np.argwhere(~finite)[0]
+            value = chunk[tuple(first)]
+            first[0] += start
+            raise DataError(
+                f"{source.where}: row {first[0]}: the value at {first.tolist()} is {value}: expected a finite float32; "
+                f"repair or drop the row"
+            )
 
 
 def _checked_integers(source: Source) -> int:

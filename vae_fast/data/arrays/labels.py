@@ -1,6 +1,6 @@
 """Labels: integers, or strings that become the indices of their sorted names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from vae_fast.data.arrays.readers import TEXT, Source, read_array
 from vae_fast.errors import DataError
 
+MOST_CLASSES = 10_000  # of a conditional model: more are probably numbers of something else
 _MOST_TEXT = 1 << 28  # bytes of a text file
 
 
@@ -47,6 +48,31 @@ def encode(sources: Mapping[str, Source]) -> tuple[dict[str, Tensor], tuple[str,
     parts = np.split(codes, np.cumsum([len(text) for text in texts.values()])[:-1])
     encoded = {part: torch.from_numpy(code.astype(np.int64)) for part, code in zip(texts, parts, strict=True)}
     return encoded, tuple(map(str, names))
+
+
+def count_classes(sources: Mapping[str, Source], parts: Sequence[str], name: str) -> int:
+    """Return the number of classes, one more than the largest label; raise DataError unless every image has a label.
+
+    sources: as for `encode`. parts: those with images. name: of the data set, for errors.
+    """
+    for part in parts:
+        if f"{part}_labels" not in sources:
+            of = f"its {part} images" if len(parts) > 1 else "its images"
+            raise DataError(
+                f"conditional: {name} has no labels for {of}; --labels FILE gives a label for each of a file"
+            )
+        if not len(sources[f"{part}_labels"].array):
+            raise DataError(f"conditional: {name} has no {part} labels")
+    encoded, names = encode(sources)
+    if names:
+        return len(names)
+    most = MOST_CLASSES - 1
+    for part in parts:
+        low, high = (int(value) for value in encoded[part].aminmax())
+        if low < 0 or high > most:
+            raise DataError(f"conditional: expected {part} labels of 0 to {most}, {name} has {low} to {high}")
+        most = high if part == "train" else most
+    return most + 1
 
 
 def _text(array: NDArray[Any]) -> NDArray[np.str_]:

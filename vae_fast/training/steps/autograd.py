@@ -19,14 +19,16 @@ from vae_fast.runtime.plan import DTYPES, Plan
 from vae_fast.training.loss_scale import LossScale
 from vae_fast.training.optim import Adam
 from vae_fast.training.step_metrics import StepMetrics
-from vae_fast.training.steps.base import place
+from vae_fast.training.steps.base import Labels, place
 
 
 class AutogradStep:
     """A forward pass, autograd's backward pass, compiled with it if the plan says so, and `finish_step_`.
 
-    In mixed precision a twin of the model computes the network; its weights are the model's in the dtype of the
-    products. `finish_step_` writes both, so that no step has to cast them. Arguments as for `Step`.
+    In mixed precision a twin of an MLP computes the network; its weights are the model's in the dtype of the products.
+    `finish_step_` writes both, so that no step has to cast them. Other networks have layers, such as normalisations,
+    that belong in float32: there autocast casts what products read, which costs little beside them. Arguments as for
+    `Step`.
     """
 
     def __init__(
@@ -39,18 +41,19 @@ class AutogradStep:
         step_metrics: StepMetrics,
         group: ProcessGroup,
         mark: Mark = unmarked,
+        labels: Labels | None = None,
     ) -> None:
         self._config, self._plan, self._group = config, plan, group
         self._schedule, self._seed, self._step_metrics = schedule, seed, step_metrics
-        self._row_offset = group.shard(config.batch_size).start
-        mixed = plan.precision != "fp32"
-        self.network = deepcopy(model).to(DTYPES[plan.precision]) if mixed else model
+        self._row_offset, self._labels = group.shard(config.batch_size).start, labels
+        has_twin = plan.precision != "fp32" and model.network == "mlp"
+        self.network = deepcopy(model).to(DTYPES[plan.precision]) if has_twin else model
         self._likelihood = model.likelihood  # in float32: its copy in the twin is not used
         self.optimizer = Adam(
             model.named_parameters(),
             config.weight_decay,
             config.clip,
-            copies=list(self.network.parameters()) if mixed else None,
+            copies=list(self.network.parameters()) if has_twin else None,
             flat=plan.optimizer == "triton",
         )
         self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
@@ -72,7 +75,8 @@ class AutogradStep:
         self.optimizer.copy_weights()
 
     def _step(self, images: Tensor, order: Tensor | None) -> None:
-        given = images, order, self._schedule, self._step_metrics.step, self._seed, self.scale.factor
+        step = self._step_metrics.step
+        given = images, order, self._labels, self._schedule, step, self._seed, self.scale.factor
         try:
             learned = self._learn(*given)
         except RuntimeError as error:
@@ -90,22 +94,30 @@ class AutogradStep:
             *self.optimizer.tensors().values(),
             *(copies.views if copies is not None else ()),
             *(scale or ()),
+            *self.network.buffers(),
             *self._step_metrics.record,
         ]
 
     def _gradients(
-        self, images: Tensor, order: Tensor | None, schedule: Tensor, step: Tensor, seed: Tensor, scale: Tensor
+        self,
+        images: Tensor,
+        order: Tensor | None,
+        labels: Labels | None,
+        schedule: Tensor,
+        step: Tensor,
+        seed: Tensor,
+        scale: Tensor,
     ) -> tuple[Terms, Rates, tuple[Tensor, ...]]:
         """Return the terms, the rates, and the gradients of the loss times the scale.
 
         What changes between steps is passed as arguments, because a compiler sees everything else only once.
         """
-        rows, rates = place(order, schedule, step)
+        rows, rates, y = place(order, schedule, step, labels)
         x = images if rows is None else images.index_select(0, rows)  # [B, D]
         if self._config.binarize == "dynamic":
             x = bernoulli_sample(x, seed, step, self._row_offset)
         noise = Noise(seed, step, self._row_offset)
-        done = self._forward(x, noise)
+        done = self._forward(x, y, noise)
         terms, gradients = self._backward(
             self.network,
             self._likelihood,
@@ -120,10 +132,10 @@ class AutogradStep:
         )
         return terms, rates, gradients
 
-    def _activations(self, x: Tensor, noise: Noise) -> Pass:
+    def _activations(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Pass:
         dtype = DTYPES[self._plan.precision]
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
-            return forward(self.network, x, noise)
+            return forward(self.network, x, noise, labels)
 
     def _finished(self, terms: Terms, rates: Rates, gradients: tuple[Tensor, ...]) -> None:
         """Update the model with the gradients of all processes."""

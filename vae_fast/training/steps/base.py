@@ -1,6 +1,6 @@
 """The interface that the engine requires of an implementation of the training step."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,13 @@ from vae_fast.runtime.plan import Plan
 from vae_fast.training.loss_scale import LossScale
 from vae_fast.training.optim import Adam
 from vae_fast.training.step_metrics import StepMetrics
+
+
+class Labels(NamedTuple):
+    """The labels of the training images: int64 [N], and the images of each step, int64 [steps_per_epoch, B]."""
+
+    values: Tensor
+    order: Tensor
 
 
 class Step(Protocol):
@@ -30,6 +37,7 @@ class Step(Protocol):
         group: the processes whose batches together form the run's batch.
         mark: puts the profiler ranges forward and backward, or gradients where both are one, and optimizer around those
             parts.
+        labels: those of the images if the model has classes, whose order changes between epochs, else None.
     """
 
     optimizer: Adam
@@ -45,6 +53,7 @@ class Step(Protocol):
         step_metrics: StepMetrics,
         group: ProcessGroup,
         mark: Mark = unmarked,
+        labels: Labels | None = None,
     ) -> None: ...
 
     def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:
@@ -61,8 +70,20 @@ class Step(Protocol):
         """Update what the products read after the weights were set from outside."""
 
 
-def place(order: Tensor | None, schedule: Tensor, step: Tensor) -> tuple[Tensor | None, Rates]:
-    """Return the images that step number `step` sees, int64 [B], and its row of `schedule` (learning rate, beta)."""
+class Place(NamedTuple):
+    """What a step is to see: the indices of its images, int64 [B], its rates, and its labels, int64 [B], or None."""
+
+    rows: Tensor | None
+    rates: Rates
+    labels: Tensor | None
+
+
+def place(order: Tensor | None, schedule: Tensor, step: Tensor, labels: Labels | None = None) -> Place:
+    """Return what step number `step` sees, by its row of `order`, `schedule` and `labels`."""
     position = (step % len(schedule)).view(1)
     rates = Rates(*schedule.index_select(0, position).view(2).unbind())
-    return None if order is None else order.index_select(0, position).view(-1), rates
+    rows = None if order is None else order.index_select(0, position).view(-1)
+    if labels is None:
+        return Place(rows, rates, None)
+    labelled = labels.order.index_select(0, position).view(-1) if rows is None else rows
+    return Place(rows, rates, labels.values.index_select(0, labelled))

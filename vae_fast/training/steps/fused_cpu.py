@@ -17,13 +17,13 @@ from vae_fast.runtime.threads import ThreadCount, chooses_threads
 from vae_fast.training.loss_scale import LossScale
 from vae_fast.training.optim import Adam
 from vae_fast.training.step_metrics import StepMetrics
-from vae_fast.training.steps.base import place
+from vae_fast.training.steps.base import Labels, place
 
 
 class FusedStep:
     """The forward and backward passes of the MLP and Adam in one C++ operator on a CPU, in float32 or bfloat16.
 
-    Arguments as for `Step`; `mark` is unused because an operator cannot contain ranges.
+    Arguments as for `Step`; `mark` is unused because an operator cannot contain ranges, and there are no labels.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class FusedStep:
         step_metrics: StepMetrics,
         group: ProcessGroup,
         mark: Mark = unmarked,
+        labels: Labels | None = None,
     ) -> None:
         self._schedule, self._seed, self._step_metrics, self._group = schedule, seed, step_metrics, group
         self.optimizer = Adam(model.named_parameters(), config.weight_decay, config.clip)
@@ -105,7 +106,7 @@ class FusedStep:
     def _shared_step(self, images: Tensor, order: Tensor | None) -> None:
         """Run one step on this process's part of a batch."""
         adam, seed, step = self.optimizer.state, self._seed, self._step_metrics.step
-        rows, (lr, beta) = place(order, self._schedule, step)
+        rows, (lr, beta), _ = place(order, self._schedule, step)
         given = self._copies, images, rows, seed, step, beta
         mlp_gradients(self._parameters, self._gradients, *given, terms=self._terms, **self._settings)
         gradients, parts = self._group.reduce_gradients(self._gradients, self._terms)

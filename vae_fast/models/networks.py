@@ -1,0 +1,201 @@
+"""Where a VAE's two halves come from: `mlp`, `conv`, `resnet`, or a function of the user's.
+
+Each is a function `make(shape, latent, outputs, **options) -> (encoder, decoder)` that returns plain modules:
+
+encoder(images [B, *shape]) -> stats [B, 2 Z], the posterior's mean, then its log variance
+decoder(z [B, Z]) -> logits [B, outputs, H, W] or [B, D]
+
+With classes both are called with labels, int64 [B], as well, and `make` is given the option `classes`.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae_fast.errors import ConfigError, RunError
+from vae_fast.models import conv, mlp, resnet
+
+Make = Callable[..., tuple[nn.Module, nn.Module]]
+BUILT_IN: dict[str, Make] = {"mlp": mlp.make, "conv": conv.make, "resnet": resnet.make}
+
+
+class Halves(NamedTuple):
+    """An encoder and a decoder.
+
+    source: SHA-256 of the file that made them, in hexadecimal; None for those of this package.
+    draws: whether they draw random numbers as they train, as dropout does.
+    moves: whether training changes their buffers, as it does those of batch normalisation.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    source: str | None = None
+    draws: bool = False
+    moves: bool = False
+
+
+def make(
+    network: str, shape: Sequence[int], latent: int, outputs: int, classes: int, options: Mapping[str, Any]
+) -> Halves:
+    """Make both halves of the network of a name or place, and check a user's.
+
+    Raises ConfigError for an unknown network or option, and RunError for a function that cannot be found or that
+    returns something else; what it raises itself is passed on.
+    """
+    given = {**options, **({"classes": classes} if classes else {})}
+    if ":" not in network:
+        if network not in BUILT_IN:
+            raise ConfigError(
+                f"network: expected one of {', '.join(BUILT_IN)}, FILE.py:function or package.module:function, "
+                f"got {network!r}"
+            )
+        _require_options(network, BUILT_IN[network], given)
+        return Halves(*BUILT_IN[network](shape, latent, outputs, **given))
+    with _beside(network):
+        function, source = _found(network)
+        _require_options(network, function, given)
+        made = function(tuple(shape), latent, outputs, **given)
+    if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(half, nn.Module) for half in made)):
+        raise RunError(f"network: expected {network} to return two modules, (encoder, decoder), got {_kind(made)}")
+    encoder, decoder = made
+    _require_separate(network, encoder, decoder)
+    draws, moves = _examine(network, encoder, decoder, tuple(shape), latent, outputs, classes)
+    return Halves(encoder, decoder, source, draws, moves)
+
+
+def placed(network: str) -> str:
+    """Return the network with the whole path of its file, if it has one."""
+    place, colon, name = network.rpartition(":")
+    return f"{Path(place).absolute()}{colon}{name}" if place.endswith(".py") else network
+
+
+def _found(network: str) -> tuple[Make, str]:
+    """Return the function at FILE.py:NAME or package.module:NAME, and the SHA-256 of its file."""
+    place, _, name = network.rpartition(":")
+    module = _from_file(network, Path(place)) if place.endswith(".py") else _imported(network, place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        has = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value)) or "none"
+        raise RunError(f"network: {place} has no function {name!r}; its functions: {has}")
+    file = getattr(module, "__file__", None)
+    return function, hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
+
+
+def _from_file(network: str, file: Path) -> ModuleType:
+    if not file.is_file():
+        raise RunError(
+            f"network: {file}: there is no such file, expected one with a function {network.rpartition(':')[2]}"
+        )
+    name = f"vae_fast_network_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickle look
+    spec.loader.exec_module(module)
+    return module
+
+
+def _imported(network: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
+            raise RunError(
+                f"network: {network}: there is no module {error.name!r}; a file is FILE.py:function"
+            ) from None
+        raise
+
+
+@contextmanager
+def _beside(network: str) -> Iterator[None]:
+    """Let a file import those beside it, as a script may."""
+    place = network.rpartition(":")[0]
+    folder = str(Path(place).absolute().parent) if place.endswith(".py") else ""
+    sys.path.insert(0, folder)  # without a file: the working directory, as for `python -m`
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _require_options(network: str, function: Make, given: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters][3:]
+    for name in given:
+        if name not in known:
+            has = ", ".join(each for each in known if each != "classes") or "none"
+            wish = "--conditional gives it" if name == "classes" else f"its options: {has}"
+            raise ConfigError(f"network_options: {network} takes no {name!r}; {wish}")
+
+
+def _require_separate(network: str, encoder: nn.Module, decoder: nn.Module) -> None:
+    if {id(p) for p in encoder.parameters()} & {id(p) for p in decoder.parameters()}:
+        raise RunError(f"network: the encoder and the decoder of {network} share parameters, expected their own")
+    for half in (encoder, decoder):
+        for name, parameter in half.named_parameters():
+            if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+                raise RunError(
+                    f"network: expected float32 parameters on the CPU, {network} has {name}, {parameter.dtype} on "
+                    f"{parameter.device}"
+                )
+            if not parameter.requires_grad:
+                raise RunError(f"network: {network} has {name}, which is not trained; expected it as a buffer")
+
+
+def _examine(
+    network: str,
+    encoder: nn.Module,
+    decoder: nn.Module,
+    shape: tuple[int, ...],
+    latent: int,
+    outputs: int,
+    classes: int,
+) -> tuple[bool, bool]:
+    """Return whether training draws random numbers and changes buffers, after checking the shapes of what comes out.
+
+    It is copies that are called, on two images, so that the halves stay as they were made.
+    """
+    labels = (torch.zeros(2, dtype=torch.int64),) if classes else ()
+    draws = moves = False
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for half, given, expected in (
+            (encoder, torch.rand(2, *shape), [[2, 2 * latent]]),
+            (decoder, torch.randn(2, latent), [[2, outputs, *shape[1:]], [2, outputs * prod(shape[1:])]]),
+        ):
+            copy, name = deepcopy(half), "encoder" if half is encoder else "decoder"
+            for trains in (True, False):
+                state = torch.get_rng_state()
+                out = copy.train(trains)(given, *labels)
+                drew = not torch.equal(state, torch.get_rng_state())
+                if not isinstance(out, Tensor) or list(out.shape) not in expected:
+                    raise RunError(
+                        f"network: the {name} of {network} maps {list(given.shape)} to {_kind(out)}, expected "
+                        f"{' or '.join(map(str, expected))}"
+                    )
+                if drew and not trains:
+                    raise RunError(
+                        f"network: the {name} of {network} draws random numbers even in evaluation; expected that only "
+                        f"where self.training is true"
+                    )
+                draws |= drew
+            moves |= any(not torch.equal(b, a) for b, a in zip(half.buffers(), copy.buffers(), strict=True))
+    return draws, moves
+
+
+def _kind(value: object) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
