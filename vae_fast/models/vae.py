@@ -105,12 +105,12 @@ class VAE(nn.Module):
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Return what `VAE(**hyperparameters)` needs to build the same network."""
-        of_mlp = {"hidden": list(self.hidden), "activation": self.activation}
-        of_others = {"network": self.network, "options": self.options}
+        is_mlp = self.network == "mlp"
         return {
             "input_shape": list(self.input_shape),
+            **({"hidden": list(self.hidden)} if is_mlp else {"network": self.network, "options": self.options}),
             "latent": self.latent,
-            **(of_mlp if self.network == "mlp" else of_others),
+            **({"activation": self.activation} if is_mlp else {}),
             "likelihood": self.likelihood.name,
             "scale": self.likelihood.scale,
             **({"classes": self.classes} if self.classes else {}),
