@@ -98,7 +98,7 @@ def trainers(case: str, batch: int, precision: str, width: int) -> tuple[dict[st
 
         if precision == "fp32":
             halves = plain(model.encoder), plain(model.decoder)
-            found["JAX"] = jax_convolutions.build(*halves, pixels, shape, batch, steps)
+            found["JAX"] = jax_convolutions.build(*halves, pixels, shape, batch)
     return found, len(pixels)
 
 

@@ -72,3 +72,14 @@ def noisy(shape: tuple[int, ...], latent: int, outputs: int) -> Halves:
 
 def broken(shape: tuple[int, ...], latent: int, outputs: int) -> Halves:
     raise ZeroDivisionError("of the user's own")
+
+
+def twice(shape: tuple[int, ...], latent: int, outputs: int) -> Halves:
+    encoder, decoder = linear(shape, latent, outputs)
+    decoder.again = decoder.weight
+    return encoder, decoder
+
+
+def by_batch(shape: tuple[int, ...], latent: int, outputs: int) -> Halves:
+    encoder, decoder = linear(shape, latent, outputs)
+    return nn.Sequential(encoder, nn.BatchNorm1d(2 * latent, track_running_stats=False)), decoder

@@ -69,6 +69,18 @@ def test_own_images(printed, tmp_path: Path) -> None:
     assert (tmp_path / folder / "samples.png").is_file()
 
 
+def test_emoji(tmp_path: Path) -> None:
+    """Check what can be without the package: another file is refused, and nothing is written."""
+    (tmp_path / "other.tgz").write_bytes(b"another package")
+    command = [sys.executable, EXAMPLES / "emoji.py", "other.tgz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: other.tgz: expected emoji-datasource-twitter@[\d.]+ with SHA-256 \w+, got \w+\n", done.stderr
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["other.tgz"]
+
+
 def test_analyse_run(printed, trained_run: Path) -> None:
     text = printed("analyse_run.py", str(trained_run))
     elbo, estimate = (float(re.search(rf"{name} +(-[\d.]+)", text)[1]) for name in ("ELBO", r"log p\(x\)"))

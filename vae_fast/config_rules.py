@@ -90,7 +90,9 @@ def options_as_text(options: Any) -> tuple[str, ...]:
             raise ConfigError(f"network_options: expected key=value, such as width=64, got {option!r}")
         if key in found:
             raise ConfigError(f"network_options: expected each once, got {key} twice")
-        found[key] = text
+        if key in ("name", "classes"):
+            raise ConfigError(f"network_options: expected another name than {key}, which has a meaning of its own")
+        found[key] = _text(key, _value(text))
     return tuple(f"{key}={found[key]}" for key in sorted(found))
 
 
@@ -109,8 +111,9 @@ def _value(text: str) -> Any:
 def _text(key: str, value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
-    if not isinstance(value, bool | int | float | str | list):
-        raise ConfigError(f"network_options: expected a number, a string or a list for {key}, got {value!r}")
+    members = value if isinstance(value, list) else [value]
+    if not all(isinstance(member, bool | int | float | str) for member in members):
+        raise ConfigError(f"network_options: expected numbers, strings or a list of them for {key}, got {value!r}")
     return value if isinstance(value, str) and _value(value) == value else json.dumps(value)
 
 

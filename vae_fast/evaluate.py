@@ -53,10 +53,10 @@ def evaluate(
         printer: shows progress.
 
     Returns:
-        Values that JSON can hold: model, images, images_sha256 (of their pixels as the model sees them), binarize,
-        likelihood, loss, nll, kl, nll_minus_entropy (null but for the Bernoulli on grey pixels), bits_per_dimension (of
-        the loss; null unless the pixels are discrete),
-        kl_per_dimension, mean_variance, active_units and, with iw, importance_weighted.
+        Values that JSON can hold: model, images, images_sha256 (of their pixels, a table's before it is standardized),
+        binarize, likelihood, loss, nll, kl, nll_minus_entropy (null but for the Bernoulli on grey pixels),
+        bits_per_dimension (of the loss; null unless the pixels are discrete), kl_per_dimension, mean_variance,
+        active_units and, with iw, importance_weighted.
     """
     if iw < 0:
         raise ValueError(f"iw: expected 0 or more, got {iw!r}")

@@ -1,7 +1,8 @@
 """Export a trained model: safetensors and JSON, torch.export's .pt2, ONNX, a model card. Each is read back and checked.
 
-The encoder takes pixels, float32 [B, C, H, W] in [0, 1], and returns mu and logvar, [B, Z] each; the decoder takes
-z, [B, Z], and returns logits [B, C, H, W], whose sigmoid is the image.
+The encoder takes pixels, float32 [B, C, H, W] in [0, 1] (of a table rows in its own units), and returns mu and logvar,
+[B, Z] each; the decoder takes z, [B, Z], and returns logits [B, C, H, W], whose meaning the model card states. Both
+also take labels, int64 [B], if the model is conditional. The code of a user's network stays where it was.
 """
 
 import argparse

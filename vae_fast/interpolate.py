@@ -58,8 +58,9 @@ def _run(chosen: argparse.Namespace) -> None:
     if len(indices) % 2 or not indices:  # empty if there is a single image
         raise ConfigError(f"--indices: expected pairs, from and to, got {len(indices)} of them")
     begins, ends = indices[::2], indices[1::2]
+    begin, end = selection.pick(begins), selection.pick(ends)
     labels = selection.conditions_of(begins), selection.conditions_of(ends)
-    images = interpolate(trained, selection.pick(begins), selection.pick(ends), chosen.steps, chosen.path, labels)
+    images = interpolate(trained, begin, end, chosen.steps, chosen.path, labels)
     captions = [[f"{_caption(selection, a)} to {_caption(selection, b)}"] for a, b in zip(begins, ends, strict=True)]
     name = f"interpolations-{chosen.path}{chosen.steps}-{selection.slug}-{output.listed(indices)}"
     output.save_pictures(trained, chosen.out, name, list(images), images, captions)

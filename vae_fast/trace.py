@@ -104,6 +104,8 @@ def layers(trained: Trained, image: Tensor, labels: Tensor | None = None) -> Ite
             handle.remove()
     for name, module, inputs in called:
         y = module(*inputs)
+        if not isinstance(y, Tensor):  # a recurrent layer: none of PyTorch's decoders of images is one
+            continue
         yield {
             "name": name,
             "kind": type(module).__name__,

@@ -6,10 +6,13 @@ The path of a batch: `splits` reads the images, `sampler` chooses those of a ste
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.cli.exit_codes import exit_code
@@ -99,12 +102,17 @@ def _trained(
         plan = replace(plan, feed=feed)
         with Profile(config, plan.torch_device, directory.path / "profile", printer.line, group) as profile:
             trainer = group.on_all_ranks(Trainer, config, plan, splits, directory, printer, profile, group)
-            if config.dry_run:
-                trainer.rehearse()
-            else:
-                trainer.begin()
-                trainer.run()
-                group.on_rank0(_finish, trainer)
+            group.require_equal("network", trainer.model.source)
+            draws = (
+                trainer.model.draws_random_numbers
+            )  # each step then seeds PyTorch's generators, which are a caller's
+            with torch.random.fork_rng() if draws else nullcontext():
+                if config.dry_run:
+                    trainer.rehearse()
+                else:
+                    trainer.begin()
+                    trainer.run()
+                    group.on_rank0(_finish, trainer)
         group.barrier()
     return trainer
 

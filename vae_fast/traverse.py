@@ -65,8 +65,8 @@ def _run(chosen: argparse.Namespace) -> None:
             )
     around, label = None, chosen.label
     if chosen.around is not None:
-        labels = selection.conditions_of([chosen.around])
-        around = generate.means(trained.model, selection.pick([chosen.around]), labels)[0]
+        image, labels = selection.pick([chosen.around]), selection.conditions_of([chosen.around])
+        around = generate.means(trained.model, image, labels)[0]
         label = int(labels[0]) if label is None and labels is not None else label
     number = 0 if label is None else trained.class_of(label)
     images = traverse(trained, dimensions, chosen.steps, around, number)

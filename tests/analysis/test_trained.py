@@ -150,7 +150,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     model = vf.VAE(input_shape=(4,), hidden=(), latent=1)
     torch.nn.init.constant_(model.decoder.logits.bias, float("nan"))
     (tmp_path / "model.safetensors").write_bytes(checkpoint.model_bytes(model, dict(model.state_dict())))
-    with pytest.raises(RunError, match="not all parameters of the model are finite"):
+    with pytest.raises(RunError, match="not all parameters and buffers of the model are finite"):
         Trained.open(tmp_path / "model.safetensors")
 
 

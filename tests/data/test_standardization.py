@@ -33,6 +33,20 @@ def test_columns_have_mean_0_and_variance_1(rows: int, columns: int, mean: float
         )
 
 
+def test_bytes_are_numbers_like_any_others(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (50, 4))
+    np.savez(tmp_path / "x.npz", train=rows.astype(np.uint8), test=rows.astype(np.float64))
+    config = vf.Config(data=str(tmp_path / "x.npz"), standardize=True, likelihood="gaussian", batch_size=10, latent=2)
+    model = vf.fit(vf.Config(**{**config.recorded(), "epochs": 1, "out": str(tmp_path / "run")})).model
+    torch.testing.assert_close(model.offset, torch.from_numpy(rows.mean(0)).float())
+    assert torch.equal(model.standardize(torch.from_numpy(rows).byte()), model.standardize(torch.from_numpy(rows)))
+
+
+def test_a_constant_of_a_large_table_is_only_shifted() -> None:
+    found = measure(torch.full((400_000, 3), 0.1))
+    assert found.scale.tolist() == [1, 1, 1]
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> np.ndarray[Any, Any]:
     """Return a table of two factors, with columns of very different units, which is also in tmp_path/table.npy."""

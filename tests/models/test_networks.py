@@ -17,9 +17,12 @@ from vae_fast.analysis.trained import Trained
 from vae_fast.errors import ConfigError, DataError, RunError, UserError
 from vae_fast.evaluate import evaluate
 from vae_fast.models import sizes
+from vae_fast.models.build import new_model
 from vae_fast.models.layers import UpConv
 from vae_fast.runtime.environment import cpp_compiler
+from vae_fast.runtime.plan import make_plan
 from vae_fast.sample import sample
+from vae_fast.training.engine import Engine
 
 OWN = Path(__file__).parents[1] / "own_networks.py"
 Small = Callable[..., vf.Config]
@@ -130,7 +133,16 @@ def test_a_run_with_any_network_does_all_that_runs_do(name: str, tmp_path: Path,
             ConfigError,
             "conv takes no 'depth'; its options: width",
         ),
-        ({"network": "conv", "network_options": {"width": 0}}, ValueError, "width: expected a positive integer, got 0"),
+        (
+            {"network": "conv", "network_options": {"width": 0}},
+            ConfigError,
+            "width: expected a positive integer, got 0",
+        ),
+        ({"network": "conv", "network_options": ("x={a=1}",)}, ConfigError, "expected numbers, strings or a list"),
+        ({"network": "conv", "network_options": {"name": 1}}, ConfigError, "expected another name than name"),
+        ({"network": f"{OWN}:labelled"}, ConfigError, "needs 'classes'; give it by --conditional"),
+        ({"network": f"{OWN}:twice"}, RunError, "has a parameter under two names"),
+        ({"network": f"{OWN}:by_batch"}, RunError, "depends on the others of its batch"),
         ({"network": "conv", "step": "fused"}, RunError, "the fused step is the MLP's, the network is conv"),
         ({"network": "gone.py:make"}, RunError, r"gone.py: there is no such file, expected one with a function make"),
         ({"network": "no_such_package.nets:make"}, RunError, "there is no module 'no_such_package'"),
@@ -138,7 +150,7 @@ def test_a_run_with_any_network_does_all_that_runs_do(name: str, tmp_path: Path,
         ({"network": f"{OWN}:shared"}, RunError, "share parameters"),
         ({"network": f"{OWN}:double"}, RunError, "expected float32 parameters on the CPU"),
         ({"network": f"{OWN}:frozen"}, RunError, "is not trained; expected it as a buffer"),
-        ({"network": f"{OWN}:swapped"}, RunError, r"maps \[2, 1, 28, 28\] to \[2, 4\], expected \[2, 8\]"),
+        ({"network": f"{OWN}:swapped"}, RunError, r"maps \[4, 1, 28, 28\] to \[4, 4\], expected \[4, 8\]"),
         ({"network": f"{OWN}:single"}, RunError, r"to return two modules, \(encoder, decoder\), got Sequential"),
         ({"network": f"{OWN}:noisy"}, RunError, "draws random numbers even in evaluation"),
         ({"network": f"{OWN}:broken"}, ZeroDivisionError, "of the user's own"),
@@ -156,14 +168,49 @@ def test_a_condition_needs_labels(small: Small) -> None:
     for given_, message in (
         ({}, "memory has no labels for its images"),
         ({"labels": torch.full((100,), -1)}, r"expected train labels of 0 to 9999, memory has -1 to -1"),
-        ({"labels": torch.arange(100)}, None),
+        ({"labels": torch.arange(100)}, r"expected training images of every class of the test images, there are none"),
+        ({"labels": torch.arange(100), "whole": True}, None),
     ):
+        whole = {"test_fraction": 0.0} if given_.pop("whole", False) else {}
         if message is None:
-            run = vf.fit(small(data="memory", conditional=True, batch_size=10, epochs=1), images=images, **given_)
+            config = small(data="memory", conditional=True, batch_size=10, epochs=1, **whole)
+            run = vf.fit(config, images=images, **given_)
             assert run.model.classes == 100
         else:
             with pytest.raises(DataError, match=f"conditional: {message}"):
                 vf.fit(small(data="memory", conditional=True, batch_size=10), images=images, **given_)
+
+
+def test_a_skipped_step_leaves_the_buffers_as_they_were(tmp_path: Path) -> None:
+    """Train on images of which some are NaN, in the model's first weights; batch normalisation must not keep it."""
+    config = vf.Config(network=f"{OWN}:labelled", conditional=True, latent=4, batch_size=20, device="cpu")
+    model = new_model(config, (1, 28, 28), 10)
+    images = vf.load_images("digits").pixels[:40].flatten(1).float() / 255
+    images[0] = torch.nan
+    engine = Engine(model, images, config, make_plan(config)[0], 2, labels=torch.arange(40) % 10)
+    engine.begin_epoch(torch.arange(40).view(2, 20))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    engine.advance(1)
+    assert engine.step_metrics.recent(1).skips_in_a_row == 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    engine.advance(1)
+    moved = {name for name, value in model.named_buffers() if not torch.equal(value, before[name])}
+    assert moved == {f"encoder.inner.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+
+
+def test_labels_of_other_data_are_matched_by_name(tmp_path: Path) -> None:
+    images = vf.load_images("digits").pixels[:120].numpy()
+    names = np.array(["ant", "bee", "cat"])[np.arange(120) % 3]
+    np.savez(tmp_path / "all.npz", train=images, train_labels=names)
+    np.savez(tmp_path / "some.npz", train=images[names != "ant"], train_labels=names[names != "ant"])
+    np.savez(tmp_path / "other.npz", train=images, train_labels=np.where(names == "ant", "dog", names))
+    config = vf.Config(data=str(tmp_path / "all.npz"), conditional=True, latent=4, batch_size=20, epochs=1)
+    run = vf.fit(vf.Config(**{**config.recorded(), "out": str(tmp_path / "run")})).directory
+    trained = Trained.open(run, "cpu")
+    assert trained.images("test", data=str(tmp_path / "some.npz")).conditions.unique().tolist() == [1, 2]
+    assert trained.class_of("cat") == 2
+    with pytest.raises(DataError, match="has classes ant, bee, cat; other has 'dog'"):
+        trained.images("test", data=str(tmp_path / "other.npz"))
 
 
 def test_a_users_network_is_found_again_and_a_change_is_noticed(

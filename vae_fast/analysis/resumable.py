@@ -85,6 +85,7 @@ class Estimates:
 
 def _digest(model: nn.Module, images: Pixels, samples: int, seed: int, labels: Tensor | None) -> str:
     digest = hashlib.sha256(repr((samples, seed, tuple(images.shape))).encode())
+    digest.update(repr(getattr(model, "source", None)).encode())
     for tensor in (*model.state_dict().values(), *(() if labels is None else (labels,))):
         digest.update(tensor.cpu().contiguous().numpy().data)
     for piece in pieces(images):

@@ -14,6 +14,7 @@ from vae_fast.artifacts import checkpoint
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.config import IN_MEMORY, Config, read_toml
 from vae_fast.data.dataset import DataSet
+from vae_fast.data.image_files import detect
 from vae_fast.data.images import Pixels, sha256
 from vae_fast.data.placement import FeedName, choose_feed
 from vae_fast.data.splits import Splits, prepare
@@ -134,8 +135,8 @@ class Trained:
             )
         model, source, state = checkpoint.opened(path, lambda line: print(f"warning: {line}", file=sys.stderr))
         model = model.to(choose_device(device)[0])
-        if not all(p.isfinite().all() for p in model.parameters()):
-            raise RunError(f"{source}: not all parameters of the model are finite")
+        if not all(t.isfinite().all() for t in model.state_dict().values()):
+            raise RunError(f"{source}: not all parameters and buffers of the model are finite")
         run = path if (path / "config.toml").is_file() else _run_of(source)
         config = None if run is None else Config(**read_toml(run / "config.toml"))
         return cls(model, source, run, config, state["epoch"] if state else 0)
@@ -195,7 +196,11 @@ class Trained:
         if in_memory is not None:
             given["data"] = IN_MEMORY
         if "data" in given:
-            given = {"labels": None, "layout": "auto", **given}  # the run's describe the run's own file
+            of_files: dict[str, Any] = {"image_size": None, "crop": "none", "channels": None}
+            if given["data"] != IN_MEMORY and detect.container_of(Path(given["data"]).expanduser()) is not None:
+                channels, *size = self.image_shape  # image files become what the model takes
+                of_files |= {"image_size": tuple(size), "channels": channels if channels in (1, 3) else None}
+            given = {"labels": None, "layout": "auto", **of_files, **given}  # the run's describe the run's own file
         config = self._settings(given)
         found = DataSet.of(config) if in_memory is None else DataSet.in_memory(in_memory, config.layout)
         feed, _ = choose_feed("auto", found.nbytes, torch.device("cpu"), obstacle=found.obstacle)
@@ -221,13 +226,19 @@ class Trained:
             )
         shown = "all" if is_whole else part
         labels, names = splits.labels.get(name), splits.label_names
-        conditions = self._conditions(labels, found.name) if self.model.classes else None
+        conditions = self._conditions(labels, names, found.name) if self.model.classes else None
         return Selection(pixels, labels, found.name, shown, config.treatment, is_own, names, conditions)
 
-    def _conditions(self, labels: Tensor | None, name: str) -> Tensor:
-        """Return the labels after checking that they are classes of the model."""
+    def _conditions(self, labels: Tensor | None, names: tuple[str, ...], name: str) -> Tensor:
+        """Return the labels as classes of the model, those with names by their names."""
         if labels is None:
             raise DataError(f"labels: {self.source} is conditional, expected a label for each image; {name} has none")
+        known = self.recorded.get("images", {}).get("label_names", [])
+        if known and names and list(names) != known:
+            unknown = [each for each in names if each not in known]
+            if unknown:
+                raise DataError(f"labels: {self.source} has classes {', '.join(known)}; {name} has {unknown[0]!r}")
+            labels = torch.tensor([known.index(each) for each in names])[labels]
         low, high = (int(value) for value in labels.aminmax())
         if low < 0 or high >= self.model.classes:
             most = self.model.classes - 1
@@ -239,8 +250,8 @@ class Trained:
         count, names = self.model.classes, self.recorded.get("images", {}).get("label_names", [])
         if not count:
             raise ConfigError(f"label: expected none, {self.source} is not conditional; got {label}")
-        if str(label) in names:
-            return int(names.index(str(label)))
+        if isinstance(label, str) and label in names:
+            return int(names.index(label))
         if str(label).isdecimal() and int(label) < count:
             return int(label)
         known = f" or one of {', '.join(names)}" if names else ""

@@ -5,7 +5,6 @@ each; k stands for k/255.
 """
 
 import difflib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -169,11 +168,6 @@ class DataSet:
         return {part: source.alias for part, source in self.parts.items() if source.alias}
 
     @property
-    def pixels(self) -> int:
-        """Return the number of values in one image."""
-        return math.prod(self.sources["train"].array.shape[1:])
-
-    @property
     def image_shape(self) -> tuple[int, ...]:
         """Return the shape of an image, (C, H, W)."""
         shape = channels_first(self.sources["train"], self.layout).array.shape[1:]
@@ -182,6 +176,7 @@ class DataSet:
     @property
     def classes(self) -> int:
         """Return the number of classes of the labels; raise DataError if not every image has one."""
+        checks.check_labels(self.sources)
         return labels.count_classes(self.sources, list(self.parts), self.name)
 
     @property
@@ -208,8 +203,7 @@ class DataSet:
         images: dict[str, Images[Pixels]] = {}
         for part, source in parts.items():
             pixels: Pixels
-            pixels, note = keep(source.array, factors[part])
-            note = note if not any_values or source.array.dtype == np.uint8 else "any values, as float32"
+            pixels, note = _as_float32(source.array) if any_values else keep(source.array, factors[part])
             if source.array is not self.parts[part].array:
                 note += ", given with channels last"
             count, *shape = pixels.shape
@@ -284,6 +278,10 @@ def _in_memory(array: NDArray[Any], factor: int | None) -> tuple[Tensor, str]:
         kind = "float" if array.dtype.kind == "f" else array.dtype.name
         pixels, note = _to_uint8(array, factor), f"{kind} pixels stored as uint8: {values}"
     return torch.from_numpy(pixels), note
+
+
+def _as_float32(array: NDArray[Any]) -> tuple[Tensor, str]:
+    return torch.from_numpy(np.require(array, np.float32, ["C", "W", "E"])), "any values, as float32"
 
 
 def _in_file(array: NDArray[Any], factor: int | None) -> tuple[Stored, str]:

@@ -96,6 +96,8 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
         found.classes if config.conditional else 0,
         measure(train) if config.standardize else None,
     )
+    if splits.classes:
+        _say_untrained(splits, say)
     parts = {"training": splits.train, "validation": splits.valid, "test": splits.test}
     called = {"training": found.aliases.get("train"), "test": found.aliases.get("test")}
     counts = ", ".join(
@@ -110,6 +112,26 @@ def prepare(config: Config, found: DataSet, feed: FeedName, say: Callable[[str],
     kind = pixel_kind(config.treatment, splits.image_shape)
     say(f"data: {train_images.name}, {shape}, {counts} images; {kind}, {kept}")
     return splits
+
+
+def _say_untrained(splits: Splits, say: Callable[[str], None]) -> None:
+    """Raise DataError if a class occurs only where images are held out; say which classes have no image at all."""
+    trained = set(splits.labels["train"].unique().tolist())
+    for part, labels in splits.labels.items():
+        unknown = sorted(set(labels.unique().tolist()) - trained)
+        if unknown:
+            shown = ", ".join(_name(splits, label) for label in unknown[:4])
+            raise DataError(
+                f"conditional: expected training images of every class of the {part} images, there are none of "
+                f"{shown}; mix the order of the images, or give a test part of its own"
+            )
+    missing = [label for label in range(splits.classes) if label not in trained]
+    if missing:
+        say(f"labels: no images of {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}")
+
+
+def _name(splits: Splits, label: int) -> str:
+    return splits.label_names[label] if splits.label_names else str(label)
 
 
 def copies_all(config: Config) -> str | None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from vae_fast.data.images import Pixels, pieces
-from vae_fast.data.transforms import floats
 
 
 class Standardization(NamedTuple):
@@ -17,7 +16,7 @@ class Standardization(NamedTuple):
 
     def apply(self, values: Tensor) -> Tensor:
         """Return values [N, ...] standardized, float32 of the same shape."""
-        return ((floats(values.flatten(1)) - self.mean) / self.scale).view(values.shape)
+        return ((values.flatten(1).float() - self.mean) / self.scale).view(values.shape)
 
 
 def measure(values: Pixels) -> Standardization:
@@ -28,8 +27,9 @@ def measure(values: Pixels) -> Standardization:
     count, width = len(values), values.shape[1:].numel()
     mean, square = torch.zeros(2, width, dtype=torch.float64)
     for piece in pieces(values):
-        mean += floats(piece.to("cpu")).flatten(1).double().sum(0) / count
+        mean += piece.to("cpu").flatten(1).double().sum(0) / count
     for piece in pieces(values):
-        square += (floats(piece.to("cpu")).flatten(1).double() - mean).square().sum(0) / count
-    scale = square.sqrt().float()
-    return Standardization(mean.float(), torch.where(scale > 0, scale, 1.0))
+        square += (piece.to("cpu").flatten(1).double() - mean).square().sum(0) / count
+    scale = square.sqrt()
+    varies = scale > torch.finfo(torch.float32).eps * mean.abs()  # more than the rounding of the values themselves
+    return Standardization(mean.float(), torch.where(varies, scale, 1.0).float())

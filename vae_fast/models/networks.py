@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.models import conv, mlp, resnet
 
+EXAMINED = 4  # images that a user's network is tried out on
+NOT_NEEDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 Make = Callable[..., tuple[nn.Module, nn.Module]]
 BUILT_IN: dict[str, Make] = {"mlp": mlp.make, "conv": conv.make, "resnet": resnet.make}
 
@@ -62,7 +64,10 @@ def make(
                 f"got {network!r}"
             )
         _require_options(network, BUILT_IN[network], given)
-        return Halves(*BUILT_IN[network](shape, latent, outputs, **given))
+        try:
+            return Halves(*BUILT_IN[network](shape, latent, outputs, **given))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     with _beside(network):
         function, source = _found(network)
         _require_options(network, function, given)
@@ -133,6 +138,11 @@ def _beside(network: str) -> Iterator[None]:
 
 def _require_options(network: str, function: Make, given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(function).parameters.values()
+    for parameter in list(parameters)[3:]:
+        is_needed = parameter.default is parameter.empty and parameter.kind not in NOT_NEEDED
+        if is_needed and parameter.name not in given:
+            wish = "--conditional" if parameter.name == "classes" else f"--network-options {parameter.name}=..."
+            raise ConfigError(f"network_options: {network} needs {parameter.name!r}; give it by {wish}")
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters][3:]
@@ -147,12 +157,17 @@ def _require_separate(network: str, encoder: nn.Module, decoder: nn.Module) -> N
     if {id(p) for p in encoder.parameters()} & {id(p) for p in decoder.parameters()}:
         raise RunError(f"network: the encoder and the decoder of {network} share parameters, expected their own")
     for half in (encoder, decoder):
+        storages = [p.untyped_storage().data_ptr() for p in half.state_dict(keep_vars=True).values() if p.numel()]
+        if len(set(storages)) < len(storages):
+            raise RunError(f"network: {network} has a parameter under two names, expected each once")
         for name, parameter in half.named_parameters():
             if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
                 raise RunError(
                     f"network: expected float32 parameters on the CPU, {network} has {name}, {parameter.dtype} on "
                     f"{parameter.device}"
                 )
+            if not parameter.is_contiguous():
+                raise RunError(f"network: expected contiguous parameters, {network} has {name}, which is not")
             if not parameter.requires_grad:
                 raise RunError(f"network: {network} has {name}, which is not trained; expected it as a buffer")
 
@@ -168,14 +183,21 @@ def _examine(
 ) -> tuple[bool, bool]:
     """Return whether training draws random numbers and changes buffers, after checking the shapes of what comes out.
 
-    It is copies that are called, on two images, so that the halves stay as they were made.
+    It is copies that are called, on a few images, so that the halves stay as they were made.
     """
-    labels = (torch.zeros(2, dtype=torch.int64),) if classes else ()
+    labels = (torch.zeros(EXAMINED, dtype=torch.int64),) if classes else ()
+    images = torch.rand(EXAMINED, *shape)
+    if len(shape) == 3:
+        images = images.contiguous(memory_format=torch.channels_last)
     draws = moves = False
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for half, given, expected in (
-            (encoder, torch.rand(2, *shape), [[2, 2 * latent]]),
-            (decoder, torch.randn(2, latent), [[2, outputs, *shape[1:]], [2, outputs * prod(shape[1:])]]),
+            (encoder, images, [[EXAMINED, 2 * latent]]),
+            (
+                decoder,
+                torch.randn(EXAMINED, latent),
+                [[EXAMINED, outputs, *shape[1:]], [EXAMINED, outputs * prod(shape[1:])]],
+            ),
         ):
             copy, name = deepcopy(half), "encoder" if half is encoder else "decoder"
             for trains in (True, False):
@@ -192,8 +214,18 @@ def _examine(
                         f"network: the {name} of {network} draws random numbers even in evaluation; expected that only "
                         f"where self.training is true"
                     )
+                if not trains and not torch.allclose(out[:2], copy(given[:2], *(y[:2] for y in labels)), 1e-3, 1e-3):
+                    raise RunError(
+                        f"network: what the {name} of {network} gives for an image in evaluation depends on the others "
+                        f"of its batch; batch normalisation needs running statistics"
+                    )
                 draws |= drew
-            moves |= any(not torch.equal(b, a) for b, a in zip(half.buffers(), copy.buffers(), strict=True))
+            moved = [name for (name, b), a in zip(half.named_buffers(), copy.buffers(), strict=True) if not b.equal(a)]
+            if lost := set(moved) - half.state_dict().keys():
+                raise RunError(
+                    f"network: training changes the buffer {lost.pop()} of {network}, which is not persistent"
+                )
+            moves |= bool(moved)
     return draws, moves
 
 

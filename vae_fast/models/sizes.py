@@ -39,11 +39,11 @@ def _outputs(model: nn.Module, call: Any) -> list[int]:
     leaves = [m for m in model.modules() if not list(m.children())]
     handles = [module.register_forward_hook(note) for module in leaves]
     try:
-        call()
+        values = call().numel()
     finally:
         for handle in handles:
             handle.remove()
-    return sizes
+    return sizes or [values]  # of a half that calls no layers
 
 
 def rows_at_once(model: VAE, nbytes: int = LAYER_BYTES) -> int:

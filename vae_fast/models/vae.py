@@ -77,6 +77,8 @@ class VAE(nn.Module):
             dict(options),
             classes,
         )
+        if network == "mlp" and options:
+            raise ValueError(f"options: expected none with the MLP, got {dict(options)}")
         own = {"hidden": self.hidden, "activation": activation} if network == "mlp" else {}
         channels = self.input_shape[0] if self.input_shape else 1
         made = networks.make(network, self.input_shape, latent, channels, classes, {**own, **options})
@@ -125,8 +127,7 @@ class VAE(nn.Module):
         """Return rows [B, ...] of a standardized VAE's table as its network sees them; anything else unchanged."""
         if self.offset is None or self.spread is None:
             return x
-        values = x.flatten(1) / 255 if x.dtype == torch.uint8 else x.flatten(1).float()
-        return ((values - self.offset) / self.spread).view(x.shape)
+        return ((x.flatten(1).float() - self.offset) / self.spread).view(x.shape)
 
     def restore(self, values: Tensor) -> Tensor:
         """Return what `standardize` returned as it was given."""

@@ -38,7 +38,7 @@ class Starts(NamedTuple):
 
 def explorer(model: VAE, found: Latents, starts: Starts, shape: Sequence[int]) -> Explorer:
     """Return the explorer. shape: that of an image, (C, H, W)."""
-    if not isinstance(model.decoder, mlp.Decoder) or model.classes or model.is_standardized:
+    if model.network != "mlp" or model.classes or model.is_standardized:
         return Explorer(list(_drawn(model, found, starts, shape)))
     script = (resources.files("vae_fast.reporting") / "assets" / "explorer.js").read_text(encoding="utf-8")
     return Explorer([_sliders(found, starts)], strict_json.dumps(_embedded(model, starts, shape)), script)

@@ -29,9 +29,11 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
         f"A Variational Autoencoder with a Gaussian posterior of {model.latent} dimensions and "
         f"{model.likelihood.title} pixels: {parameters:,} parameters, {_network(model)}.",
         "",
-        "- encoder: pixels, float32 [B, " + ", ".join(map(str, model.input_shape)) + "] in [0, 1] -> mu, logvar, "
+        f"- encoder: pixels, float32 [B, {', '.join(map(str, model.input_shape))}] "
+        f"{'in the units of the table' if model.is_standardized else 'in [0, 1]'} -> mu, logvar, "
         f"[B, {model.latent}] each",
         f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; {model.likelihood.family.image}",
+        *(["- both halves also take labels, int64 [B]"] if model.classes else []),
         "",
         "## Files",
         "",
@@ -55,7 +57,11 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
 
 def _network(model: VAE) -> str:
     options = "".join(f", {name} {value}" for name, value in model.options.items())
-    inside = f"{model.activation} between the layers" if model.network == "mlp" else f"network {model.network}{options}"
+    inside = (
+        f"{model.activation} between the layers"
+        if model.network == "mlp"
+        else f"network {PurePath(model.network).name}{options}"
+    )
     return inside + (f"; encoder and decoder are given one of {model.classes} labels" if model.classes else "")
 
 

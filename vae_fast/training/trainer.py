@@ -55,7 +55,8 @@ class Trainer:
         self.mark = mark = marks(config.nvtx, profiler=config.profile in ("torch", "memory"))
         device = plan.torch_device
         resident = plan.feed == "device"
-        to_come = splits.nbytes if resident and device.type == "cuda" else 0  # a CPU's images are in memory already
+        is_copied = splits.standardization is not None or device.type == "cuda"  # else they are in memory already
+        to_come = splits.nbytes if resident and is_copied else 0
         require_memory(to_come, network_memory(config, splits.image_shape, splits.classes), device)
         self.sampler = BatchSampler(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
         self.model = new_model(config, splits.image_shape, splits.classes).to(device)

@@ -88,7 +88,7 @@ def batch_of(images: Any, rows: Any) -> Any:
     return images[rows].astype(jnp.float32) / 255
 
 
-def trainer_of(train: Callable[..., Any], state: Any, images: Any, shape: tuple[int, int]) -> Trainer:
+def trainer_of(train: Callable[..., Any], state: Any, images: Any, shape: tuple[int, ...]) -> Trainer:
     """Compile `train`, which maps (state, images, order) to the next state and the mean loss, for orders [S, B]."""
     (device,) = images.devices()
     order = jax.device_put(jnp.zeros(shape, jnp.int32), device)

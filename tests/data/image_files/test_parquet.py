@@ -55,6 +55,7 @@ def test_a_single_file_without_labels_holds_out_its_last_images(tmp_path):
     [
         (lambda: pa.table({"x": [1.0], "name": ["a"]}), r"its columns are x \(double\), name \(string\)"),
         (lambda: table([1, 2], [0.5, 1.0]), "expected labels that are integers or strings, got label of double"),
+        (lambda: table([1, 2], [0, -1], NAMES), "row 1 of group 0: expected label of 0 to 1, got -1"),
         (lambda: table([1, 2], [0, None]), "row 1 of group 0 has no label; expected one for each image"),
         (lambda: pa.table({"image": [b"no", b"image"]}), "none of its first 2 files is an image"),
     ],

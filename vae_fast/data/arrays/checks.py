@@ -29,14 +29,9 @@ def check(sources: Mapping[str, Source], any_values: bool = False) -> dict[str, 
     with `any_values`, which accepts any finite numbers.
     """
     parts = [part for part in PARTS if part in sources]
-    if "test_labels" in sources and "test" not in parts:
-        raise DataError(
-            f"{sources['test_labels'].where}: labels of test images that are missing; add them or remove it"
-        )
+    check_labels(sources)
     for part in parts:
         _check_kind(sources[part])
-        if labels := sources.get(f"{part}_labels"):
-            _check_labels(labels, sources[part])
     train, last = sources["train"], sources[parts[-1]]
     if train.array.shape[1:] != last.array.shape[1:]:
         raise DataError(
@@ -61,6 +56,17 @@ def check(sources: Mapping[str, Source], any_values: bool = False) -> dict[str, 
             f"{other}; store both parts alike"
         )
     return dict.fromkeys(parts, None)
+
+
+def check_labels(sources: Mapping[str, Source]) -> None:
+    """Raise `DataError` unless the labels, of those parts that have any, are one for each image."""
+    if "test_labels" in sources and "test" not in sources:
+        raise DataError(
+            f"{sources['test_labels'].where}: labels of test images that are missing; add them or remove it"
+        )
+    for part in PARTS:
+        if part in sources and (labels := sources.get(f"{part}_labels")):
+            _check_labels(labels, sources[part])
 
 
 def chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vae_fast.data.arrays.readers import ALIASES, Source
@@ -72,4 +73,7 @@ def _array(path: Path, item: Any) -> Any:
             f"{free / 2**30:,.1f} GiB are free; write it as .npy, which can be streamed"
         )
     array = item[()]
-    return array.astype(str) if item.dtype.kind == "O" else array
+    if item.dtype.kind != "O":
+        return array
+    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in array.flat]
+    return np.array(texts).reshape(array.shape)

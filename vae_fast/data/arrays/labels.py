@@ -63,9 +63,7 @@ def count_classes(sources: Mapping[str, Source], parts: Sequence[str], name: str
             )
         if not len(sources[f"{part}_labels"].array):
             raise DataError(f"conditional: {name} has no {part} labels")
-    encoded, names = encode(sources)
-    if names:
-        return len(names)
+    encoded, _ = encode(sources)
     most = MOST_CLASSES - 1
     for part in parts:
         low, high = (int(value) for value in encoded[part].aminmax())

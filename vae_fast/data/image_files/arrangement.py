@@ -32,6 +32,9 @@ def arrange(names: Sequence[str], where: Path) -> dict[str, Part]:
         paths = [path[1:] for path in paths]
     tops = {path[0].lower() for path in paths if len(path) > 1}
     kinds = {PARTS.get(top) for top in tops}
+    if "train" in kinds and "test" in kinds and None in kinds:
+        other = next(top for top in sorted(tops) if top not in PARTS)
+        raise DataError(f"{where}: {other} is beside train and test, neither part nor class; move it elsewhere")
     if "train" not in kinds or None in kinds:
         return {"train": _part(range(len(paths)), paths, where)}
     loose = next((name for name, path in zip(names, paths, strict=True) if len(path) == 1), None)

@@ -27,7 +27,7 @@ from vae_fast.data.image_files.decode import OTHER_SIZE, How, size_and_channels
 from vae_fast.errors import DataError
 from vae_fast.runtime.printer import Printer
 
-VERSION = 1  # of the conversion: raised whenever it gives other pixels
+VERSION = 2  # of the conversion: raised whenever it gives other pixels
 MOST_BROKEN = 0.01  # the share of files that may be left out
 SHOWN = 3  # broken files that are named
 TRIED = 100  # files among which the first intact one gives size and channels
@@ -74,7 +74,9 @@ def _folder(container: Container, entries: Sequence[Entry], wish: Wish) -> Path:
 
 
 def _build(container: Container, entries: Sequence[Entry], wish: Wish, folder: Path, printer: Printer) -> None:
-    parts = arrange([entry.name for entry in entries], container.path)
+    names = [entry.name for entry in entries]
+    parts = arrange(names, container.path)
+    parts["train"] = _mixed(parts["train"], names)
     how, notes = _how(container, entries, wish)
     unfinished = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -89,6 +91,15 @@ def _build(container: Container, entries: Sequence[Entry], wish: Wish, folder: P
         raise DataError(f"{error.filename or unfinished}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _mixed(part: Part, names: Sequence[str]) -> Part:
+    """Return a part with classes in the order of its names' hashes: images held out at its end are then of all."""
+    if not part.labels:
+        return part
+    hashes = [hashlib.sha256(names[index].encode("utf-8", "surrogateescape")).digest() for index in part.indices]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    return Part([part.indices[i] for i in order], [part.labels[i] for i in order])
 
 
 def _how(container: Container, entries: Sequence[Entry], wish: Wish) -> tuple[How, list[str]]:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +58,10 @@ def convert(jobs: Iterator[Job], paths: Sequence[Path], how: How, progress: Any)
     workers = max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
     source = _Shared(jobs, progress)
     with ThreadPoolExecutor(workers, "vae_fast-decoders") as pool:
-        outcomes = list(pool.map(lambda _: _feed(source, paths, how), range(workers)))
+        try:
+            outcomes = list(pool.map(lambda _: _feed(source, paths, how), range(workers)))
+        finally:
+            source.stop()  # after Ctrl-C
     broken = sorted(each for outcome in outcomes for each in outcome.broken)
     return Outcome(broken, sum(o.had_alpha for o in outcomes), sum(o.was_turned for o in outcomes))
 
@@ -89,6 +92,14 @@ class _Shared:
         self._is_over = True
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (BrokenPipeError, ValueError) as error:
+        raise DataError("images: a process that decodes them died; is memory or the disk full?") from error
+
+
 def _feed(source: _Shared, paths: Sequence[Path], how: How) -> Outcome:
     """Start a worker, hand it batches until there are none left, and return what it reported."""
     settings = json.dumps({"how": how._asdict(), "paths": list(map(str, paths)), "offset": HEADER})
@@ -100,16 +111,16 @@ def _feed(source: _Shared, paths: Sequence[Path], how: How) -> Outcome:
         try:
             waiting = 0
             while jobs := source.batch():
-                worker.stdin.writelines(job.frame for job in jobs)
-                worker.stdin.write(END)
-                worker.stdin.flush()
-                waiting += 1
-                if waiting > 1:  # it decodes one batch while the next is on its way
+                with _explained():
+                    worker.stdin.writelines(job.frame for job in jobs)
+                    worker.stdin.write(END)
+                    worker.stdin.flush()
+                    waiting += 1
+                    if waiting > 1:  # it decodes one batch while the next is on its way
+                        reports.append(json.loads(worker.stdout.readline()))
+            with _explained():
+                while len(reports) < waiting:
                     reports.append(json.loads(worker.stdout.readline()))
-            while len(reports) < waiting:
-                reports.append(json.loads(worker.stdout.readline()))
-        except (BrokenPipeError, ValueError) as error:
-            raise DataError("images: a process that decodes them died; is memory or the disk full?") from error
         finally:
             source.stop()  # the others, too, if this one has failed
             with suppress(BrokenPipeError):

@@ -33,7 +33,7 @@ class Parquet:
         for number, group in sorted({place[:2] for place in index_of}):
             table = _opened(self._files[number])
             column, _ = _columns(self._files[number], table.schema_arrow)
-            images = table.read_row_group(group, columns=[column]).column(0)
+            images = _row_group(self._files[number], table, group, column)
             for row in range(len(images)):
                 if (index := index_of.get((number, group, row))) is not None:
                     value = images[row].as_py()
@@ -49,10 +49,14 @@ class Parquet:
         part = f"{found[1]}/" if found else ""
         for group in range(table.num_row_groups):
             count = table.metadata.row_group(group).num_rows
-            values = table.read_row_group(group, columns=[labels]).column(0).to_pylist() if labels else [None] * count
+            values = _row_group(path, table, group, labels).to_pylist() if labels else [None] * count
             for row, value in enumerate(values):
                 if labels and value is None:
                     raise DataError(f"{path}: row {row} of group {group} has no {labels}; expected one for each image")
+                if names and isinstance(value, int) and not 0 <= value < len(names):
+                    raise DataError(
+                        f"{path}: row {row} of group {group}: expected {labels} of 0 to {len(names) - 1}, got {value}"
+                    )
                 label = "" if value is None else names[value] if names else str(value)
                 folder = f"{part}{label.replace('/', '_')}/" if label else part
                 yield Entry(f"{folder}{path.stem}, group {group:05}, row {row:06}", stamp, (number, group, row))
@@ -66,6 +70,14 @@ def _opened(path: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these types
+        raise DataError(f"{path}: damaged: {str(error).partition(chr(10))[0]}") from error
+
+
+def _row_group(path: Path, table: Any, group: int, column: str) -> Any:
+    """Return a column of one of the table's groups of rows."""
+    try:
+        return table.read_row_group(group, columns=[column]).column(0)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged: {str(error).partition(chr(10))[0]}") from error
 
 

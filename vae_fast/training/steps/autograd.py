@@ -10,6 +10,7 @@ from vae_fast.config import Config
 from vae_fast.data.transforms import bernoulli_sample
 from vae_fast.errors import ContactLost
 from vae_fast.kernels import Rates, Terms, finish_step_
+from vae_fast.kernels.reference import SKIPPED
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.elbo import Noise, Pass, backward, forward
 from vae_fast.runtime.compile import compiled_with_backward
@@ -48,6 +49,7 @@ class AutogradStep:
         self._row_offset, self._labels = group.shard(config.batch_size).start, labels
         has_twin = plan.precision != "fp32" and model.network == "mlp"
         self.network = deepcopy(model).to(DTYPES[plan.precision]) if has_twin else model
+        self._has_moving_buffers = model.has_moving_buffers
         self._likelihood = model.likelihood  # in float32: its copy in the twin is not used
         self.optimizer = Adam(
             model.named_parameters(),
@@ -76,6 +78,7 @@ class AutogradStep:
 
     def _step(self, images: Tensor, order: Tensor | None) -> None:
         step = self._step_metrics.step
+        before = [b.clone() for b in self.network.buffers()] if self._has_moving_buffers else []
         given = images, order, self._labels, self._schedule, step, self._seed, self.scale.factor
         try:
             learned = self._learn(*given)
@@ -85,6 +88,15 @@ class AutogradStep:
             raise ContactLost("a compiled step has lost contact with the other processes") from error
         self._has_run = True
         self._update(*learned)
+        self._undo_if_skipped(before)
+
+    def _undo_if_skipped(self, before: list[Tensor]) -> None:
+        """Restore the buffers, on the device, if the step was skipped: those of batch normalisation may be NaN."""
+        if before:
+            step, _, ring = self._step_metrics.record
+            skipped = ring.index_select(0, ((step - 1) % len(ring)).view(1))[0, SKIPPED] > 0
+            for buffer, value in zip(self.network.buffers(), before, strict=True):
+                buffer.copy_(torch.where(skipped, value, buffer))
 
     def changed(self) -> list[Tensor]:
         """Return all tensors that a step changes."""
