@@ -17,6 +17,7 @@ from vae_fast.models.vae import VAE
 from vae_fast.reporting import pictures, webpage
 
 SLIDERS, REACH = 12, 3  # number of sliders, or of dimensions drawn, and how far each goes from 0
+MOST_DRAWN = 4  # starts that are drawn ahead
 EXACT = 1 / 255  # largest error of a pixel in half precision; above it the page holds single precision
 
 
@@ -59,7 +60,7 @@ def _drawn(model: VAE, found: Latents, starts: Starts, shape: Sequence[int]) -> 
         f"of {model.title} cannot run in this page, so these are drawn ahead."
     )
     values = torch.linspace(-REACH, REACH, pictures.COLUMNS)
-    for i, (name, z) in enumerate(zip(starts.names, starts.z, strict=True)):
+    for i, (name, z) in enumerate(zip(starts.names[:MOST_DRAWN], starts.z, strict=False)):
         label = None if starts.labels is None else starts.labels[i]
         images = generate.decode(model, latent_paths.sweeps(z, dimensions, values), label)
         drawing = grid(model, [row.view(-1, *shape) for row in images], f"Traversals from {name}")
