@@ -77,14 +77,14 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> str:
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "conv": {"network": "conv", "network_options": {"width": 8}, "feed": "stream", "valid": 40},
     "conv bf16": {"network": "conv", "network_options": {"width": 4}, "amp_dtype": "bf16", "conditional": True},
-    "conv fp16": {"network": "conv", "network_options": {"width": 4}, "amp_dtype": "fp16", "binarize": "dynamic"},
     "conv compiled": {"network": "conv", "network_options": {"width": 4}, "compile": True, "conditional": True},
     "resnet": {"network": "resnet", "network_options": {"width": 4}, "likelihood": "gaussian", "feed": "host"},
     "mlp with labels": {"conditional": True, "likelihood": "discretized_logistic", "feed": "host"},
     "own": {"network": f"{OWN}:labelled", "conditional": True, "amp_dtype": "bf16", "free_bits": 0.1},
-    "own linear": {"network": f"{OWN}:linear", "network_options": {"bias": False}, "clip": 1.0},
 }
 MORE: dict[str, dict[str, Any]] = {  # which take long
+    "conv fp16": {"network": "conv", "network_options": {"width": 4}, "amp_dtype": "fp16", "binarize": "dynamic"},
+    "own linear": {"network": f"{OWN}:linear", "network_options": {"bias": False}, "clip": 1.0},
     "own compiled": {"network": f"{OWN}:labelled", "conditional": True, "compile": True},
     "resnet compiled": {"network": "resnet", "network_options": {"width": 4}, "compile": True, "amp_dtype": "bf16"},
 }
