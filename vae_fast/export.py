@@ -26,6 +26,7 @@ from vae_fast.analysis.trained import Trained
 from vae_fast.artifacts import atomic, checkpoint, strict_json
 from vae_fast.cli import output, run_arguments
 from vae_fast.cli.exit_codes import exit_code
+from vae_fast.data.standardization import Standardization
 from vae_fast.errors import RunError
 from vae_fast.models.layers import UpConv
 from vae_fast.models.mlp import Linear
@@ -58,11 +59,10 @@ class PlainEncoder(nn.Module):
         self.spread: Tensor | None
         self.register_buffer("offset", model.offset)
         self.register_buffer("spread", model.spread)
-        self._shape = model.input_shape
 
     def forward(self, pixels: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.offset is not None and self.spread is not None:
-            pixels = ((pixels.flatten(1) - self.offset) / self.spread).view(-1, *self._shape)
+            pixels = Standardization(self.offset, self.spread).apply(pixels)
         given = (pixels,) if labels is None else (pixels, labels)
         mu, logvar = self.stats(*given).chunk(2, dim=-1)
         return mu, logvar
@@ -83,7 +83,7 @@ class PlainDecoder(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         logits: Tensor = self.logits(z) if labels is None else self.logits(z, labels)
         if self.offset is not None and self.spread is not None:
-            logits = logits.flatten(1) * self.spread + self.offset
+            logits = Standardization(self.offset, self.spread).undo(logits)
         return logits.reshape(-1, *self._shape)
 
 

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 import vae_fast as vf
 from vae_fast import export, report, trace
 from vae_fast.analysis.trained import Trained
+from vae_fast.config_rules import NETWORKS
 from vae_fast.errors import ConfigError, DataError, RunError, UserError
 from vae_fast.evaluate import evaluate
 from vae_fast.models import sizes
 from vae_fast.models.build import new_model
 from vae_fast.models.layers import UpConv
+from vae_fast.models.networks import BUILT_IN
 from vae_fast.runtime.environment import cpp_compiler
 from vae_fast.runtime.plan import make_plan
 from vae_fast.sample import sample
@@ -41,6 +43,10 @@ def test_an_enlarging_convolution_is_what_it_says(b: int, c: int, out: int, h: i
         y = layer(x)
         found.append([y, *torch.autograd.grad(y.square().sum(), [x, *weights])])
     torch.testing.assert_close(*found)
+
+
+def test_every_network_is_a_setting() -> None:
+    assert set(NETWORKS) == set(BUILT_IN)
 
 
 @pytest.mark.parametrize("network", ["conv", "resnet"])

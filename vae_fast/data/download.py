@@ -6,7 +6,6 @@ the unpacked content decides, and only after that check is the file renamed to i
 one process at a time download; the others wait and then find the files in place.
 """
 
-import fcntl
 import gzip
 import hashlib
 import os
@@ -22,6 +21,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from vae_fast.errors import DataError
+from vae_fast.runtime.folder_lock import locked
 
 _CHUNK = 1 << 20
 _SLACK = 1 << 20  # a generous bound on what gzip adds to incompressible content
@@ -52,7 +52,7 @@ def download(files: Iterable[Remote], mirrors: Sequence[str], folder: Path, *, t
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
+        with locked(folder, "downloads"):
             for file in files:
                 if not (folder / file.name).exists():
                     _fetch(file, mirrors, folder, timeout)
@@ -174,18 +174,6 @@ def _publish(part: Path, target: Path) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it when a process dies, so it cannot go stale."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that downloads into {folder}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

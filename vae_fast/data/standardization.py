@@ -18,6 +18,10 @@ class Standardization(NamedTuple):
         """Return values [N, ...] standardized, float32 of the same shape."""
         return ((values.flatten(1).float() - self.mean) / self.scale).view(values.shape)
 
+    def undo(self, values: Tensor) -> Tensor:
+        """Return standardized values [N, ...] in their own units."""
+        return (values.flatten(1) * self.scale + self.mean).view(values.shape)
+
 
 def measure(values: Pixels) -> Standardization:
     """Return the means and the standard deviations of values [N, ...]; columns that do not vary get the scale 1.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vae_fast.data.standardization import Standardization
 from vae_fast.kernels import reparameterize
 from vae_fast.models import networks
 from vae_fast.models.likelihood import Likelihood
@@ -127,13 +128,13 @@ class VAE(nn.Module):
         """Return rows [B, ...] of a standardized VAE's table as its network sees them; anything else unchanged."""
         if self.offset is None or self.spread is None:
             return x
-        return ((x.flatten(1).float() - self.offset) / self.spread).view(x.shape)
+        return Standardization(self.offset, self.spread).apply(x)
 
     def restore(self, values: Tensor) -> Tensor:
         """Return what `standardize` returned as it was given."""
         if self.offset is None or self.spread is None:
             return values
-        return (values.flatten(1) * self.spread + self.offset).view(values.shape)
+        return Standardization(self.offset, self.spread).undo(values)
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar, [B, Z] each, of images [B, *input_shape] or [B, D].

@@ -96,4 +96,4 @@ def apply(module: nn.Module, name: str, parameters: Any, x: Any) -> Any:
             return lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
         case conv.Crop():
             return x[:, : module._height, : module._width]
-    raise NotImplementedError(type(module).__name__)
+    raise TypeError(f"expected a layer of conv or resnet, got {type(module).__name__}")

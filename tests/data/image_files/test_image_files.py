@@ -149,6 +149,20 @@ def test_a_few_broken_files_are_left_out_and_named(tmp_path):
         DataSet.open(tmp_path / "set")
 
 
+def test_a_member_of_a_zip_that_cannot_be_inflated_is_left_out(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(120):
+            archive.writestr(f"{i:03}.png", png(i))
+        info = archive.getinfo("050.png")
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    begin = info.header_offset + 30 + len(info.filename)
+    content[begin : begin + info.compress_size] = b"\xff" * info.compress_size
+    (tmp_path / "set.zip").write_bytes(content)
+    found = DataSet.open(tmp_path / "set.zip")
+    assert len(found.splits(0)[0]) == 119
+    assert found.notes[1].startswith("left out 1 of 120 files, which are broken: 050.png")
+
+
 def test_transparency_and_orientation_are_said(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3

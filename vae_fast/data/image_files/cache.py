@@ -4,14 +4,11 @@ An array is plain `.npy`, so the images can be read from it piece by piece like 
 complete or not at all: an unfinished one, left by a process that was killed, is removed by the next.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,6 +22,7 @@ from vae_fast.data.image_files.containers import Container, Entry
 from vae_fast.data.image_files.convert import HEADER, Job, Outcome, convert, write_header
 from vae_fast.data.image_files.decode import OTHER_SIZE, How, size_and_channels
 from vae_fast.errors import DataError
+from vae_fast.runtime.folder_lock import locked
 from vae_fast.runtime.printer import Printer
 
 VERSION = 2  # of the conversion: raised whenever it gives other pixels
@@ -54,7 +52,11 @@ def read(container: Container, wish: Wish, printer: Printer) -> tuple[dict[str, 
             raise DataError(f"{container.path}: neither {kinds} nor IDX files with MNIST's names; it holds {held}")
         raise DataError(f"{container.path}: no {kinds} in it")
     folder = _folder(container, entries, wish)
-    with _locked(folder.parent):
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder.parent}: {error.strerror}; XDG_CACHE_HOME moves the cache") from error
+    with locked(folder.parent, "decodes images"):
         if not folder.is_dir():
             _build(container, entries, wish, folder, printer)
     notes = json.loads((folder / "made.json").read_text(encoding="utf-8"))["notes"]
@@ -198,20 +200,3 @@ def _require_space(folder: Path, how: How, parts: dict[str, Part]) -> None:
             f"{folder}: the decoded images need {needed / 2**20:,.0f} MiB there, {free / 2**20:,.0f} MiB are free; "
             f"take a smaller --image-size, or another cache by XDG_CACHE_HOME"
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the cache's lock; the system releases it when a process dies."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise DataError(f"{folder}: the cache cannot be written: {error.strerror}; XDG_CACHE_HOME moves it") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that decodes images into {folder}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
