@@ -26,6 +26,8 @@ STANDARDIZED = "standardized"
 NAMES = (*CATALOGUE, IN_MEMORY)  # values of `data` that are no paths
 # Settings that hold a path, unless they name a data set or are "auto".
 PATHS = ("data", "data_root", "labels", "out", "resume")
+# Settings that may hold the place of a function, FILE.py:function.
+PLACES = ("network", "objective")
 # Settings of one invocation, which do not define the run.
 NOT_RECORDED = ("resume", "out", "dry_run", "profile", "profile_steps")
 
@@ -79,6 +81,8 @@ class Config:
     conditional: bool = False
     """give encoder and decoder the label of each image: the model is p(x | z, label)"""
 
+    objective: str = "elbo"
+    """elbo, or a function that returns nll and kl of each image: FILE.py:function or package.module:function"""
     epochs: int = 10
     """total number of epochs, including those before a resume"""
     batch_size: int = 128
@@ -172,8 +176,7 @@ class Config:
         """Return what config.toml holds: every setting that defines the run and is not None, with absolute paths."""
         settings = {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
         paths = {"data_root", "labels"} | (set() if self.data in NAMES else {"data"})
-        if ".py:" in self.network:
-            paths.add("network")
+        paths |= {name for name in PLACES if ".py:" in settings[name]}
         settings = {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
         del settings["network_options"]
         if self.network != "mlp":
@@ -291,5 +294,5 @@ def shown_value(value: Any) -> str:
 def _expanded(name: str, value: Any) -> Any:
     """Return the value, with ~ expanded if the setting is a path."""
     is_path = name in PATHS and value is not None and value not in NAMES and (name, value) != ("resume", "auto")
-    is_path |= name == "network" and ".py:" in value
+    is_path |= name in PLACES and ".py:" in value
     return expanded(name, value) if is_path else value

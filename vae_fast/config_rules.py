@@ -53,6 +53,10 @@ def check_together(c: Any) -> None:
         raise ConfigError(
             f"network: expected {', '.join(NETWORKS)}, FILE.py:function or package.module:function, got {c.network!r}"
         )
+    if ":" not in c.objective and c.objective != "elbo":
+        raise ConfigError(f"objective: expected elbo, FILE.py:function or package.module:function, got {c.objective!r}")
+    if c.objective != "elbo" and c.free_bits > 0:
+        raise ConfigError(f"free_bits: expected 0 with an objective of your own, got {c.free_bits!r}")
     if c.network == "mlp" and c.network_options:
         raise ConfigError(f"network_options: expected none with the MLP, got {' '.join(c.network_options)}")
     for name, default in (("hidden", (400,)), ("activation", "relu")):

@@ -102,10 +102,9 @@ def _trained(
         plan = replace(plan, feed=feed)
         with Profile(config, plan.torch_device, directory.path / "profile", printer.line, group) as profile:
             trainer = group.on_all_ranks(Trainer, config, plan, splits, directory, printer, profile, group)
-            group.require_equal("network", trainer.model.source)
-            draws = (
-                trainer.model.draws_random_numbers
-            )  # each step then seeds PyTorch's generators, which are a caller's
+            group.require_equal("network or objective", trainer.sources)
+            # Each step then seeds PyTorch's generators, which are a caller's.
+            draws = trainer.engine.draws_random_numbers
             with torch.random.fork_rng() if draws else nullcontext():
                 if config.dry_run:
                     trainer.rehearse()

@@ -8,17 +8,10 @@ decoder(z [B, Z]) -> logits [B, outputs, H, W] or [B, D]
 With classes both are called with labels, int64 [B], as well, and `make` is given the option `classes`.
 """
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from math import prod
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +19,7 @@ from torch import Tensor, nn
 
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.models import conv, mlp, resnet
+from vae_fast.runtime import user_code
 
 EXAMINED = 4  # images that a user's network is tried out on
 NOT_NEEDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -68,8 +62,8 @@ def make(
             return Halves(*BUILT_IN[network](shape, latent, outputs, **given))
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    with _beside(network):
-        function, source = _found(network)
+    with user_code.beside(network):
+        function, source = user_code.found("network", network)
         _require_options(network, function, given)
         made = function(tuple(shape), latent, outputs, **given)
     if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(half, nn.Module) for half in made)):
@@ -78,62 +72,6 @@ def make(
     _require_separate(network, encoder, decoder)
     draws, moves = _examine(network, encoder, decoder, tuple(shape), latent, outputs, classes)
     return Halves(encoder, decoder, source, draws, moves)
-
-
-def placed(network: str) -> str:
-    """Return the network with the whole path of its file, if it has one."""
-    place, colon, name = network.rpartition(":")
-    return f"{Path(place).absolute()}{colon}{name}" if place.endswith(".py") else network
-
-
-def _found(network: str) -> tuple[Make, str]:
-    """Return the function at FILE.py:NAME or package.module:NAME, and the SHA-256 of its file."""
-    place, _, name = network.rpartition(":")
-    module = _from_file(network, Path(place)) if place.endswith(".py") else _imported(network, place)
-    function = getattr(module, name, None)
-    if not callable(function):
-        has = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value)) or "none"
-        raise RunError(f"network: {place} has no function {name!r}; its functions: {has}")
-    file = getattr(module, "__file__", None)
-    return function, hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
-
-
-def _from_file(network: str, file: Path) -> ModuleType:
-    if not file.is_file():
-        raise RunError(
-            f"network: {file}: there is no such file, expected one with a function {network.rpartition(':')[2]}"
-        )
-    name = f"vae_fast_network_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses and pickle look
-    spec.loader.exec_module(module)
-    return module
-
-
-def _imported(network: str, place: str) -> ModuleType:
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
-            raise RunError(
-                f"network: {network}: there is no module {error.name!r}; a file is FILE.py:function"
-            ) from None
-        raise
-
-
-@contextmanager
-def _beside(network: str) -> Iterator[None]:
-    """Let a file import those beside it, as a script may."""
-    place = network.rpartition(":")[0]
-    folder = str(Path(place).absolute().parent) if place.endswith(".py") else ""
-    sys.path.insert(0, folder)  # without a file: the working directory, as for `python -m`
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _require_options(network: str, function: Make, given: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from vae_fast.data.standardization import Standardization
 from vae_fast.kernels import reparameterize
 from vae_fast.models import networks
 from vae_fast.models.likelihood import Likelihood
+from vae_fast.runtime import user_code
 
 
 class VAEOutput(NamedTuple):
@@ -74,7 +75,7 @@ class VAE(nn.Module):
         self.input_shape, self.hidden, self.latent = tuple(input_shape), tuple(hidden), latent
         self.activation, self.network, self.options, self.classes = (
             activation,
-            networks.placed(network),
+            user_code.absolute(network),
             dict(options),
             classes,
         )

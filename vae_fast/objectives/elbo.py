@@ -119,13 +119,13 @@ def backward(
         means = (sums if total is None else total(sums)) / images
         kl_weight = kl_weight * (means >= free_bits)
         penalty = means.clamp(min=free_bits).sum()
-    by_z, *of_decoder = _gradients(done.logits, [done.z, *model.decoder.parameters()], by_logits)
+    by_z, *of_decoder = gradients_of(done.logits, [done.z, *model.decoder.parameters()], by_logits)
     seed, step, row_offset = noise
     by_stats = sample_posterior_gradient(by_z, kl_weight, done.stats, seed, step, row_offset=row_offset)
-    of_encoder = _gradients(done.stats, list(model.encoder.parameters()), by_stats)
+    of_encoder = gradients_of(done.stats, list(model.encoder.parameters()), by_stats)
     return Terms(reconstruction, done.kl, penalty), (*of_encoder, *of_decoder, *of_likelihood)
 
 
-def _gradients(outputs: Tensor, inputs: list[Tensor], by_outputs: Tensor) -> tuple[Tensor, ...]:
-    """Return the gradients by `inputs`; zeros for one that the outputs do not depend on."""
+def gradients_of(outputs: Tensor, inputs: list[Tensor], by_outputs: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return the gradients by `inputs`, zeros for one that the outputs do not depend on; a scalar's start from 1."""
     return autograd.grad(outputs, inputs, by_outputs, allow_unused=True, materialize_grads=True)

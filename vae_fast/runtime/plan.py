@@ -294,6 +294,8 @@ def _no_fused_step(config: Config, device: torch.device, processes: int) -> str 
         return f"the fused step is the MLP's, the network is {config.network}"
     if config.conditional:
         return "the fused step has no labels"
+    if config.objective != "elbo":
+        return f"the fused step is the ELBO's, the objective is {config.objective}"
     if processes > 1 and config.free_bits > 0:
         return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)

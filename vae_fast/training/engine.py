@@ -19,6 +19,7 @@ from vae_fast.config import Config
 from vae_fast.data.images import Pixels
 from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.models.vae import VAE
+from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.compile import compile_errors
 from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
@@ -47,6 +48,7 @@ class Engine:
         config, plan: those of the run.
         steps_per_epoch: the number of batches of config.batch_size images.
         labels: int64 [N], if the model has classes.
+        objective: the user's, instead of the ELBO.
         capture: records a program if the plan has CUDA graphs.
         group: the processes that share each batch; this one takes its part of it.
         mark: puts profiler ranges around the parts of a step.
@@ -63,6 +65,7 @@ class Engine:
         steps_per_epoch: int,
         *,
         labels: Tensor | None = None,
+        objective: OwnObjective | None = None,
         capture: cuda_graphs.Capture = cuda_graphs.capture,
         group: ProcessGroup = SINGLE_PROCESS,
         mark: Mark = unmarked,
@@ -74,6 +77,7 @@ class Engine:
         device = plan.torch_device
         self.step_metrics = StepMetrics(device)
         seed = torch.full((), config.seed, dtype=torch.int64, device=device)
+        self.draws_random_numbers = model.draws_random_numbers or (objective is not None and objective.draws)
         self._group, self._share = group, group.shard(config.batch_size)
         self._makes_many_steps_a_call = plan.step == "fused" and group.size == 1
         batch = self._share.stop - self._share.start
@@ -92,7 +96,8 @@ class Engine:
             self._slots = torch.zeros(slots, batch, images.shape[1], dtype=images.dtype, device=device)
         self._schedule, self._is_scheduled = torch.zeros(steps_per_epoch, 2, device=device), False
         step = IMPLEMENTATIONS[plan.step]
-        self._train = step(model, config, plan, self._schedule, seed, self.step_metrics, group, mark, self._labels)
+        given = self._schedule, seed, self.step_metrics, group, mark, self._labels, objective
+        self._train = step(model, config, plan, *given)
         self.optimizer = self._train.optimizer
         self._capture = capture
         self._graphs: dict[int, cuda_graphs.Graph] = {}  # by their number of steps
@@ -148,7 +153,7 @@ class Engine:
         """
         if batches is not None:
             self._slots[:count].copy_(batches)
-        if self.model.draws_random_numbers:
+        if self.draws_random_numbers:
             torch.manual_seed(seed_of_step(self.config.seed, self.step_number))
         if count in self._graphs:
             self._graphs[count].replay()
@@ -200,7 +205,7 @@ class Engine:
 
     @property
     def _max_steps_per_launch(self) -> int:
-        if self.model.draws_random_numbers:
+        if self.draws_random_numbers:
             return 1  # the generators are seeded anew for each step
         return self.steps_per_epoch if self._images is not None else min(self.steps_per_epoch, len(self._slots))
 

@@ -10,6 +10,7 @@ from vae_fast.data.splits import copies_all
 from vae_fast.errors import RunError
 from vae_fast.models.sizes import network_memory
 from vae_fast.models.vae import VAE
+from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.memory import free_memory
 from vae_fast.runtime.plan import SAME_SUMS, Plan, make_plan, recorded_plan
 from vae_fast.runtime.printer import Printer
@@ -66,13 +67,26 @@ def require_memory(images: int, network: int, device: torch.device) -> None:
         )
 
 
-def require_shareable(model: VAE, processes: int) -> None:
+def require_shareable(model: VAE, objective: OwnObjective | None, processes: int) -> None:
     """Raise RunError if several processes cannot train the model as one would."""
     if processes == 1:
         return
-    for found, does in (
-        (model.draws_random_numbers, "draws random numbers (dropout?), which would differ from those of one process"),
-        (model.has_moving_buffers, "changes buffers (batch normalisation?) by its own part of the batch alone"),
-    ):
-        if found:
-            raise RunError(f"network: {model.network} {does}; expected one process, got {processes}")
+    network, differ = f"network: {model.network}", "which would differ from those of one process"
+    obstacles = [
+        (model.draws_random_numbers, f"{network} draws random numbers (dropout?), {differ}"),
+        (
+            model.has_moving_buffers,
+            f"{network} changes buffers (batch normalisation?) by its own part of the batch alone",
+        ),
+    ]
+    if objective is not None:
+        obstacles += [
+            (objective.draws, f"objective: {objective.place} draws random numbers, {differ}"),
+            (
+                objective.mixes,
+                f"objective: {objective.place} compares the images of a batch, of which each process has a part",
+            ),
+        ]
+    for is_there, obstacle in obstacles:
+        if is_there:
+            raise RunError(f"{obstacle}; expected one process, got {processes}")

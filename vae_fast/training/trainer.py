@@ -23,6 +23,7 @@ from vae_fast.data.transforms import mean_entropy
 from vae_fast.errors import ContactLost, RunError, first_line
 from vae_fast.models.build import new_model
 from vae_fast.models.sizes import network_memory
+from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from vae_fast.runtime.environment import changes, environment
 from vae_fast.runtime.nvtx import marks
@@ -59,8 +60,10 @@ class Trainer:
         to_come = splits.nbytes if resident and is_copied else 0
         require_memory(to_come, network_memory(config, splits.image_shape, splits.classes), device)
         self.sampler = BatchSampler(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
-        self.model = new_model(config, splits.image_shape, splits.classes).to(device)
-        require_shareable(self.model, group.size)
+        self.model = new_model(config, splits.image_shape, splits.classes)
+        self.objective = None if config.objective == "elbo" else OwnObjective(config.objective, self.model)
+        require_shareable(self.model, self.objective, group.size)
+        self.model.to(device)
         if splits.standardization is not None:
             self.model.offset, self.model.spread = (t.to(device) for t in splits.standardization)
         place = partial(_placed, device=device if resident else None, standardization=splits.standardization)
@@ -74,6 +77,7 @@ class Trainer:
             plan,
             self.sampler.steps_per_epoch,
             labels=self.labels.get("train"),
+            objective=self.objective,
             group=group,
             mark=mark,
         )
@@ -151,8 +155,13 @@ class Trainer:
         )
 
     def _environment(self) -> dict[str, Any]:
-        source = {} if self.model.source is None else {"network_sha256": self.model.source}
-        return {**environment(self.plan.torch_device, self.group.size), **source}
+        return {**environment(self.plan.torch_device, self.group.size), **self.sources}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Return the SHA-256 of the files of the user's whose functions the run calls."""
+        found = {"network_sha256": self.model.source, "objective_sha256": self.objective and self.objective.source}
+        return {name: source for name, source in found.items() if source is not None}
 
     def _warm_up(self) -> None:
         """Compile and record what the plan asks for, and print how long it took, since no epoch's time includes it."""

@@ -13,6 +13,7 @@ from vae_fast.kernels import Rates, Terms, finish_step_
 from vae_fast.kernels.reference import SKIPPED
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.elbo import Noise, Pass, backward, forward
+from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.compile import compiled_with_backward
 from vae_fast.runtime.distributed import ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
@@ -43,6 +44,7 @@ class AutogradStep:
         group: ProcessGroup,
         mark: Mark = unmarked,
         labels: Labels | None = None,
+        objective: OwnObjective | None = None,
     ) -> None:
         self._config, self._plan, self._group = config, plan, group
         self._schedule, self._seed, self._step_metrics = schedule, seed, step_metrics
@@ -61,7 +63,10 @@ class AutogradStep:
         self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
         compiled = plan.is_torch_compiled
         inner = unmarked if compiled else mark  # compiled code cannot contain ranges
-        self._forward, self._backward = inner("forward", self._activations), inner("backward", backward)
+        total = None if group.is_alone else partial(group.total, compiled=compiled)
+        of_elbo = partial(backward, free_bits=config.free_bits, total=total)
+        self._forward = inner("forward", self._activations)
+        self._backward = inner("backward", of_elbo if objective is None else objective.backward)
         self._learn = mark("gradients", compiled_with_backward(self._gradients)) if compiled else self._gradients
         self._update = mark("optimizer", self._finished)
         # Whether the compiled code itself talks to other processes.
@@ -139,8 +144,6 @@ class AutogradStep:
             rates,
             scale,
             images=self._config.batch_size,
-            free_bits=self._config.free_bits,
-            total=None if self._group.is_alone else partial(self._group.total, compiled=self._plan.is_torch_compiled),
         )
         return terms, rates, gradients
 

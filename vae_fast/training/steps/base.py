@@ -7,6 +7,7 @@ from torch import Tensor
 from vae_fast.config import Config
 from vae_fast.kernels import Rates
 from vae_fast.models.vae import VAE
+from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.distributed import ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
 from vae_fast.runtime.plan import Plan
@@ -38,6 +39,7 @@ class Step(Protocol):
         mark: puts the profiler ranges forward and backward, or gradients where both are one, and optimizer around those
             parts.
         labels: those of the images if the model has classes, whose order changes between epochs, else None.
+        objective: the user's, instead of the ELBO.
     """
 
     optimizer: Adam
@@ -54,6 +56,7 @@ class Step(Protocol):
         group: ProcessGroup,
         mark: Mark = unmarked,
         labels: Labels | None = None,
+        objective: OwnObjective | None = None,
     ) -> None: ...
 
     def __call__(self, images: Tensor, order: Tensor | None, steps: int) -> None:

@@ -10,6 +10,7 @@ from vae_fast.config import Config
 from vae_fast.kernels import FLOAT32, adam_, enter_, mlp_copies, mlp_copy_, mlp_gradients, mlp_steps_, mlp_workspace
 from vae_fast.kernels.reference import COLUMNS, SKIPPED
 from vae_fast.models.vae import VAE
+from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.distributed import ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
 from vae_fast.runtime.plan import Plan, require_loop
@@ -23,7 +24,8 @@ from vae_fast.training.steps.base import Labels, place
 class FusedStep:
     """The forward and backward passes of the MLP and Adam in one C++ operator on a CPU, in float32 or bfloat16.
 
-    Arguments as for `Step`; `mark` is unused because an operator cannot contain ranges, and there are no labels.
+    Arguments as for `Step`; `mark` is unused because an operator cannot contain ranges, and there are neither labels
+    nor objectives of the user's.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class FusedStep:
         group: ProcessGroup,
         mark: Mark = unmarked,
         labels: Labels | None = None,
+        objective: OwnObjective | None = None,
     ) -> None:
         self._schedule, self._seed, self._step_metrics, self._group = schedule, seed, step_metrics, group
         self.optimizer = Adam(model.named_parameters(), config.weight_decay, config.clip)
