@@ -99,7 +99,7 @@ def test_without_ranges_the_functions_of_a_step_are_not_wrapped(small: Small, mo
     assert marks(False, profiler=False) is unmarked
     config = small(step="autograd")
     step: Any = Engine(vf.VAE(), torch.zeros(8, 784), config, make_plan(config)[0], 1)._train
-    assert (step._forward, step._backward, step._update) == (step._activations, backward, step._finished)
+    assert (step._forward, step._backward.func, step._update) == (step._activations, backward, step._finished)
     vf.fit(config)
 
 

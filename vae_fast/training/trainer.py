@@ -160,8 +160,8 @@ class Trainer:
     @property
     def sources(self) -> dict[str, str]:
         """Return the SHA-256 of the files of the user's whose functions the run calls."""
-        found = {"network_sha256": self.model.source, "objective_sha256": self.objective and self.objective.source}
-        return {name: source for name, source in found.items() if source is not None}
+        network = {} if self.model.source is None else {"network_sha256": self.model.source}
+        return network | ({} if self.objective is None else {"objective_sha256": self.objective.source})
 
     def _warm_up(self) -> None:
         """Compile and record what the plan asks for, and print how long it took, since no epoch's time includes it."""
