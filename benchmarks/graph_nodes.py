@@ -25,6 +25,7 @@ from benchmarks.reporting.tables import markdown
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.kernels.triton import elbo, finish_step, nll_with_gradient, philox, reparameterize
 from vae_fast.runtime.compile import compiled
+from vae_fast.models.build import new_model
 from vae_fast.runtime.plan import make_plan, process_settings
 from vae_fast.training import cuda_graphs
 from vae_fast.training.engine import Engine
@@ -93,14 +94,12 @@ def engine(settings: dict[str, Any], together: int = 1) -> Engine:
 
     A graph has `together` steps, or with 0 as many as pay off.
     """
-    config = vf.Config(**{"hidden": (400,), "device": "cuda", "cuda_graphs": "on", **settings})
+    config = vf.Config(**{"device": "cuda", "cuda_graphs": "on", **settings})
     sampler = BatchSampler(IMAGES, config.batch_size, config.seed)
     plan = replace(make_plan(config)[0], steps_per_graph=together)
     data = torch.zeros(IMAGES, D, dtype=torch.uint8, device="cuda" if plan.feed == "device" else "cpu")
     torch._dynamo.reset()
-    return Engine(
-        vf.VAE(hidden=config.hidden, activation=config.activation).cuda(), data, config, plan, sampler.steps_per_epoch
-    )
+    return Engine(new_model(config, (1, 28, 28)).cuda(), data, config, plan, sampler.steps_per_epoch)
 
 
 def step_calls(settings: dict[str, Any]) -> list[Call]:

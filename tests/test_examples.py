@@ -64,6 +64,12 @@ def test_own_objective(tmp_path: Path) -> None:
     assert own_command("own_objective.py", "--hidden", "32", "--out", str(tmp_path / "run")) < 550
 
 
+def test_table(printed, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    assert "breast-cancer.npz: 455 training and 114 test rows of 30 columns" in printed("table.py")
+    assert (tmp_path / "breast-cancer.npz").is_file()
+
+
 def test_own_images(printed, tmp_path: Path) -> None:
     text = printed("own_images.py", "2")
     assert "test part: [200, 3, 16, 16], kept as uint8, given with channels last" in text

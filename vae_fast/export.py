@@ -138,7 +138,7 @@ def _checked(name: str, model: VAE, directory: Path) -> float:
     worst = 0.0
     generator = torch.Generator().manual_seed(0)
     for count in (1, CHECKED):
-        pixels = torch.rand(count, *model.input_shape, generator=generator)
+        pixels = _drawn(model, count, generator)
         z = torch.randn(count, model.latent, generator=generator)
         labels = (torch.arange(count) % model.classes,) if model.classes else ()
         with torch.no_grad():
@@ -154,6 +154,13 @@ def _checked(name: str, model: VAE, directory: Path) -> float:
                 )
             worst = max(worst, off)
     return worst
+
+
+def _drawn(model: VAE, count: int, generator: torch.Generator) -> Tensor:
+    """Return random pixels, or rows of a table in its own units."""
+    if model.is_standardized:
+        return model.restore(torch.randn(count, *model.input_shape, generator=generator))
+    return torch.rand(count, *model.input_shape, generator=generator)
 
 
 def _safetensors(model: VAE, directory: Path) -> tuple[Half, Half]:

@@ -79,7 +79,7 @@ def test_contradictory_settings_are_rejected() -> None:
         parse(["--weight-decay", "0.1"])
     with pytest.raises(ConfigError, match="--no-amp: contradicts amp_dtype = 'bf16'"):
         parse(["--no-amp", "--amp-dtype", "bf16"])
-    with pytest.raises(ConfigError, match=r"preset: expected one of binarized, colour, digits, .* got 'nope'"):
+    with pytest.raises(ConfigError, match=r"preset: expected one of binarized, colour, .* got 'nope'"):
         parse(["--preset", "nope"])
     with pytest.raises(ConfigError, match="--resume auto: needs --out"):
         parse(["--resume", "auto"])

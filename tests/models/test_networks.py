@@ -21,6 +21,7 @@ from vae_fast.models import sizes
 from vae_fast.models.build import new_model
 from vae_fast.models.layers import UpConv
 from vae_fast.models.networks import BUILT_IN
+from vae_fast.reporting.model_card import model_card
 from vae_fast.runtime.environment import cpp_compiler
 from vae_fast.runtime.plan import make_plan
 from vae_fast.sample import sample
@@ -215,6 +216,7 @@ def test_labels_of_other_data_are_matched_by_name(tmp_path: Path) -> None:
     trained = Trained.open(run, "cpu")
     assert trained.images("test", data=str(tmp_path / "some.npz")).conditions.unique().tolist() == [1, 2]
     assert trained.class_of("cat") == 2
+    assert "labels, int64 [B]: 0 ant, 1 bee, 2 cat" in model_card(trained, [])
     with pytest.raises(DataError, match="has classes ant, bee, cat; other has 'dog'"):
         trained.images("test", data=str(tmp_path / "other.npz"))
 

@@ -44,6 +44,17 @@ def test_a_step_has_few_nodes_on_one_stream_and_no_call_that_a_capture_forbids(n
     assert not [call for call in found if call.captured and call.kind in {"host-allocation", *WAITS}]
 
 
+@pytest.mark.parametrize("settings", [{"compile": True, "amp_dtype": "bf16"}, {"binarize": "dynamic"}])
+def test_a_step_of_convolutions_makes_no_call_that_a_capture_forbids(settings: dict[str, Any]) -> None:
+    """Use PyTorch's own convolutions, because cuDNN begins only with a real driver; so nothing is said of their nodes."""
+    with torch.backends.cudnn.flags(enabled=False):
+        found = graph_nodes.step_calls({"network": "conv", "batch_size": 8, **settings})
+    (nodes,) = log.graphs(found)
+    assert len({node.stream for node in nodes}) == 1
+    assert [call for call in found if call.unsafe] == []
+    assert not [call for call in found if call.captured and call.kind in {"host-allocation", *WAITS}]
+
+
 def test_an_evaluations_graph_does_not_grow_with_the_images() -> None:
     few, many = (graph_nodes.evaluation_calls(EVALUATIONS[name][0]) for name in list(EVALUATIONS)[1:])
     (nodes,), (more,) = log.graphs(few), log.graphs(many)

@@ -13,7 +13,10 @@ from vae_fast.models.vae import VAE
 
 UNKNOWN = "not known: the model came without its run"
 RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # REST only if not default
-REST = ("lr_warmup", "weight_decay", "clip", "beta_schedule", "beta_warmup", "beta_cycles", "free_bits", "valid")
+REST = (
+    *("lr_warmup", "weight_decay", "clip", "beta_schedule", "beta_warmup", "beta_cycles", "free_bits"),
+    *("objective", "valid"),
+)
 
 
 def model_card(trained: Trained, files: Sequence[str]) -> str:
@@ -33,7 +36,7 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
         f"{'in the units of the table' if model.is_standardized else 'in [0, 1]'} -> mu, logvar, "
         f"[B, {model.latent}] each",
         f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; {model.likelihood.family.image}",
-        *(["- both halves also take labels, int64 [B]"] if model.classes else []),
+        *([f"- both halves also take labels, int64 [B]: {_classes(trained)}"] if model.classes else []),
         "",
         "## Files",
         "",
@@ -53,6 +56,11 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _classes(trained: Trained) -> str:
+    names = trained.recorded.get("images", {}).get("label_names", [])
+    return ", ".join(f"{label} {name}" for label, name in enumerate(names)) or f"0 to {trained.model.classes - 1}"
 
 
 def _network(model: VAE) -> str:
@@ -79,6 +87,7 @@ def _recipe(trained: Trained) -> list[str]:
     if trained.config is None or trained.run is None:
         return [UNKNOWN]
     usual, ours = asdict(Config()), asdict(trained.config)
+    ours["objective"] = PurePath(trained.config.objective).name  # a file's folder is nobody else's business
     names = [*RECIPE, *(name for name in REST if ours[name] != usual[name])]
     precision = trained.recorded.get("plan", {}).get("precision", "not known")
     return [*(f"- {name}: {ours[name]}" for name in names), f"- precision: {precision}"]
