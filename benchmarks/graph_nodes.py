@@ -24,8 +24,8 @@ from benchmarks.nullgpu.log import Call
 from benchmarks.reporting.tables import markdown
 from vae_fast.data.sampler import BatchSampler
 from vae_fast.kernels.triton import elbo, finish_step, nll_with_gradient, philox, reparameterize
-from vae_fast.runtime.compile import compiled
 from vae_fast.models.build import new_model
+from vae_fast.runtime.compile import compiled
 from vae_fast.runtime.plan import make_plan, process_settings
 from vae_fast.training import cuda_graphs
 from vae_fast.training.engine import Engine

@@ -46,7 +46,7 @@ def test_a_step_has_few_nodes_on_one_stream_and_no_call_that_a_capture_forbids(n
 
 @pytest.mark.parametrize("settings", [{"compile": True, "amp_dtype": "bf16"}, {"binarize": "dynamic"}])
 def test_a_step_of_convolutions_makes_no_call_that_a_capture_forbids(settings: dict[str, Any]) -> None:
-    """Use PyTorch's own convolutions, because cuDNN begins only with a real driver; so nothing is said of their nodes."""
+    """Use PyTorch's own convolutions: cuDNN begins only with a real driver. So their nodes mean nothing."""
     with torch.backends.cudnn.flags(enabled=False):
         found = graph_nodes.step_calls({"network": "conv", "batch_size": 8, **settings})
     (nodes,) = log.graphs(found)
