@@ -82,7 +82,10 @@ class Config:
     """give encoder and decoder the label of each image: the model is p(x | z, label)"""
 
     objective: str = "elbo"
-    """elbo, or a function that returns nll and kl of each image: FILE.py:function or package.module:function"""
+    """elbo, iwae, dreg (the importance-weighted bound, and its better gradients), or a function that returns nll and kl
+    of each image: FILE.py:function or package.module:function"""
+    samples: int = 1
+    """samples of z for each image of a step"""
     epochs: int = 10
     """total number of epochs, including those before a resume"""
     batch_size: int = 128

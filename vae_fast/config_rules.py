@@ -13,6 +13,7 @@ MOST_THREADS = 4096
 LEARNED_SCALES = ("learned", "per-channel", "per-value")  # one for all values of an image, for each channel, for each
 SCALED_LIKELIHOODS = ("gaussian", "discretized_logistic")
 NETWORKS = ("mlp", "conv", "resnet")
+OBJECTIVES = ("elbo", "iwae", "dreg")
 
 
 def check_range(name: str, value: Any) -> None:
@@ -53,10 +54,15 @@ def check_together(c: Any) -> None:
         raise ConfigError(
             f"network: expected {', '.join(NETWORKS)}, FILE.py:function or package.module:function, got {c.network!r}"
         )
-    if ":" not in c.objective and c.objective != "elbo":
-        raise ConfigError(f"objective: expected elbo, FILE.py:function or package.module:function, got {c.objective!r}")
-    if c.objective != "elbo" and c.free_bits > 0:
-        raise ConfigError(f"free_bits: expected 0 with an objective of your own, got {c.free_bits!r}")
+    if ":" not in c.objective and c.objective not in OBJECTIVES:
+        raise ConfigError(
+            f"objective: expected {', '.join(OBJECTIVES)}, FILE.py:function or package.module:function, "
+            f"got {c.objective!r}"
+        )
+    if (c.objective != "elbo" or c.samples > 1) and c.free_bits > 0:
+        raise ConfigError(f"free_bits: expected 0 unless the objective is elbo with one sample, got {c.free_bits!r}")
+    if ":" in c.objective and c.samples > 1:
+        raise ConfigError(f"samples: expected 1 with an objective of your own, got {c.samples}")
     if c.network == "mlp" and c.network_options:
         raise ConfigError(f"network_options: expected none with the MLP, got {' '.join(c.network_options)}")
     for name, default in (("hidden", (400,)), ("activation", "relu")):
@@ -122,7 +128,7 @@ def _text(key: str, value: Any) -> str:
 
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("latent", "epochs", "batch_size", "beta_cycles", "keep"), lambda v: v >= 1, "at least 1"),
+    (("latent", "epochs", "batch_size", "samples", "beta_cycles", "keep"), lambda v: v >= 1, "at least 1"),
     (
         ("valid", "lr_warmup", "weight_decay", "beta", "free_bits"),
         lambda v: 0 <= v < math.inf,

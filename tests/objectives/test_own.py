@@ -95,8 +95,14 @@ def test_mistakes_end_before_anything_is_compiled(place: str, error: type[Except
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "elbow"}, "objective: expected elbo, FILE.py:function or package.module:function, got 'elbow'"),
-        ({"objective": "a.py:b", "free_bits": 0.1}, "free_bits: expected 0 with an objective of your own, got 0.1"),
+        (
+            {"objective": "elbow"},
+            "objective: expected elbo, iwae, dreg, FILE.py:function or package.module:function, got 'elbow'",
+        ),
+        (
+            {"objective": "a.py:b", "free_bits": 0.1},
+            "free_bits: expected 0 unless the objective is elbo with one sample, got 0.1",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:

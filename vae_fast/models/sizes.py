@@ -11,6 +11,7 @@ from vae_fast.models.build import new_model
 from vae_fast.models.vae import VAE
 
 MOST_ROWS = 1000
+PART_BYTES = 1 << 30  # for the values, and their gradients, of the images that a step computes together
 LAYER_BYTES = 1 << 27  # for the outputs of one layer where images go through a network without gradients
 
 
@@ -61,5 +62,22 @@ def network_memory(config: Config, input_shape: Sequence[int], classes: int = 0)
     with torch.device("meta"):
         model = new_model(config, input_shape, classes)
     parameters = sum(p.numel() for p in model.parameters())
-    values = model.pixels + sum(sum(sizes) for sizes in layer_sizes(model).values())
-    return 4 * (4 * parameters + 2 * config.batch_size * values)  # values and their gradients
+    most = max(part.stop - part.start for part in parts_of(model, config.batch_size, config.samples))
+    return 16 * parameters + most * image_memory(model, config.samples)
+
+
+def image_memory(model: VAE, samples: int) -> int:
+    """Return the bytes that an image takes in a step: its values and their gradients, float32."""
+    sizes = layer_sizes(model)
+    return 8 * (sum(sizes["encoder"]) + samples * (model.pixels + sum(sizes["decoder"])))
+
+
+def parts_of(model: VAE, batch: int, samples: int) -> list[slice]:
+    """Return the parts in which a step computes a batch: one, unless several samples an image need too much memory.
+
+    A batch whose images depend on each other, as batch normalisation makes them, is not divided.
+    """
+    together = max(1, PART_BYTES // image_memory(model, samples))
+    if samples == 1 or model.has_moving_buffers or together >= batch:
+        return [slice(0, batch)]
+    return [slice(first, min(first + together, batch)) for first in range(0, batch, together)]

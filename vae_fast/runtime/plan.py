@@ -296,6 +296,8 @@ def _no_fused_step(config: Config, device: torch.device, processes: int) -> str 
         return "the fused step has no labels"
     if config.objective != "elbo":
         return f"the fused step is the ELBO's, the objective is {config.objective}"
+    if config.samples > 1:
+        return f"the fused step draws one sample an image, not {config.samples}"
     if processes > 1 and config.free_bits > 0:
         return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)

@@ -14,6 +14,7 @@ from vae_fast.artifacts import checkpoint, strict_json
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.artifacts.trackers import tracker
 from vae_fast.config import Config
+from vae_fast.config_rules import OBJECTIVES
 from vae_fast.data.images import Pixels
 from vae_fast.data.prefetch import Prefetcher
 from vae_fast.data.sampler import BatchSampler
@@ -61,7 +62,7 @@ class Trainer:
         require_memory(to_come, network_memory(config, splits.image_shape, splits.classes), device)
         self.sampler = BatchSampler(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
         self.model = new_model(config, splits.image_shape, splits.classes)
-        self.objective = None if config.objective == "elbo" else OwnObjective(config.objective, self.model)
+        self.objective = None if config.objective in OBJECTIVES else OwnObjective(config.objective, self.model)
         require_shareable(self.model, self.objective, group.size)
         self.model.to(device)
         if splits.standardization is not None:

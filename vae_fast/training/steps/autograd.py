@@ -1,7 +1,9 @@
 """The training step with autograd: any network, any precision, compiled or not, on any device."""
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +13,10 @@ from vae_fast.data.transforms import bernoulli_sample
 from vae_fast.errors import ContactLost
 from vae_fast.kernels import Rates, Terms, finish_step_
 from vae_fast.kernels.reference import SKIPPED
+from vae_fast.models.sizes import parts_of
 from vae_fast.models.vae import VAE
-from vae_fast.objectives.elbo import Noise, Pass, backward, forward
+from vae_fast.objectives import elbo, multisample
+from vae_fast.objectives.elbo import Noise
 from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.compile import compiled_with_backward
 from vae_fast.runtime.distributed import ProcessGroup
@@ -22,6 +26,8 @@ from vae_fast.training.loss_scale import LossScale
 from vae_fast.training.optim import Adam
 from vae_fast.training.step_metrics import StepMetrics
 from vae_fast.training.steps.base import Labels, place
+
+Learned = tuple[Terms, tuple[Tensor, ...]]  # the losses of some images, and the gradients by the parameters
 
 
 class AutogradStep:
@@ -48,7 +54,8 @@ class AutogradStep:
     ) -> None:
         self._config, self._plan, self._group = config, plan, group
         self._schedule, self._seed, self._step_metrics = schedule, seed, step_metrics
-        self._row_offset, self._labels = group.shard(config.batch_size).start, labels
+        share = group.shard(config.batch_size)
+        self._row_offset, self._labels = share.start, labels
         has_twin = plan.precision != "fp32" and model.network == "mlp"
         self.network = deepcopy(model).to(DTYPES[plan.precision]) if has_twin else model
         self._has_moving_buffers = model.has_moving_buffers
@@ -63,10 +70,10 @@ class AutogradStep:
         self.scale = LossScale(plan.precision == "fp16", plan.torch_device)
         compiled = plan.is_torch_compiled
         inner = unmarked if compiled else mark  # compiled code cannot contain ranges
-        total = None if group.is_alone else partial(group.total, compiled=compiled)
-        of_elbo = partial(backward, free_bits=config.free_bits, total=total)
-        self._forward = inner("forward", self._activations)
-        self._backward = inner("backward", of_elbo if objective is None else objective.backward)
+        self._parts = parts_of(model, share.stop - share.start, config.samples)
+        through, back = _passes(config, objective, None if group.is_alone else partial(group.total, compiled=compiled))
+        self._through = through
+        self._forward, self._backward = inner("forward", self._activations), inner("backward", back)
         self._learn = mark("gradients", compiled_with_backward(self._gradients)) if compiled else self._gradients
         self._update = mark("optimizer", self._finished)
         # Whether the compiled code itself talks to other processes.
@@ -133,24 +140,26 @@ class AutogradStep:
         x = images if rows is None else images.index_select(0, rows)  # [B, D]
         if self._config.binarize == "dynamic":
             x = bernoulli_sample(x, seed, step, self._row_offset)
-        noise = Noise(seed, step, self._row_offset)
-        done = self._forward(x, y, noise)
-        terms, gradients = self._backward(
-            self.network,
-            self._likelihood,
-            x,
-            noise,
-            done,
-            rates,
-            scale,
-            images=self._config.batch_size,
-        )
+        found = [
+            self._of_part(x[part], None if y is None else y[part], part.start, rates, seed, step, scale)
+            for part in self._parts
+        ]
+        terms, gradients = found[0] if len(found) == 1 else _together(found)
         return terms, rates, gradients
 
-    def _activations(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Pass:
+    def _of_part(
+        self, x: Tensor, labels: Tensor | None, first: int, rates: Rates, seed: Tensor, step: Tensor, scale: Tensor
+    ) -> Learned:
+        """Return the terms over some images of the batch, from number `first` on, and their share of the gradients."""
+        noise = Noise(seed, step, self._row_offset + first)
+        done = self._forward(x, labels, noise)
+        given = self.network, self._likelihood, x, noise, done, rates, scale
+        return self._backward(*given, images=self._config.batch_size)
+
+    def _activations(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Any:
         dtype = DTYPES[self._plan.precision]
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
-            return forward(self.network, x, noise, labels)
+            return self._through(self.network, x, noise, labels)
 
     def _finished(self, terms: Terms, rates: Rates, gradients: tuple[Tensor, ...]) -> None:
         """Update the model with the gradients of all processes."""
@@ -169,3 +178,22 @@ class AutogradStep:
             images=self._config.batch_size,
             **self.optimizer.settings,
         )
+
+
+def _passes(
+    config: Config, own: OwnObjective | None, total: Callable[[Tensor], Tensor] | None
+) -> tuple[Callable[..., Any], Callable[..., Learned]]:
+    """Return the forward and the backward pass of the objective; the first returns what the second needs."""
+    if own is not None:
+        return elbo.forward, own.backward
+    if config.objective == "elbo" and config.samples == 1:
+        return elbo.forward, partial(elbo.backward, free_bits=config.free_bits, total=total)
+    forward = partial(multisample.forward, samples=config.samples)
+    return forward, partial(multisample.backward, objective=config.objective)
+
+
+def _together(found: Sequence[Learned]) -> Learned:
+    """Return the terms of all parts, one after another, and the sums of their gradients."""
+    terms, gradients = zip(*found, strict=True)
+    nll, kl = (torch.cat([getattr(each, name) for each in terms]) for name in ("nll", "kl"))
+    return Terms(nll, kl), tuple(torch.stack(parts).sum(0) for parts in zip(*gradients, strict=True))
