@@ -38,12 +38,13 @@ def test_evaluate_prints_a_table_and_writes_a_file(
 
 
 def test_json_output_for_binarized_pixels(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(trained_run), "--json", "--binarize", "threshold", "--split", "train"]
+    arguments = [str(trained_run), "--json", "--binarize", "threshold", "--split", "train", "--count", "100"]
     assert command.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["binarize"], found["nll_minus_entropy"]) == ("threshold", None)
-    kept = trained_run / "evaluations" / "step-00000014-digits-train-threshold-seed0.json"
+    kept = trained_run / "evaluations" / "step-00000014-digits-train-threshold-first100-seed0.json"
     assert json.loads(kept.read_text()) == found
+    assert found["images"].startswith("digits, 100 train images")
 
 
 def test_an_interrupted_evaluation_is_continued(
@@ -91,6 +92,7 @@ def test_a_terminated_evaluation_saves_its_estimates(trained_run: Path, tmp_path
     ("arguments", "message"),
     [
         (["--split", "valid"], "split: digits has no valid images here"),
+        (["--count", "1001"], "count: expected 1 to 1,000, the test images, got 1,001"),
         (["--data", "digitz"], "did you mean 'digits'?"),
         (["--device", "cuda:99"], "device: cuda:99 is not there"),
         (["--out", "."], "--out: expected a file, . is a directory"),

@@ -153,8 +153,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> None:
     trained, selection = run_arguments.opened(chosen)
+    if chosen.count is not None:
+        selection = selection.first(chosen.count)
     seed = trained.seed if chosen.seed is None else chosen.seed
-    name = f"{trained.source.name}-{selection.slug}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
+    first = "" if chosen.count is None else f"-first{chosen.count}"
+    name = f"{trained.source.name}-{selection.slug}{first}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
     kept = chosen.out or trained.run is not None
     out = output.file_place(trained, chosen.out, "evaluations", name) if kept else None
     result = evaluate(
@@ -182,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--iw", type=numbers.whole_number, default=0, metavar="K", help="importance samples per image for -log p(x)"
+    )
+    parser.add_argument(
+        "--count", type=numbers.positive_number, metavar="N", help="only the first N images (default: all)"
     )
     parser.add_argument(
         "--seed", type=numbers.whole_number, help="seed of the noise (default: the run's, which gives its test loss)"

@@ -53,6 +53,13 @@ class Selection:
                 raise DataError(f"index: expected less than the {self._counted}, got {index}")
         return torch.cat([self.pixels[index : index + 1].to("cpu") for index in indices])
 
+    def first(self, count: int) -> "Selection":
+        """Return the first `count` images; raise DataError if there are fewer."""
+        if not 1 <= count <= len(self.pixels):
+            raise DataError(f"count: expected 1 to {len(self.pixels):,}, the {self.part} images, got {count:,}")
+        labels, conditions = (None if y is None else y[:count] for y in (self.labels, self.conditions))
+        return replace(self, pixels=self.pixels[:count], labels=labels, conditions=conditions)
+
     def as_seen(self, model: VAE) -> Pixels:
         """Return the images, [N, D], as the model's network sees them: standardized if they are rows of a table."""
         flat = self.pixels.flatten(1)
