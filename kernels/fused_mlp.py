@@ -25,7 +25,7 @@ HAS_LIBRARY = extension.load()
 
 _OBJECTIVE = (
     "float free_bits, bool binarize, int row_offset, int stream, float weight, str products, str likelihood,"
-    " float? log_scale, Tensor({}!) workspace"
+    " float? log_scale, str objective, int samples, Tensor({}!) workspace"
 )
 torch.library.define(
     "vae_fast::mlp_steps_",
@@ -41,7 +41,7 @@ torch.library.define(
     " Tensor step, Tensor beta, str activation, " + _OBJECTIVE.format("b") + ", Tensor(c!) terms) -> ()",
 )
 torch.library.define(
-    "vae_fast::mlp_workspace", "(Tensor[] parameters, int batch, float free_bits, str products) -> int"
+    "vae_fast::mlp_workspace", "(Tensor[] parameters, int batch, float free_bits, str products, int samples) -> int"
 )
 torch.library.define("vae_fast::mlp_copies_size", "(Tensor[] parameters) -> int")
 torch.library.define("vae_fast::mlp_copy_", "(Tensor[] parameters, Tensor(a!) copies) -> ()")
@@ -68,12 +68,14 @@ def mlp_refuses(parameters: Sequence[Tensor], activation: str) -> str | None:
     return None
 
 
-def mlp_workspace(parameters: Sequence[Tensor], batch: int, free_bits: float = 0.0, products: str = FLOAT32) -> Tensor:
+def mlp_workspace(
+    parameters: Sequence[Tensor], batch: int, free_bits: float = 0.0, products: str = FLOAT32, samples: int = 1
+) -> Tensor:
     """Allocate the memory that steps need, float32 [...], for batches of up to this size and the current thread count.
 
     Free bits need more: no gradient can be computed before the whole batch's KL is known.
     """
-    size = torch.ops.vae_fast.mlp_workspace(parameters, batch, free_bits, products)
+    size = torch.ops.vae_fast.mlp_workspace(parameters, batch, free_bits, products, samples)
     return torch.empty(size, dtype=torch.float32, device="cpu")
 
 
@@ -124,6 +126,8 @@ def mlp_steps_(
     products: str = FLOAT32,
     likelihood: str = "bernoulli",
     log_scale: float | None = None,
+    objective: str = "elbo",
+    samples: int = 1,
     seconds: Tensor | None = None,
 ) -> None:
     """Train on some batches, one after the other: update parameters, moments, count, copies and the record in place.
@@ -159,6 +163,8 @@ def mlp_steps_(
             activations and gradients once each. All else is float32.
         likelihood: one of `reference.LIKELIHOODS`.
         log_scale: the log of a fixed scale, for the likelihoods of `reference.SCALED` if it is not learned.
+        objective, samples: what is minimised, "elbo", "iwae" or "dreg", with this many samples of z for each image: see
+            vae_fast/objectives/multisample.py. The terms nll and kl are those of its `backward`, summed.
         seconds: float64 [threads, 5]; each thread adds the time it spends on forward products, backward products,
             weight gradients with Adam, storing operands, and everything together.
 
@@ -197,6 +203,8 @@ def mlp_steps_(
         products,
         likelihood,
         log_scale,
+        objective,
+        samples,
         workspace,
         seconds,
     )
@@ -223,6 +231,8 @@ def mlp_gradients(
     products: str = FLOAT32,
     likelihood: str = "bernoulli",
     log_scale: float | None = None,
+    objective: str = "elbo",
+    samples: int = 1,
 ) -> None:
     """Compute the gradients of the loss of one batch and write them to `gradients`, which have the parameters' shapes.
 
@@ -253,6 +263,8 @@ def mlp_gradients(
         products,
         likelihood,
         log_scale,
+        objective,
+        samples,
         workspace,
         terms,
     )

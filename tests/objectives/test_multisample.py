@@ -10,8 +10,8 @@ from torch import Tensor
 
 import vae_fast as vf
 from tests.own_objectives import sampled
-from vae_fast.errors import ConfigError, RunError
-from vae_fast.kernels import Rates
+from vae_fast.errors import ConfigError
+from vae_fast.kernels import Rates, extension
 from vae_fast.models import sizes
 from vae_fast.models.vae import VAE
 from vae_fast.objectives import elbo
@@ -131,7 +131,7 @@ def test_the_bound_rises_to_the_known_likelihood_of_a_linear_model() -> None:
 
 
 def test_a_batch_in_parts_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"hidden": (16,), "latent": 4, "epochs": 1, "objective": "iwae", "samples": 3}
+    settings = {"hidden": (16,), "latent": 4, "epochs": 1, "objective": "iwae", "samples": 3, "step": "autograd"}
     whole = vf.fit(vf.Config(**settings, out=str(tmp_path / "whole"))).metrics[-1]
     model = VAE((1, 28, 28), hidden=(16,), latent=4)
     monkeypatch.setattr(sizes, "PART_BYTES", 50 * sizes.image_memory(model, 3))
@@ -141,11 +141,22 @@ def test_a_batch_in_parts_learns_the_same(tmp_path: Path, monkeypatch: pytest.Mo
         assert parts[name] == pytest.approx(whole[name], rel=1e-5)
 
 
+@pytest.mark.skipif(not extension.load(), reason="the C++ library is not built")
+def test_the_fused_step_learns_the_same(tmp_path: Path) -> None:
+    settings = {"hidden": (16,), "latent": 4, "epochs": 2, "objective": "dreg", "samples": 3}
+    fused, autograd = (
+        vf.fit(vf.Config(**settings, step=step, out=str(tmp_path / step))).metrics[-1] for step in ("fused", "autograd")
+    )
+    for name in ("train_loss", "train_nll", "train_kl", "test_loss"):
+        assert fused[name] == pytest.approx(autograd[name], rel=1e-4, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     "more",
     [
         {"objective": "dreg", "amp_dtype": "bf16", "beta_schedule": "linear"},
-        {"objective": "iwae", "compile": True, "likelihood": "gaussian"},
+        {"objective": "iwae", "compile": True, "likelihood": "gaussian", "step": "autograd"},
+        {"objective": "iwae", "likelihood": "discretized_logistic"},
         {"objective": "elbo", "network": "conv", "network_options": {"width": 4}, "conditional": True},
     ],
 )
@@ -179,7 +190,6 @@ def test_a_run_resumes_bit_for_bit(more: dict[str, Any], tmp_path: Path) -> None
             ConfigError,
             "samples: expected 1 with an objective of your own, got 2",
         ),
-        ({"samples": 2, "step": "fused"}, RunError, "--step fused: cannot be had, the fused step draws one sample"),
     ],
 )
 def test_what_cannot_be_is_refused(

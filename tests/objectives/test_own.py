@@ -111,7 +111,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 
 
 def test_the_fused_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="--step fused: cannot be had, the fused step is the ELBO's, the objective is"):
+    with pytest.raises(RunError, match="--step fused: cannot be had, the fused step has no objectives of your own"):
         vf.fit(vf.Config(objective=f"{OWN}:as_usual", step="fused", out=str(tmp_path / "run")))
 
 

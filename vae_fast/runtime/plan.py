@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vae_fast.config import Config
+from vae_fast.config_rules import OBJECTIVES
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.kernels import bf16_loops, dispatch, extension, mlp_refuses, set_flush_denormal
 from vae_fast.runtime.environment import require_compiler
@@ -294,10 +295,8 @@ def _no_fused_step(config: Config, device: torch.device, processes: int) -> str 
         return f"the fused step is the MLP's, the network is {config.network}"
     if config.conditional:
         return "the fused step has no labels"
-    if config.objective != "elbo":
-        return f"the fused step is the ELBO's, the objective is {config.objective}"
-    if config.samples > 1:
-        return f"the fused step draws one sample an image, not {config.samples}"
+    if config.objective not in OBJECTIVES:
+        return f"the fused step has no objectives of your own, such as {config.objective}"
     if processes > 1 and config.free_bits > 0:
         return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)

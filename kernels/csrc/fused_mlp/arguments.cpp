@@ -16,9 +16,29 @@ float scalar(const at::Tensor& value, const char* op, const char* name) {
   return *value.const_data_ptr<float>();
 }
 
+namespace {
+
+Bound bound_of(const char* op, std::string_view name) {
+  constexpr std::pair<std::string_view, Bound> known[] = {
+      {"elbo", Bound::elbo}, {"iwae", Bound::iwae}, {"dreg", Bound::dreg}};
+  for (const auto& [known_name, bound] : known)
+    if (name == known_name) return bound;
+  TORCH_CHECK_VALUE(false, op, ": objective: got the unknown '", name, "'");
+}
+
+void check_samples(const char* op, int64_t samples, double free_bits, std::string_view bound) {
+  TORCH_CHECK_VALUE(0 < samples && samples <= kMostSamples, op, ": samples: expected 1 to ", kMostSamples, ", got ",
+                    samples);
+  TORCH_CHECK_VALUE(free_bits <= 0 || (samples == 1 && bound == "elbo"), op,
+                    ": free_bits: expected 0 unless the objective is elbo with one sample, got ", free_bits);
+}
+
+}  // namespace
+
 Objective objective_of(const char* op, const Network& network, std::string_view activation, const at::Tensor& seed,
                        const at::Tensor& step, float beta, double free_bits, int64_t row_offset, int64_t stream,
-                       double weight, std::string_view likelihood, std::optional<double> log_scale) {
+                       double weight, std::string_view likelihood, std::optional<double> log_scale,
+                       std::string_view bound, int64_t samples) {
   const Likelihood kind = likelihood_of(op, likelihood);
   TORCH_CHECK_VALUE(has_scale(kind) == (log_scale.has_value() || network.scales > 0) &&
                         !(log_scale.has_value() && network.scales > 0),
@@ -26,13 +46,16 @@ Objective objective_of(const char* op, const Network& network, std::string_view 
                     " with likelihood '", likelihood, "'");
   std::optional<float> fixed;
   if (log_scale) fixed = static_cast<float>(*log_scale);
-  return {.draw = make_draw(op, seed, step, network.latent(), row_offset, stream),
+  check_samples(op, samples, free_bits, bound);
+  return {.draw = make_draw(op, seed, step, samples * network.latent(), row_offset, stream),
           .activation = activation_of(op, activation),
           .beta = beta,
           .free_bits = static_cast<float>(free_bits),
           .weight = static_cast<float>(weight),
           .likelihood = kind,
-          .log_scale = fixed};
+          .log_scale = fixed,
+          .bound = bound_of(op, bound),
+          .samples = samples};
 }
 
 Images images_of(const char* op, const at::Tensor& images, int64_t pixels) {

@@ -16,13 +16,15 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr int64_t kAlignment = 16;  // floats
 constexpr int64_t kBinarization = 3;  // the stream's number in kernels/streams.py
+constexpr int64_t kMostSamples = 1 << 16;
 constexpr std::string_view kFloat32 = "float32";
 
 float scalar(const at::Tensor& value, const char* op, const char* name);
 
 Objective objective_of(const char* op, const Network& network, std::string_view activation, const at::Tensor& seed,
                        const at::Tensor& step, float beta, double free_bits, int64_t row_offset, int64_t stream,
-                       double weight, std::string_view likelihood, std::optional<double> log_scale);
+                       double weight, std::string_view likelihood, std::optional<double> log_scale,
+                       std::string_view bound, int64_t samples);
 
 // Images [N, D] that are the whole batch.
 Images images_of(const char* op, const at::Tensor& images, int64_t pixels);

@@ -8,15 +8,15 @@ namespace {
 class Bf16Products final : public Products {
  public:
   Bf16Products(const Network& network, Layout& layout, PackedPair* copies, const Bf16Loop& loop)
-      : network_(network), layout_(layout), copies_(copies), loop_(loop),
-        depth_(depth_tiles(layout.batch)), stride_((depth_ | 1) * kTile) {
+      : network_(network), layout_(layout), copies_(copies), loop_(loop) {
     squares_ = layout.take(layout.slots * panels_for(network.pixels()) * kPanel * kPanel);
-    for (const Layer& layer : network.layers) {
-      offsets_.push_back({.input = layout.take(layout.slots * depth_tiles(layer.in) * kTile),
-                          .by_output = layout.take(layout.slots * depth_tiles(layer.out) * kTile),
-                          .input_by_image = layout.take(panels_for(layer.in) * stride_),
-                          .by_output_by_image = layout.take(2 * depth_tiles(layer.out) * stride_),
-                          .sums = layout.take(layout.panels * layer.out)});
+    for (size_t i = 0; i < network.layers.size(); ++i) {
+      const Layer& layer = network.layers[i];
+      offsets_.push_back({.input = layout.take(layout.slots_of(i) * depth_tiles(layer.in) * kTile),
+                          .by_output = layout.take(layout.slots_of(i) * depth_tiles(layer.out) * kTile),
+                          .input_by_image = layout.take(panels_for(layer.in) * stride(i)),
+                          .by_output_by_image = layout.take(2 * depth_tiles(layer.out) * stride(i)),
+                          .sums = layout.take(layout.panels_of(i) * layer.out)});
     }
   }
 
@@ -44,8 +44,8 @@ class Bf16Products final : public Products {
            .end = part.end,
            .by_feature = input(layer, part.slot + i),
            .by_image = pairs(offsets_[layer].input_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfPairs * kPanel,
-           .stride = stride_,
-           .is_last = is_last(panel)});
+           .stride = stride(layer),
+           .is_last = is_last(layer, panel)});
     }
   }
 
@@ -60,8 +60,8 @@ class Bf16Products final : public Products {
            .end = part.end,
            .by_feature = by_output(layer, part.slot + i),
            .by_image = pairs(offsets_[layer].by_output_by_image) + panel / 2 * kTile + panel % 2 * kHalfOfPairs,
-           .stride = stride_,
-           .is_last = is_last(panel)},
+           .stride = stride(layer),
+           .is_last = is_last(layer, panel)},
           layout_.memory + offsets_[layer].sums + panel * features);
     }
   }
@@ -85,9 +85,9 @@ class Bf16Products final : public Products {
         {.by_output = pairs(at.by_output_by_image),
          .input = pairs(at.input_by_image),
          .sums = layout_.memory + at.sums,
-         .depth = depth_,
-         .stride = stride_,
-         .panels = layout_.panels,
+         .depth = depth_tiles(layout_.images_of(layer)),
+         .stride = stride(layer),
+         .panels = layout_.panels_of(layer),
          .copies = copies_of(network_, layer, copies_),
          .multiply = loop_.multiply},
         update);
@@ -97,7 +97,7 @@ class Bf16Products final : public Products {
   struct Offsets {
     int64_t input;               // right-hand with the features along the sum: [slots][in/32] tiles
     int64_t by_output;           // the same: [slots][out/32] tiles
-    int64_t input_by_image;      // right-hand with the images along the sum: [in/16] runs of tiles, stride_ apart
+    int64_t input_by_image;      // right-hand with the images along the sum: [in/16] runs of tiles, `stride` apart
     int64_t by_output_by_image;  // left-hand, otherwise the same: [out/16] runs
     int64_t sums;                // of the gradient by the output over a panel's images: [panels][out]
   };
@@ -118,7 +118,10 @@ class Bf16Products final : public Products {
                     .panels = part.count});
   }
 
-  bool is_last(int64_t panel) const { return panel + 1 == layout_.panels && panel % 2 == 0; }
+  bool is_last(size_t layer, int64_t panel) const { return panel + 1 == layout_.panels_of(layer) && panel % 2 == 0; }
+
+  // The number of pairs from 16 features to the next, of operands with the images along the sum.
+  int64_t stride(size_t layer) const { return (depth_tiles(layout_.images_of(layer)) | 1) * kTile; }
 
   PackedPair* pairs(int64_t offset) const { return reinterpret_cast<PackedPair*>(layout_.memory + offset); }
   PackedPair* input(size_t layer, int64_t slot) const {
@@ -132,7 +135,6 @@ class Bf16Products final : public Products {
   const Layout& layout_;
   PackedPair* copies_;
   const Bf16Loop& loop_;
-  const int64_t depth_, stride_;  // tiles along the images, and pairs from 16 features to the next
   int64_t squares_;
   std::vector<Offsets> offsets_;
 };

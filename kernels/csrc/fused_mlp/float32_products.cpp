@@ -10,8 +10,8 @@ class Float32Products final : public Products {
  public:
   Float32Products(const Network& network, Layout& layout)
       : network_(network), layout_(layout), loops_(*loops().mlp) {
-    for (const Layer& layer : network.layers)
-      by_image_.push_back(layout.take(panels_for(layer.in) * image_stride(layout.batch)));
+    for (size_t i = 0; i < network.layers.size(); ++i)
+      by_image_.push_back(layout.take(panels_for(network.layers[i].in) * image_stride(layout.images_of(i))));
   }
 
   Squares pixels(int64_t panel, int64_t) const override { return {square(0, panel), image_stride(layout_.batch)}; }
@@ -21,7 +21,7 @@ class Float32Products final : public Products {
     const int64_t features = network_.layers[layer].in;
     for (int64_t i = 0; i < part.count; ++i) {
       loops_.by_image(values + i * feature_stride(features), features, part.begin / kPanel, panels_for(part.end),
-                      square(layer, part.panel + i), image_stride(layout_.batch));
+                      square(layer, part.panel + i), image_stride(layout_.images_of(layer)));
     }
   }
 
@@ -66,7 +66,7 @@ class Float32Products final : public Products {
   void gradient(size_t layer, const LayerUpdate& update) const override {
     loops_.layer_gradient({.by_output = layout_.memory + layout_.by_output[layer],
                            .input = layout_.memory + by_image_[layer],
-                           .images = layout_.batch},
+                           .images = layout_.images_of(layer)},
                           update);
   }
 

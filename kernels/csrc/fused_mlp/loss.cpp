@@ -40,7 +40,7 @@ void Pass::set_scales() const {
 void Pass::scale_gradient(float* to) const {
   const int64_t pixels = network_.pixels(), run = pixels / network_.scales;
   float* const by_pixel = at(layout_.log_scale);  // no longer needed
-  loops_.scale_gradient(at(layout_.by_scale), layout_.panels, pixels, pixels, by_pixel);
+  loops_.scale_gradient(at(layout_.by_scale), layout_.panels * objective_.samples, pixels, pixels, by_pixel);
   for (int64_t scale = 0; scale < network_.scales; ++scale) {
     double sum = 0;
     for (int64_t i = scale * run; i < (scale + 1) * run; ++i) sum += by_pixel[i];

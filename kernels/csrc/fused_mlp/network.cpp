@@ -55,30 +55,40 @@ Activation activation_of(const char* op, std::string_view name) {
   TORCH_CHECK_VALUE(false, op, ": activation: got the unknown '", name, "'");
 }
 
-Layout::Layout(const Network& network, int64_t batch, int64_t threads, bool all_at_once, bool keeps_gradients)
+Layout::Layout(const Network& network, int64_t batch, int64_t threads, int64_t samples, bool all_at_once,
+               bool keeps_gradients)
     : batch(batch),
       panels(panels_for(batch)),
+      samples(samples),
+      stats_layer(network.stats),
       slots(all_at_once ? panels : kGroup * std::min(threads, panels)),
       keeps_gradients(keeps_gradients) {
   for (size_t i = 0; i < network.layers.size(); ++i) {
     const Layer& layer = network.layers[i];
-    by_output.push_back(take((keeps_gradients ? panels : slots) * feature_stride(layer.out)));
-    input.push_back(take(slots * feature_stride(layer.in)));
-    slopes.push_back(take(network.is_hidden(i) ? slots * feature_stride(layer.out) : 0));
+    by_output.push_back(take((keeps_gradients ? panels_of(i) : slots_of(i)) * feature_stride(layer.out)));
+    input.push_back(take(slots_of(i) * feature_stride(layer.in)));
+    slopes.push_back(take(network.is_hidden(i) ? slots_of(i) * feature_stride(layer.out) : 0));
     gradients.push_back(take(layer.out * layer.in + layer.out));
   }
   const int64_t latent = network.latent();
   sampled = take(slots * kPanel * (network.pixels() + 3) / 4);
   stats = take(slots * feature_stride(2 * latent));
-  noise = take(slots * feature_stride(latent));
-  by_z = take(slots * feature_stride(latent));
+  noise = take(slots * samples * feature_stride(latent));
+  by_z = take(slots * samples * feature_stride(latent));
+  const int64_t blocks = loss_blocks(network.pixels());
+  below = take(slots * samples * kPanel);
+  shares = take(slots * samples * kPanel);
+  sample_nll = take(slots * samples * blocks * kPanel);
+  sample_slopes = take(network.scales > 0 ? slots * samples * network.pixels() * kPanel : 0);
+  mean_nll = take(2 * panels);
+  bound = take(2 * panels);
   kl = take(2 * panels * latent);
-  nll = take(2 * panels * ((network.pixels() + kLossRows - 1) / kLossRows));
+  nll = take(2 * panels * blocks);
   by_kl = take(threads * panels_for(latent) * kPanel);
   magnitudes = take(threads * kPanel);
   scale_terms = take(3 * network.pixels());
   log_scale = take(network.pixels());
-  by_scale = take(network.scales > 0 ? panels * network.pixels() : 0);
+  by_scale = take(network.scales > 0 ? panels * samples * network.pixels() : 0);
   scale_gradient = take(network.scales);
 }
 

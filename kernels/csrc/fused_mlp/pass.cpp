@@ -6,13 +6,13 @@
 #include <cstddef>
 
 namespace vae_fast {
-namespace {
 
-// One of `parts` parts of [0, count), with boundaries at multiples of `unit`.
 Range part_of(int64_t count, int64_t unit, int64_t part, int64_t parts) {
   const int64_t units = (count + unit - 1) / unit;
   return {std::min(count, units * part / parts * unit), std::min(count, units * (part + 1) / parts * unit)};
 }
+
+namespace {
 
 // A step on a single thread may run inside another parallel region, whose other threads would not reach the barrier.
 void wait_for_all([[maybe_unused]] const Place& place) {
@@ -23,11 +23,11 @@ void wait_for_all([[maybe_unused]] const Place& place) {
 #endif
 }
 
+}  // namespace
+
 void wait_for_team(const Place& place) {
   if (place.members > 1) wait_for_all(place);
 }
-
-}  // namespace
 
 // Divides the batch and the features such that the busiest thread has the least to do.
 Place::Place(int64_t thread, int64_t threads, int64_t panels) : thread(thread), threads(threads), teams(1) {
@@ -41,16 +41,10 @@ Place::Place(int64_t thread, int64_t threads, int64_t panels) : thread(thread), 
   member = thread % members;
   first = std::min(panels, panels * team / teams);
   last = std::min(panels, panels * (team + 1) / teams);
-  groups = ((panels + teams - 1) / teams + kGroup - 1) / kGroup;
+  const int64_t largest_share = (panels + teams - 1) / teams;
+  groups = (largest_share + kGroup - 1) / kGroup;
+  most = (largest_share + groups - 1) / groups;
 }
-
-// Panels that are processed together.
-struct Pass::Group {
-  int64_t first, count;
-  int64_t slot;  // of the first panel
-
-  Part part(const Range& features) const { return {first, slot, count, features.begin, features.end}; }
-};
 
 Pass::Pass(const Network& network, const Layout& layout, const Products& products, const Images& images,
            const Objective& objective)
@@ -94,7 +88,10 @@ void Pass::encode(const Place& place, const Group& group) const {
   products_.forward(network_.stats, group.part(part_of(stats, kLossRows, place.member, place.members)),
                     input(network_.stats, group), panel(layout_.stats, stats, group.slot));
   wait_for_team(place);
-  if (place.member == 0) sample(place, group);
+  if (place.member == 0) {
+    if (objective_.is_multisample()) draw_samples(place, group);
+    else sample(place, group);
+  }
   wait_for_team(place);
 }
 
@@ -178,10 +175,14 @@ void Pass::sample(const Place& place, const Group& group) const {
 }
 
 void Pass::decode(const Place& place, const Group& group) const {
+  if (objective_.is_multisample()) return decode_samples(place, group);
   for (size_t layer = network_.stats + 1; layer + 1 < network_.layers.size(); ++layer) hidden(place, group, layer);
   lose(place, group);
   wait_for_team(place);
-  backward(place, group);
+  decoder_backward(place, group);
+  if (place.member == 0) sample_backward(place, group);
+  wait_for_team(place);
+  encoder_backward(place, group);
 }
 
 void Pass::lose(const Place& place, const Group& group) const {
@@ -201,16 +202,17 @@ void Pass::lose(const Place& place, const Group& group) const {
   products_.keep_gradient(last, group.part(rows), by_output(last, group));
 }
 
-void Pass::backward(const Place& place, const Group& group) const {
+void Pass::decoder_backward(const Place& place, const Group& group) const {
   const size_t stats = network_.stats;
   for (size_t layer = network_.layers.size() - 1; layer > stats + 1; --layer) backward(place, group, layer);
   const Range rows = part_of(network_.latent(), kLossRows, place.member, place.members);
   products_.backward(stats + 1, group.part(rows), by_output(stats + 1, group),
                      panel(layout_.by_z, network_.latent(), group.slot));
   wait_for_team(place);
-  if (place.member == 0) sample_backward(place, group);
-  wait_for_team(place);
-  for (size_t layer = stats; layer > 0; --layer) backward(place, group, layer);
+}
+
+void Pass::encoder_backward(const Place& place, const Group& group) const {
+  for (size_t layer = network_.stats; layer > 0; --layer) backward(place, group, layer);
 }
 
 void Pass::sample_backward(const Place& place, const Group& group) const {
@@ -274,7 +276,7 @@ void Pass::saw_gradient(const Place& place, uint32_t magnitude) const {
 // Every thread adds the same numbers in the same order.
 Losses Pass::losses(const Place& place) const {
   const auto batch = static_cast<double>(images_.batch);
-  const int64_t blocks = (network_.pixels() + kLossRows - 1) / kLossRows;
+  const int64_t blocks = loss_blocks(network_.pixels());
   Losses result;
   for (int64_t i = 0; i < blocks * layout_.panels; ++i) result.nll += doubles(layout_.nll)[i];
   double pressed = 0;
@@ -284,6 +286,7 @@ Losses Pass::losses(const Place& place) const {
     pressed += mean < objective_.free_bits ? static_cast<double>(objective_.free_bits) : mean;
   }
   result.loss = result.nll / batch + objective_.beta * (objective_.free_bits > 0 ? pressed : result.kl / batch);
+  if (objective_.is_multisample()) sum_samples(result);
   result.is_finite = std::isfinite(static_cast<float>(result.loss));
   uint32_t input = 0, gradient = 0;
   for (int64_t thread = 0; thread < place.threads; ++thread) {
@@ -291,7 +294,7 @@ Losses Pass::losses(const Place& place) const {
     input = std::max(input, std::bit_cast<uint32_t>(magnitudes[0]));
     gradient = std::max(gradient, std::bit_cast<uint32_t>(magnitudes[1]));
   }
-  result.largest_gradient = batch * std::bit_cast<float>(input) * std::bit_cast<float>(gradient);
+  result.largest_gradient = batch * static_cast<double>(objective_.samples) * std::bit_cast<float>(input) * std::bit_cast<float>(gradient);
   if (network_.scales > 0) result.largest_gradient *= static_cast<double>(network_.pixels() / network_.scales);
   return result;
 }

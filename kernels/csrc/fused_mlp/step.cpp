@@ -41,9 +41,9 @@ void on_all_threads(const Work& work) {
 struct Setup {
   Setup(const Setup&) = delete;  // the products refer to the layout
   Setup& operator=(const Setup&) = delete;
-  Setup(const char* op, const Network& network, int64_t batch, double free_bits, std::string_view products,
-        PackedPair* copies)
-      : layout(network, batch, at::get_num_threads(), free_bits > 0, products == kFloat32),
+  Setup(const char* op, const Network& network, int64_t batch, int64_t samples, double free_bits,
+        std::string_view products, PackedPair* copies)
+      : layout(network, batch, at::get_num_threads(), samples, free_bits > 0, products == kFloat32),
         products(products == kFloat32 ? float32_products(network, layout)
                                       : bf16_products(network, layout, copies, bf16_loop(op, products))) {}
 
@@ -51,11 +51,13 @@ struct Setup {
   std::unique_ptr<Products> products;
 };
 
-int64_t mlp_workspace(at::TensorList parameters, int64_t batch, double free_bits, std::string_view products) {
+int64_t mlp_workspace(at::TensorList parameters, int64_t batch, double free_bits, std::string_view products,
+                      int64_t samples) {
   constexpr const char* op = "mlp_workspace";
+  TORCH_CHECK_VALUE(samples > 0, op, ": samples: expected at least 1, got ", samples);
   TORCH_CHECK_VALUE(batch > 0, op, ": batch: expected at least 1, got ", batch);
   const Network network = network_of(op, parameters);
-  return Setup(op, network, batch, free_bits, products, nullptr).layout.size + kAlignment;
+  return Setup(op, network, batch, samples, free_bits, products, nullptr).layout.size + kAlignment;
 }
 
 int64_t mlp_copies_size(at::TensorList parameters) { return copies_size(network_of("mlp_copies_size", parameters)); }
@@ -204,8 +206,8 @@ void mlp_steps_(at::TensorList parameters, at::TensorList means, at::TensorList 
                 const at::Tensor& ring, int64_t steps, std::string_view activation, double beta1, double beta2,
                 double epsilon, double weight_decay, double max_norm, double free_bits, bool binarize,
                 int64_t row_offset, int64_t stream, double weight, std::string_view products,
-                std::string_view likelihood, std::optional<double> log_scale, const at::Tensor& workspace,
-                const OptionalTensor& seconds) {
+                std::string_view likelihood, std::optional<double> log_scale, std::string_view bound, int64_t samples,
+                const at::Tensor& workspace, const OptionalTensor& seconds) {
   constexpr const char* op = "mlp_steps_";
   TORCH_CHECK_VALUE(steps > 0, op, ": steps: expected at least 1, got ", steps);
   const Network network = network_of(op, parameters);
@@ -231,7 +233,7 @@ void mlp_steps_(at::TensorList parameters, at::TensorList means, at::TensorList 
   }
   const int64_t bytes = batch.batch * network.pixels() * static_cast<int64_t>(images.element_size());
   PackedPair* const pairs = pairs_of(op, copies, network, products);
-  Setup with(op, network, batch.batch, free_bits, products, pairs);
+  Setup with(op, network, batch.batch, samples, free_bits, products, pairs);
   if (seconds) with.products = timed_products(std::move(with.products), seconds_of(op, *seconds));
   with.layout.memory = aligned(op, workspace, with.layout);
   double* const total = terms_of(op, "sums", sums);
@@ -243,7 +245,7 @@ void mlp_steps_(at::TensorList parameters, at::TensorList means, at::TensorList 
   for (int64_t i = 0; i < steps; ++i) {
     const int64_t position = *number % period;
     const Objective objective = objective_of(op, network, activation, seed, step, rates[2 * position + 1], free_bits,
-                                             row_offset, stream, weight, likelihood, log_scale);
+                                             row_offset, stream, weight, likelihood, log_scale, bound, samples);
     optimizer.settings = {rates[2 * position], beta1, beta2, epsilon, weight_decay, max_norm};
     if (rows != nullptr) batch.rows = rows + position * batch.batch;
     if (binarize) batch.sample = make_draw(op, seed, step, network.pixels(), row_offset, kBinarization);
@@ -261,8 +263,8 @@ void mlp_gradients(at::TensorList parameters, at::TensorList gradients, const Op
                    const at::Tensor& images, const OptionalTensor& rows, const at::Tensor& seed, const at::Tensor& step,
                    const at::Tensor& beta, std::string_view activation, double free_bits, bool binarize,
                    int64_t row_offset, int64_t stream, double weight, std::string_view products,
-                   std::string_view likelihood, std::optional<double> log_scale, const at::Tensor& workspace,
-                   const at::Tensor& terms) {
+                   std::string_view likelihood, std::optional<double> log_scale, std::string_view bound,
+                   int64_t samples, const at::Tensor& workspace, const at::Tensor& terms) {
   constexpr const char* op = "mlp_gradients";
   const Network network = network_of(op, parameters);
   check_like(op, "gradients", gradients, parameters);
@@ -273,8 +275,8 @@ void mlp_gradients(at::TensorList parameters, at::TensorList gradients, const Op
   }
   if (binarize) batch.sample = make_draw(op, seed, step, network.pixels(), row_offset, kBinarization);
   const Objective objective = objective_of(op, network, activation, seed, step, scalar(beta, op, "beta"), free_bits,
-                                           row_offset, stream, weight, likelihood, log_scale);
-  Setup with(op, network, batch.batch, free_bits, products, pairs_of(op, copies, network, products));
+                                           row_offset, stream, weight, likelihood, log_scale, bound, samples);
+  Setup with(op, network, batch.batch, samples, free_bits, products, pairs_of(op, copies, network, products));
   with.layout.memory = aligned(op, workspace, with.layout);
   double* const out = terms_of(op, "terms", terms);
   const auto targets = targets_of(gradients);

@@ -7,6 +7,7 @@
 #include "layer_gradient.h"
 #include "likelihood_panel.h"
 #include "mlp.h"
+#include "multisample.h"
 #include "noise.h"
 #include "norm.h"
 #include "pair_product.h"
@@ -28,6 +29,11 @@ constexpr MlpLoops mlp_loops{
     .by_image = by_image,
     .bernoulli_panel = bernoulli_panel,
     .likelihood_panel = likelihood_panel,
+    .draw_samples = draw_samples,
+    .lane_losses = lane_losses,
+    .weigh_samples = weigh_samples,
+    .share_gradients = share_gradients,
+    .samples_gradient = samples_gradient,
     .scale_terms = scale_terms,
     .scale_gradient = scale_gradient,
     .layer_gradient = layer_gradient,

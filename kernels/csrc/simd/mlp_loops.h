@@ -11,6 +11,9 @@
 
 namespace vae_fast {
 
+// What a step minimises; see objectives/multisample.py.
+enum class Bound { elbo, iwae, dreg };
+
 enum class Activation { relu, leaky_relu, elu, silu, gelu, softplus, tanh };
 
 constexpr int64_t kPanel = 16;
@@ -89,6 +92,58 @@ struct PanelLoss {
   uint32_t largest_slope;  // the bits of the largest magnitude in by_scale
 };
 
+// One panel of a posterior of which several samples are drawn; what is of sample k begins `stride` floats after what is
+// of sample k - 1.
+struct SamplesPanel {
+  const Draw* draw;
+  const uint32_t* rows;  // the noise's rows, 16
+  int64_t samples, latent, lanes, stride;
+  const float* stats;    // [2 Z][16]
+  float* noise;          // [K][Z][16]: exp(logvar / 2) eps
+  float* z;              // [K][Z][16]
+  float* below;          // [K][16]: log q(z | x) - log p(z)
+  double* kl;            // [Z], sums over the images of the KL in closed form
+};
+
+// Features of one panel, of which the loss is wanted for each image.
+struct LanesPanel {
+  const float* pixels;  // [rows][16]
+  float* logits;        // the same, replaced by `scale` times the derivative by them
+  ScaleTerms terms;     // of each row, if the likelihood has a scale
+  int64_t rows, lanes;
+  float scale;
+  float* slopes;        // [rows][16], `scale` times the derivative by the log of the row's scale; or null
+  float* nll;           // [16], sums over the rows
+};
+
+// The weights of the samples of one panel of images.
+struct Weights {
+  Bound kind;
+  int64_t samples, blocks, lanes;
+  float beta;
+  const float* nll;     // [K][blocks][16]
+  const float* below;   // [K][16]
+  float* shares;        // [K][16]: each sample's part of the sum of an image's weights; 1 / K for the ELBO
+  double *mean_nll, *bound;  // sums over the images
+};
+
+struct Shares {
+  int64_t rows;
+  const float* shares;  // [16]
+  float* logits;        // [rows][16], multiplied by them
+  const float* slopes;  // [rows][16], or null
+  float* by_scale;      // of each row, the sum of its slopes times the shares
+};
+
+struct SamplesGradient {
+  Bound kind;
+  int64_t samples, latent, lanes, stride;
+  float beta, scale;
+  const float *stats, *noise, *z, *by_z;  // as in SamplesPanel
+  const float* shares;                    // [K][16]
+  float* by_stats;                        // [2 Z][16]
+};
+
 // Rows [begin, end) of a layer's weight [out, in].
 struct WeightRows {
   int64_t out, in, begin, end;
@@ -161,6 +216,11 @@ struct MlpLoops {
   void (*by_image)(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride);
   double (*bernoulli_panel)(const float* pixels, float* logits, int64_t rows, int64_t lanes, float scale);
   PanelLoss (*likelihood_panel)(Likelihood, const LikelihoodPanel&);
+  uint32_t (*draw_samples)(const SamplesPanel&);
+  void (*lane_losses)(Likelihood, const LanesPanel&);
+  void (*weigh_samples)(const Weights&);
+  uint32_t (*share_gradients)(const Shares&);
+  uint32_t (*samples_gradient)(const SamplesGradient&);
   void (*scale_terms)(Likelihood, const float* log_scale, int64_t count, const ScaleTerms& to);
   void (*scale_gradient)(const float* by_scale, int64_t panels, int64_t stride, int64_t pixels, float* to);
   void (*layer_gradient)(const LayerGradient&, const LayerUpdate&);
