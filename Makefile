@@ -23,8 +23,8 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/python -m vae_fast.train --amp --compile $(ARGS)
 
-# One thread for each of both workers, whose threads would wait for each other: 6 minutes instead of 10. Tests of threads
-# set their number themselves, and test-all has both.
+# One thread for each of both workers, whose threads would wait for each other: 6 minutes instead of 10. Tests in which
+# the number matters set it themselves; test-all runs with PyTorch's.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BOTH_CORES) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""An objective of your own: InfoVAE (Zhao, Song, Ermon 2017), whose second term compares all z with the prior's.
+"""An objective of your own: InfoVAE with alpha = 1 (Zhao, Song, Ermon 2017), whose KL is replaced by an MMD.
 
     python -m vae_fast.train --data digits --objective examples/own_objective.py:info
 

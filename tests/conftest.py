@@ -30,6 +30,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
     del os.environ[name]
 
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Compute on two threads, whatever the number of the process that runs the tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

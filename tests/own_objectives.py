@@ -1,6 +1,7 @@
 """Objectives as users write them, and mistakes that users make, for the tests."""
 
 import math
+import random
 
 import torch
 from torch import Tensor, nn
@@ -44,3 +45,20 @@ def blind(x: Tensor, logits: Tensor, mu: Tensor, logvar: Tensor, z: Tensor, like
 
 def broken(*given: Tensor) -> Terms:
     raise ZeroDivisionError("of the user's own")
+
+
+def few(x: Tensor, logits: Tensor, z: Tensor) -> Terms:
+    return logits.sum((1, 2, 3)), z.sum(-1)
+
+
+def otherwise_noisy(x: Tensor, logits: Tensor, mu: Tensor, logvar: Tensor, z: Tensor, likelihood: nn.Module) -> Terms:
+    return likelihood.nll(logits, x), (z - torch.tensor(random.random())).square().sum(-1)
+
+
+def branching(x: Tensor, logits: Tensor, mu: Tensor, logvar: Tensor, z: Tensor, likelihood: nn.Module) -> Terms:
+    kl = mu.square().sum(-1)
+    return likelihood.nll(logits, x), kl if kl.mean() < 1e9 else 2 * kl
+
+
+def slightly_compared(x: Tensor, logits: Tensor, mu: Tensor, logvar: Tensor, z: Tensor, likelihood: nn.Module) -> Terms:
+    return 1e4 + likelihood.nll(logits, x), 0.02 * z.mean(0).square().mean() + mu.square().sum(-1)

@@ -50,11 +50,11 @@ def check_together(c: Any) -> None:
         raise ConfigError(f"standardize: expected it with likelihood 'gaussian' alone, got {c.likelihood!r}")
     if c.likelihood != "bernoulli" and c.binarize != "none":
         raise ConfigError(f"binarize: expected none with likelihood {c.likelihood!r}, got {c.binarize!r}")
-    if ":" not in c.network and c.network not in NETWORKS:
+    if c.network not in NETWORKS and not is_place(c.network):
         raise ConfigError(
             f"network: expected {', '.join(NETWORKS)}, FILE.py:function or package.module:function, got {c.network!r}"
         )
-    if ":" not in c.objective and c.objective not in OBJECTIVES:
+    if c.objective not in OBJECTIVES and not is_place(c.objective):
         raise ConfigError(
             f"objective: expected {', '.join(OBJECTIVES)}, FILE.py:function or package.module:function, "
             f"got {c.objective!r}"
@@ -78,6 +78,12 @@ def check_together(c: Any) -> None:
         profile_window(c.profile_steps)
         if c.profile == "off":
             raise ConfigError(f"profile_steps: expected --profile with it, got {c.profile_steps!r} alone")
+
+
+def is_place(value: str) -> bool:
+    """Return whether a setting names a function: FILE.py:function or package.module:function."""
+    home, _, name = value.rpartition(":")
+    return name.isidentifier() and (home.endswith(".py") or all(part.isidentifier() for part in home.split(".")))
 
 
 def network_of_table(table: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -146,6 +146,8 @@ def _checked(name: str, model: VAE, directory: Path) -> float:
                 *zip(model.encode(pixels, *labels), encode(pixels, *labels), strict=True),
                 *zip([model.decode(z, *labels)], decode(z, *labels), strict=True),
             ]
+            # Of a table each column in its own scale, so that the largest does not hide the others.
+            pairs[2:] = [(model.standardize(ours), model.standardize(theirs)) for ours, theirs in pairs[2:]]
         for ours, theirs in pairs:
             off = float((theirs - ours).abs().max() / ours.abs().max())
             if not off <= TOLERANCE[name]:  # true for NaN too

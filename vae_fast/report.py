@@ -120,7 +120,7 @@ def _settings(trained: Trained) -> Iterator[str]:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name in ("data", "data_root", "labels", "name"):  # where files are on this machine is private
+    if name in ("data", "data_root", "labels", "name", "objective"):  # where files are on this machine is private
         return PurePath(value).name
     return value if isinstance(value, str) else strict_json.dumps(value)
 

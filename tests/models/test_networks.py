@@ -88,6 +88,11 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "resnet": {"network": "resnet", "network_options": {"width": 4}, "likelihood": "gaussian", "feed": "host"},
     "mlp with labels": {"conditional": True, "likelihood": "discretized_logistic", "feed": "host"},
     "own": {"network": f"{OWN}:labelled", "conditional": True, "amp_dtype": "bf16", "free_bits": 0.1},
+    "own, and its objective": {
+        "network": f"{OWN}:labelled",
+        "conditional": True,
+        "objective": f"{OWN.with_name('own_objectives.py')}:noisy",
+    },
 }
 MORE: dict[str, dict[str, Any]] = {  # which take long
     "conv fp16": {"network": "conv", "network_options": {"width": 4}, "amp_dtype": "fp16", "binarize": "dynamic"},
@@ -98,10 +103,14 @@ MORE: dict[str, dict[str, Any]] = {  # which take long
 
 
 @pytest.mark.parametrize("name", [*COMBINATIONS, *(pytest.param(name, marks=pytest.mark.sweep) for name in MORE)])
-def test_a_run_with_any_network_does_all_that_runs_do(name: str, tmp_path: Path, few: str) -> None:
+def test_a_run_with_any_network_does_all_that_runs_do(
+    name: str, tmp_path: Path, few: str, request: pytest.FixtureRequest
+) -> None:
     chosen = {**COMBINATIONS, **MORE}[name]
-    if chosen.get("compile") and cpp_compiler() is None:
-        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    if chosen.get("compile"):
+        if cpp_compiler() is None:
+            pytest.skip("torch.compile needs a C++ compiler on a CPU")
+        request.getfixturevalue("two_threads")  # with which sums may vary
     if chosen.get("feed") == "stream":
         np.save(tmp_path / "few.npy", np.load(few)["train"])
         chosen = {**chosen, "data": str(tmp_path / "few.npy")}
@@ -216,7 +225,7 @@ def test_labels_of_other_data_are_matched_by_name(tmp_path: Path) -> None:
     trained = Trained.open(run, "cpu")
     assert trained.images("test", data=str(tmp_path / "some.npz")).conditions.unique().tolist() == [1, 2]
     assert trained.class_of("cat") == 2
-    assert "labels, int64 [B]: 0 ant, 1 bee, 2 cat" in model_card(trained, [])
+    assert "labels, int64 [B]: 0 `ant`, 1 `bee`, 2 `cat`" in model_card(trained, [])
     with pytest.raises(DataError, match="has classes ant, bee, cat; other has 'dog'"):
         trained.images("test", data=str(tmp_path / "other.npz"))
 

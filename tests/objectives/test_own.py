@@ -10,11 +10,16 @@ import torch
 
 import vae_fast as vf
 from tests.own_objectives import as_usual, sampled
+from vae_fast import report
+from vae_fast.analysis.diagnosis import observe
+from vae_fast.analysis.trained import Trained
 from vae_fast.errors import ConfigError, RunError
 from vae_fast.kernels import Rates, reparameterize
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.elbo import Noise, backward, forward
 from vae_fast.objectives.own import OwnObjective
+from vae_fast.runtime.environment import cpp_compiler
+from vae_fast.runtime.plan import make_plan, process_settings
 from vae_fast.training.planning import require_shareable
 
 OWN = Path(__file__).parents[1] / "own_objectives.py"
@@ -45,6 +50,8 @@ def test_gradients_are_those_of_the_whole_loss(likelihood: str) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"amp_dtype": "bf16"}, {"compile": True, "likelihood": "gaussian"}])
 def test_the_elbo_as_a_users_objective_trains_as_usual(more: dict[str, Any], tmp_path: Path) -> None:
+    if more.get("compile") and cpp_compiler() is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
     settings = {"hidden": (16,), "latent": 4, "epochs": 1, "step": "autograd", **more}
     usual, own = (
         vf.fit(vf.Config(objective=objective, out=str(tmp_path / name), **settings)).metrics[-1]
@@ -85,9 +92,11 @@ def test_a_run_draws_what_it_drew_when_resumed(tmp_path: Path, capsys: pytest.Ca
         (f"{OWN}:mean", RunError, r"expected nll of .* as float32 \[4\] for 4 images, got torch.float32 \[\]"),
         (f"{OWN}:blind", RunError, "does not depend on the logits: no network could learn"),
         (f"{OWN}:broken", ZeroDivisionError, "of the user's own"),
+        (f"{OWN}:few", RunError, r"expected .*:few to take x, logits, mu, logvar, z, likelihood; it takes \(x"),
+        (f"{OWN}:otherwise_noisy", RunError, "gave two results for the same images and seed; expected random numbers"),
     ],
 )
-def test_mistakes_end_before_anything_is_compiled(place: str, error: type[Exception], message: str) -> None:
+def test_mistakes_are_refused(place: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         OwnObjective(place, VAE((1, 4, 4)))
 
@@ -97,7 +106,15 @@ def test_mistakes_end_before_anything_is_compiled(place: str, error: type[Except
     [
         (
             {"objective": "elbow"},
-            "objective: expected elbo, iwae, dreg, FILE.py:function or package.module:function, got 'elbow'",
+            "objective: expected elbo, iwae, dreg, FILE.py:function or package.module:function, got",
+        ),
+        (
+            {"objective": ".m:f"},
+            "objective: expected elbo, iwae, dreg, FILE.py:function or package.module:function, got",
+        ),
+        (
+            {"network": ":f"},
+            "network: expected mlp, conv, resnet, FILE.py:function or package.module:function, got ':f'",
         ),
         (
             {"objective": "a.py:b", "free_bits": 0.1},
@@ -115,8 +132,39 @@ def test_the_fused_step_is_refused(tmp_path: Path) -> None:
         vf.fit(vf.Config(objective=f"{OWN}:as_usual", step="fused", out=str(tmp_path / "run")))
 
 
+def test_a_branch_on_a_value_does_not_compile_in_one_line(tmp_path: Path) -> None:
+    if cpp_compiler() is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    with pytest.raises(RunError, match="--compile: torch.compile failed: .*tracing tensor"):
+        vf.fit(vf.Config(objective=f"{OWN}:branching", compile=True, hidden=(16,), out=str(tmp_path / "run")))
+
+
+def test_a_compiled_step_of_any_objective_is_deterministic() -> None:
+    config = vf.Config(objective=f"{OWN}:noisy", compile=True, device="cpu")
+    with process_settings(make_plan(config)[0], config):
+        assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_report_judges_no_unit_it_does_not_know_and_keeps_the_folder_to_itself(tmp_path: Path) -> None:
+    run = vf.fit(vf.Config(objective=f"{OWN}:squared", hidden=(16,), epochs=2, out=str(tmp_path / "run")))
+    assert [record["entropy"] for record in run.metrics] == [None, None]
+    trained = Trained.open(run.directory, "cpu")
+    page = report.report(trained, trained.images("test"))
+    assert "own_objectives.py:squared" in page
+    assert str(OWN.parent) not in page
+    records = [{"epoch": epoch, "train_loss": 0.0, "entropy": None} for epoch in (1, 2)]
+    assert observe(records) == "levelled off"
+
+
 @pytest.mark.parametrize(
-    ("name", "obstacle"), [("as_usual", None), ("squared", None), ("noisy", "draws random"), ("compared", "compares")]
+    ("name", "obstacle"),
+    [
+        ("as_usual", None),
+        ("squared", None),
+        ("noisy", "draws random"),
+        ("compared", "compares"),
+        ("slightly_compared", "compares"),
+    ],
 )
 def test_what_cannot_be_shared_is_refused(name: str, obstacle: str | None) -> None:
     model = VAE((1, 4, 4))

@@ -63,7 +63,7 @@ def _overfitting_since(records: Sequence[Record]) -> int | None:
 def _learnable(record: Record, part: str = "train") -> float:
     """Return the part of the loss above the entropy of the pixels, which no decoder can get below.
 
-    The loss of a density has no such bound, and may be negative: then this is its size.
+    The loss of a density has no such bound, and may be negative: then this is its size. Never 0, to divide by.
     """
     loss, bound = float(record[f"{part}_loss"]), record.get("entropy", 0.0)
-    return abs(loss) if bound is None else max(loss - bound, 0.01 * loss)
+    return max(abs(loss) if bound is None else max(loss - bound, 0.01 * loss), 1e-12)

@@ -6,6 +6,7 @@ x and logits are float32 [B, *input_shape], mu, logvar and z float32 [B, Z]; lik
 `nll(logits, x)` is the usual first term. The loss is mean_b (nll_b + beta kl_b), in whatever unit the function takes.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from vae_fast.objectives.elbo import Noise, Pass, gradients_of
 from vae_fast.runtime import user_code
 
 EXAMINED = 4  # images that a user's function is tried out on
+ARGUMENTS = ("x", "logits", "mu", "logvar", "z", "likelihood")
 Function = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Likelihood], tuple[Tensor, Tensor]]
 
 
@@ -41,6 +43,7 @@ class OwnObjective:
         with user_code.beside(place):
             self._function: Function
             self._function, self.source = user_code.found("objective", place)
+            self._require_arguments()
             self.draws, self.mixes = self._examine(model)
 
     def backward(
@@ -86,15 +89,32 @@ class OwnObjective:
         with torch.random.fork_rng(devices=[]):
             x, logits = torch.rand(2, EXAMINED, model.pixels)
             stats, z = torch.randn(EXAMINED, 2 * model.latent), torch.randn(EXAMINED, model.latent)
+            leaves = [t.requires_grad_() for t in (logits, stats, z)]
             state = torch.get_rng_state()
-            logits.requires_grad_()
             whole = self._terms(x, logits, stats, z, model.likelihood)
             draws = not torch.equal(state, torch.get_rng_state())
             self._require_terms(whole, logits)
             torch.set_rng_state(state)
+            again = self._terms(x, logits, stats, z, model.likelihood)
+            if not all(map(torch.equal, whole, again)):
+                raise RunError(
+                    f"objective: {self.place} gave two results for the same images and seed; expected random numbers "
+                    f"from PyTorch's default generator alone"
+                )
+            torch.set_rng_state(state)
             part = self._terms(x[:2], logits[:2], stats[:2], z[:2], model.likelihood)
-            alone = (len(t) == 2 and torch.allclose(t, w[:2], 1e-4, 1e-4) for t, w in zip(part, whole, strict=True))
-            return draws, not all(alone)
+            alone = all(len(t) == 2 and torch.allclose(t, w[:2], 1e-5, 0) for t, w in zip(part, whole, strict=True))
+            of_first = gradients_of((whole[0] + whole[1])[:2].sum(), leaves)  # exactly 0 by images of no influence
+            return draws, not alone or any(bool(gradient[2:].any()) for gradient in of_first)
+
+    def _require_arguments(self) -> None:
+        try:
+            signature = inspect.signature(self._function)
+            signature.bind(*ARGUMENTS)
+        except TypeError:
+            raise RunError(
+                f"objective: expected {self.place} to take {', '.join(ARGUMENTS)}; it takes {signature}"
+            ) from None
 
     def _require_terms(self, terms: Any, logits: Tensor) -> None:
         if not (isinstance(terms, tuple) and len(terms) == 2 and all(isinstance(t, Tensor) for t in terms)):

@@ -11,6 +11,7 @@ from vae_fast.data.builtin import LICENCES
 from vae_fast.data.transforms import pixel_kind
 from vae_fast.models.vae import VAE
 
+MOST_NAMES = 20  # of classes
 UNKNOWN = "not known: the model came without its run"
 RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # REST only if not default
 REST = (
@@ -60,7 +61,9 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
 
 def _classes(trained: Trained) -> str:
     names = trained.recorded.get("images", {}).get("label_names", [])
-    return ", ".join(f"{label} {name}" for label, name in enumerate(names)) or f"0 to {trained.model.classes - 1}"
+    shown = ", ".join(f"{label} `{name}`" for label, name in enumerate(names[:MOST_NAMES]))
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return shown + more if names else f"0 to {trained.model.classes - 1}"
 
 
 def _network(model: VAE) -> str:
@@ -103,9 +106,10 @@ def _numbers(trained: Trained) -> list[str]:
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
     losses = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
     pixels = pixel_kind(trained.config.treatment, trained.image_shape)
+    own = "" if ":" not in trained.config.objective else ", and `train_*` are its terms, in its own units"
     return [
         f"After epoch {last['epoch']}, step {last['step']} ({observe(records)}), nats per image, {pixels}; "
-        "`train_loss` is the objective that was minimised:",
+        f"`train_loss` is the objective that was minimised{own}:",
         "",
         *losses,
     ]

@@ -149,6 +149,7 @@ def compile_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # not all of them are a RuntimeError
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        is_of_compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        if not is_of_compiler and "tracing tensor" not in str(error):  # a branch on a value, in a user's function
             raise
         raise RunError(f"--compile: torch.compile failed: {first_line(error)}") from error

@@ -144,10 +144,10 @@ def auto_precision(device: torch.device) -> tuple[str, str]:
 @contextmanager
 def process_settings(plan: Plan, config: Config) -> Iterator[None]:
     """Apply a run's process-wide settings, and restore them: GPU, threads, deterministic algorithms, denormals."""
-    # What torch.compile makes for a CPU of embeddings and the like adds up in an order that varies, unless it is told.
-    varies = (
-        plan.is_torch_compiled and plan.torch_device.type == "cpu" and (config.network != "mlp" or config.conditional)
-    )
+    # What torch.compile makes for a CPU of indexing, as embeddings do it, adds up in an order that varies, unless it is
+    # told not to.
+    may_index = config.network != "mlp" or config.conditional or config.objective not in OBJECTIVES
+    varies = plan.is_torch_compiled and plan.torch_device.type == "cpu" and may_index
     flushed, threads = _are_denormals_flushed(), torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -332,13 +332,14 @@ class Trainer:
 
 
 def _entropy(images: Pixels, config: Config) -> float | None:
-    """Return a lower bound of the loss in nats: 0 for discrete pixels, None for densities, which have none.
+    """Return a lower bound of the loss in nats: 0 for discrete pixels, None for densities and objectives of a user's.
 
     That of the Bernoulli on grey pixels is their mean entropy, here of the first 1,000 images.
     """
-    if config.likelihood == "bernoulli":
-        return mean_entropy(images[:1000].flatten(1)) if config.binarize == "none" else 0.0
-    return 0.0 if config.likelihood == "discretized_logistic" else None
+    if config.objective not in OBJECTIVES or config.likelihood not in ("bernoulli", "discretized_logistic"):
+        return None
+    is_grey = config.likelihood == "bernoulli" and config.binarize == "none"
+    return mean_entropy(images[:1000].flatten(1)) if is_grey else 0.0
 
 
 def _placed(images: Pixels, device: torch.device | None, standardization: Standardization | None) -> Pixels:
