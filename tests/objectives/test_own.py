@@ -135,7 +135,7 @@ def test_the_fused_step_is_refused(tmp_path: Path) -> None:
 def test_a_branch_on_a_value_does_not_compile_in_one_line(tmp_path: Path) -> None:
     if cpp_compiler() is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    with pytest.raises(RunError, match="--compile: torch.compile failed: .*tracing tensor"):
+    with pytest.raises(RunError, match=r"--compile: torch.compile failed: .*tracing tensor"):
         vf.fit(vf.Config(objective=f"{OWN}:branching", compile=True, hidden=(16,), out=str(tmp_path / "run")))
 
 
