@@ -47,7 +47,8 @@ class RepeatedVAE(Network):
             logits = self.decoder(z).float()
         nll = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
         log_w = (0.5 * (logvar + eps.square() - z.square()).sum(1) - nll).view(samples, -1)
-        return -(log_w.logsumexp(0) - math.log(samples)).mean()
+        bound: Tensor = log_w.logsumexp(0) - math.log(samples)
+        return -bound.mean()
 
 
 def usual(pixels: Tensor, samples: int, precision: str) -> Trainer:
