@@ -69,8 +69,8 @@ def network_memory(config: Config, input_shape: Sequence[int], classes: int = 0)
 def image_memory(model: VAE, samples: int) -> int:
     """Return the bytes that an image takes in a step: its values and their gradients, float32."""
     sizes = layer_sizes(model)
-    values: int = model.pixels
-    return 8 * (sum(sizes["encoder"]) + samples * (values + sum(sizes["decoder"])))
+    values: int = sum(sizes["encoder"]) + samples * (model.pixels + sum(sizes["decoder"]))
+    return 8 * values
 
 
 def parts_of(model: VAE, batch: int, samples: int) -> list[slice]:
