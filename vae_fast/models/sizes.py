@@ -61,8 +61,8 @@ def network_memory(config: Config, input_shape: Sequence[int], classes: int = 0)
         return 0
     with torch.device("meta"):
         model = new_model(config, input_shape, classes)
-    parameters: int = sum(p.numel() for p in model.parameters())
-    most = max(part.stop - part.start for part in parts_of(model, config.batch_size, config.samples))
+    parameters = sum(p.numel() for p in model.parameters())
+    most: int = max(part.stop - part.start for part in parts_of(model, config.batch_size, config.samples))
     return 16 * parameters + most * image_memory(model, config.samples)
 
 
