@@ -43,7 +43,7 @@ def descriptions() -> dict[str, str]:
     (definition,) = ast.parse(inspect.getsource(Config)).body
     assert isinstance(definition, ast.ClassDef)
     return {
-        ast.unparse(field.target): ast.literal_eval(below.value)
+        ast.unparse(field.target): " ".join(ast.literal_eval(below.value).split())
         for field, below in pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
     }

@@ -291,6 +291,8 @@ def shown_value(value: Any) -> str:
     if (shape := getattr(value, "shape", None)) is not None:
         advice = "images are passed to fit: vf.fit(config, images=images)"
         return f"{type(value).__name__} {list(shape)} of {value.dtype}; {advice}"
+    if callable(value):
+        return f"{reprlib.repr(value)}; a function is named by its place, FILE.py:function or package.module:function"
     return reprlib.repr(value)
 
 

@@ -160,11 +160,12 @@ def test_the_fused_step_learns_the_same(tmp_path: Path) -> None:
         {"objective": "elbo", "network": "conv", "network_options": {"width": 4}, "conditional": True},
     ],
 )
-def test_a_run_resumes_bit_for_bit(more: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_resumes_bit_for_bit(more: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if more.get("compile") and cpp_compiler() is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     settings = {"latent": 4, "samples": 3, "epochs": 2, **({} if "network" in more else {"hidden": (16,)}), **more}
     run = vf.fit(vf.Config(out=str(tmp_path / "run"), **settings))
+    assert f"objective: {settings['objective']} (3 samples of z an image)" in capsys.readouterr().out
     assert run.metrics[1]["test_loss"] < run.metrics[0]["test_loss"]
     assert run.metrics[1]["train_loss"] == pytest.approx(
         run.metrics[1]["train_nll"] + run.metrics[1]["train_kl"], rel=2e-2 if "beta_schedule" in more else 1e-5

@@ -76,6 +76,11 @@ def make(
 
 def _require_options(network: str, function: Make, given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    if len(positional) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in positional):
+        raise RunError(
+            f"network: expected {network} to take shape, latent, outputs; it takes {inspect.signature(function)}"
+        )
     for parameter in list(parameters)[3:]:
         is_needed = parameter.default is parameter.empty and parameter.kind not in NOT_NEEDED
         if is_needed and parameter.name not in given:
@@ -87,8 +92,9 @@ def _require_options(network: str, function: Make, given: Mapping[str, Any]) -> 
     for name in given:
         if name not in known:
             has = ", ".join(each for each in known if each != "classes") or "none"
-            wish = "--conditional gives it" if name == "classes" else f"its options: {has}"
-            raise ConfigError(f"network_options: {network} takes no {name!r}; {wish}")
+            if name == "classes":
+                raise ConfigError(f"conditional: expected {network} to take 'classes', the number of labels")
+            raise ConfigError(f"network_options: {network} takes no {name!r}; its options: {has}")
 
 
 def _require_separate(network: str, encoder: nn.Module, decoder: nn.Module) -> None:

@@ -4,6 +4,7 @@ import torch
 
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.config import Config
+from vae_fast.config_rules import OBJECTIVES
 from vae_fast.data.dataset import DataSet
 from vae_fast.data.placement import FeedName, choose_feed
 from vae_fast.data.splits import copies_all
@@ -34,6 +35,9 @@ def choose_plan(config: Config, directory: RunDirectory, printer: Printer, proce
             continue  # the feed waits until the images are known; an empty value is not part of this plan
         shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
         printer.line(f"{name.replace('_', ' ')}: {shown} ({reasons[name]})")
+    if config.objective in OBJECTIVES and (config.objective, config.samples) != ("elbo", 1):
+        bound = "; the bound of one sample is the ELBO: --samples 8" if config.samples == 1 else ""
+        printer.line(f"objective: {config.objective} ({config.samples} samples of z an image{bound})")
     return plan
 
 

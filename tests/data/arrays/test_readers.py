@@ -131,11 +131,11 @@ ZEROS = np.zeros((1000, 1000), np.uint8)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"", "begins with b''; supported are IDX", id="no bytes"),
-        pytest.param(b"\x89PNG\r\n\x1a\n", "is a PNG picture; supported are IDX", id="picture"),
-        pytest.param(b"PAR1\x15\x04", "is Parquet; supported are IDX", id="Parquet"),
-        pytest.param(b"\x80\x04\x95", "is a pickle; supported are IDX", id="pickle"),
-        pytest.param(gzip.compress(b"hello"), "begins with b.hell.; supported are IDX", id="other kind gzipped"),
+        pytest.param(b"", "begins with b''; expected an array", id="no bytes"),
+        pytest.param(b"\x89PNG\r\n\x1a\n", "is a PNG picture; expected an array", id="picture"),
+        pytest.param(b"PAR1\x15\x04", "is Parquet; expected an array", id="Parquet"),
+        pytest.param(b"\x80\x04\x95", "is a pickle; expected an array", id="pickle"),
+        pytest.param(gzip.compress(b"hello"), "begins with b.hell.; expected an array", id="other kind gzipped"),
         pytest.param(b"\0\0\x07\x01\0\0\0\x01\0", "IDX has no dtype code 0x07", id="idx dtype"),
         pytest.param(b"\0\0\x08\x03\0\0\0", "ends inside its header", id="idx header cut"),
         pytest.param(b"\0\0\x08\x00", r"shape \[\]: expected 1 to 4 dimensions", id="idx no dimension"),

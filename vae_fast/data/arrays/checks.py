@@ -170,6 +170,8 @@ def _fault(value: float, array: NDArray[Any]) -> str:
         low, high = min(low, float(finite.min(initial=low))), max(high, float(finite.max(initial=high)))
         are_whole = are_whole and bool((finite == np.rint(finite)).all())
     cause = _cause(low, high, are_whole)
+    if array.ndim == 2:
+        cause += "; rows of a table need --standardize --likelihood gaussian"
     return f"{value:g}: expected a number in [0, 1], and the pixels are between {low:g} and {high:g}: {cause}"
 
 

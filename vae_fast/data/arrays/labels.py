@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vae_fast.config import IN_MEMORY
 from vae_fast.data.arrays.readers import TEXT, Source, read_array
 from vae_fast.errors import DataError
 
@@ -58,9 +59,8 @@ def count_classes(sources: Mapping[str, Source], parts: Sequence[str], name: str
     for part in parts:
         if f"{part}_labels" not in sources:
             of = f"its {part} images" if len(parts) > 1 else "its images"
-            raise DataError(
-                f"conditional: {name} has no labels for {of}; --labels FILE gives a label for each of a file"
-            )
+            way = "fit(..., labels=...)" if name == IN_MEMORY else f"{part}_labels in an .npz, or --labels FILE"
+            raise DataError(f"conditional: {name} has no labels for {of}; give them by {way}")
         if not len(sources[f"{part}_labels"].array):
             raise DataError(f"conditional: {name} has no {part} labels")
     encoded, _ = encode(sources)

@@ -186,7 +186,7 @@ def _read_header(stream: Any, where: str, kinds: str = "") -> Header:
         begins = f"begins with {start!r}"
         what = next((f"is {kind}" for magic, kind in _OTHERS.items() if start.startswith(magic)), begins)
         raise DataError(
-            f"{where}: {what}; supported are IDX (plain or gzipped), .npy and .npz: write it with numpy.save"
+            f"{where}: {what}; expected an array, as IDX, .npy, .npz or HDF5, or a folder, zip or tar of image files"
         )
     if not 1 <= len(header.shape) <= 4 or min(header.shape) < 0:
         raise DataError(f"{where}: shape {list(header.shape)}: expected 1 to 4 dimensions, none negative")
