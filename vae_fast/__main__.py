@@ -11,7 +11,7 @@ from pathlib import Path
 from vae_fast.runtime.signals import end_quietly_before
 
 COMMANDS = (
-    *("train", "evaluate", "sample", "reconstruct", "interpolate", "traverse"),
+    *("train", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "latents"),
     *("trace", "report", "export", "env"),
 )
 

@@ -60,6 +60,12 @@ class Selection:
         labels, conditions = (None if y is None else y[:count] for y in (self.labels, self.conditions))
         return replace(self, pixels=self.pixels[:count], labels=labels, conditions=conditions)
 
+    def at(self, indices: Sequence[int]) -> "Selection":
+        """Return the images at `indices`, in that order; raise DataError for an index out of range."""
+        pixels = self.pick(indices)
+        labels, conditions = (None if y is None else y[list(indices)] for y in (self.labels, self.conditions))
+        return replace(self, pixels=pixels, labels=labels, conditions=conditions)
+
     def as_seen(self, model: VAE) -> Pixels:
         """Return the images, [N, D], as the model's network sees them: standardized if they are rows of a table."""
         flat = self.pixels.flatten(1)
