@@ -1,6 +1,5 @@
-"""`python -m vae_fast` and `python -m vae_fast.env`."""
+"""`python -m vae_fast.env`."""
 
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,20 +10,6 @@ from vae_fast import env
 from vae_fast.errors import RunError
 from vae_fast.kernels import dispatch, extension
 from vae_fast.kernels import registration as kernel_operators
-
-
-def test_the_list_of_commands_needs_no_torch() -> None:
-    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('vae_fast', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("train", "env"):
-        (line,) = [line for line in done.stdout.splitlines() if f"python -m vae_fast.{command} " in line]
-        assert len(line.split()) > 6, f"{command} has no description"
-
-
-def test_the_list_of_commands_refuses_arguments() -> None:
-    done = subprocess.run([sys.executable, "-m", "vae_fast", "train"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == "error: expected no arguments, got 'train': with a dot: python -m vae_fast.train\n"
 
 
 def test_the_report_names_versions_devices_and_fast_paths(

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 import vae_fast as vf
+from vae_fast import evaluate, reconstruct, sample
 from vae_fast import export as command
 from vae_fast.analysis.trained import Trained
 from vae_fast.artifacts import atomic
@@ -118,3 +120,82 @@ def test_missing_onnx_is_reported_in_one_line(
     assert command.main([str(trained_run), "--out", str(tmp_path / "out"), "--formats", "onnx"]) == 1
     assert "pip install 'vae_fast[onnx]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Return a conditional run on binarized images of named classes, its export, and images of two of its classes."""
+    folder = tmp_path_factory.mktemp("named")
+    digits = vf.load_images("digits")
+    images, names = digits.pixels[:120, 0].numpy(), np.array(["cat", "dog", "eel"])[digits.labels[:120].numpy() % 3]
+    some = names != "cat"
+    np.savez(folder / "all.npz", train=images, train_labels=names, test=images[:40], test_labels=names[:40])
+    np.savez(folder / "some.npz", train=images[some], train_labels=names[some])
+    settings = {"conditional": True, "binarize": "static", "batch_size": 20, "hidden": (16,), "latent": 3, "seed": 5}
+    run = vf.fit(vf.Config(data=str(folder / "all.npz"), epochs=1, out=str(folder / "run"), **settings)).directory
+    command.export(Trained.open(run, "cpu"), folder / "export", ("safetensors",))
+    return run, folder / "export", folder / "some.npz"
+
+
+def test_drawing_from_an_export_needs_no_more_flags_than_from_its_run(named: tuple[Path, Path, Path]) -> None:
+    run, exported, images = named
+    for main, arguments, name in (
+        (sample.main, ["--count", "6"], "samples-seed0-6.npy"),
+        (sample.main, ["--count", "6", "--label", "dog"], "samples-label1-seed0-6.npy"),
+        (reconstruct.main, ["--count", "6", "--data", str(images)], "reconstructions-some-*-all-static-first6.npy"),
+    ):
+        found = []
+        for path, folder in ((run, run / "pictures" / "step-00000006"), (exported, exported / "pictures")):
+            assert main([str(path), "--device", "cpu", *arguments]) == 0
+            (file,) = folder.glob(name)
+            assert file.with_suffix(".png").exists()
+            found.append(np.load(file))
+        assert (found[0] == found[1]).all(), "another class, or pixels that are not binarized"
+
+
+def test_an_export_evaluates_like_its_run_and_tells_its_own_export(
+    named: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    run, exported, images = named
+    results = []
+    for path in (run, exported):
+        assert evaluate.main([str(path), "--data", str(images), "--out", str(tmp_path / "found.json")]) == 0
+        results.append(json.loads((tmp_path / "found.json").read_text()))
+    assert results[0]["loss"] == results[1]["loss"]
+    assert (results[1]["seed"], results[1]["binarize"]) == (5, "static")
+    command.export(Trained.open(exported, "cpu"), tmp_path / "again", ("safetensors",))
+    first, second = (json.loads((folder / "export.json").read_text()) for folder in (exported, tmp_path / "again"))
+    assert first["label_names"] == second["label_names"] == ["cat", "dog", "eel"]
+    assert "0 `cat`, 1 `dog`, 2 `eel`" in (tmp_path / "again" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not readable"), ('{"label_names": "cat"}', "label_names: expected list, got 'cat'")],
+)
+def test_a_damaged_description_is_reported_in_one_line(
+    content: str, message: str, named: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "export"
+    command.export(Trained.open(named[0], "cpu"), folder, ("safetensors",))
+    (folder / "export.json").write_text(content)
+    assert sample.main([str(folder), "--label", "dog"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {folder}/export.json: {message}")
+    assert error.count("\n") == 1
+
+
+def test_an_export_of_an_earlier_version_is_read(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes((exported / "model.safetensors").read_bytes())
+    (folder / "export.json").write_text('{"hyperparameters": {}, "formats": {}, "source": "run"}')
+    trained = Trained.open(folder, "cpu")
+    assert (trained.seed, trained.binarize, trained.label_names) == (0, "none", [])
+    file = folder / "model.safetensors"
+    assert sample.main([str(file)]) == 2  # a file alone has no folder of its own
+    assert capsys.readouterr().err == (
+        f"error: --out: {file} is no run or export that could keep the result; expected a path\n"
+    )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from vae_fast._version import __version__ as __version__
 
-# Only while python -m vae_fast.COMMAND is being located, whose imports take seconds; not for other importers.
-if sys.argv[:1] == ["-m"] and any(word.startswith("vae_fast.") for word in sys.orig_argv):
+# Only while python -m vae_fast.COMMAND or python -m vae_fast COMMAND is being located, whose imports take seconds; not
+# for other importers.
+if sys.argv[:1] == ["-m"] and any(word.partition(".")[0] == "vae_fast" for word in sys.orig_argv):
     from vae_fast.runtime.signals import end_quietly_before
 
     end_quietly_before("anything began")

@@ -158,7 +158,7 @@ def _run(chosen: argparse.Namespace) -> None:
     seed = trained.seed if chosen.seed is None else chosen.seed
     first = "" if chosen.count is None else f"-first{chosen.count}"
     name = f"{trained.source.name}-{selection.slug}{first}-seed{seed}{f'-iw{chosen.iw}' * bool(chosen.iw)}.json"
-    kept = chosen.out or trained.run is not None
+    kept = chosen.out or trained.place()
     out = output.file_place(trained, chosen.out, "evaluations", name) if kept else None
     result = evaluate(
         trained,

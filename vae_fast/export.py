@@ -121,7 +121,14 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
             f"{FILES[name]} (read back: off by at most {off:.1e} of the largest value)" for name, off in found.items()
         ]
         atomic.write(temporary / "README.md", model_card.model_card(trained, files).encode())
-        description = {"hyperparameters": model.hyperparameters, "formats": found, "source": trained.title}
+        description = {
+            "hyperparameters": model.hyperparameters,
+            "formats": found,
+            "source": trained.title,
+            "seed": trained.seed,
+            "binarize": trained.binarize,
+            "label_names": trained.label_names,
+        }
         atomic.write(temporary / checkpoint.EXPORT, strict_json.dumps(description, indent=1).encode())
     return found
 

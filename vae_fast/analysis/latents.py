@@ -1,5 +1,6 @@
-"""How much each latent dimension of a trained VAE carries, and which of them are in use."""
+"""The posteriors of a trained VAE's latents, how much each dimension carries, and which of them are in use."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -49,3 +50,19 @@ def survey(model: VAE, images: Pixels, labels: Tensor | None = None) -> Latents:
         sums += torch.stack([t.sum(0) for t in (kl_per_dimension(mu, logvar).double(), means, means.square())])
     kl, mean, square = (sums / len(images)).cpu()
     return Latents(kl, (square - mean.square()).clamp(min=0))
+
+
+def posteriors(model: VAE, images: Pixels, labels: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield mu and logvar, float32 [b, Z] on the CPU, of one batch of images after another, all that memory holds.
+
+    images: [N, ...] as `VAE.encode` takes them, in memory, on a device or in a file; labels: int64 [N], if the VAE has
+    classes.
+    """
+    device = next(model.parameters()).device
+    rows = rows_at_once(model)
+    for start in range(0, len(images), rows):
+        with torch.inference_mode():  # here, because the caller's code runs between the batches
+            y = None if labels is None else labels[start : start + rows].to(device)
+            mu, logvar = model.encode(images[start : start + rows].flatten(1).to(device), y)
+            batch = mu.float().cpu(), logvar.float().cpu()
+        yield batch

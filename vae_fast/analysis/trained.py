@@ -1,11 +1,12 @@
 """A trained model and images to examine it with: the common part of the commands that work on a run."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from vae_fast.runtime import pytorch_state
 from vae_fast.runtime.plan import choose_device
 
 PARTS = ("test", "train", "valid")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,12 @@ class Selection:
             raise DataError(f"count: expected 1 to {len(self.pixels):,}, the {self.part} images, got {count:,}")
         labels, conditions = (None if y is None else y[:count] for y in (self.labels, self.conditions))
         return replace(self, pixels=self.pixels[:count], labels=labels, conditions=conditions)
+
+    def at(self, indices: Sequence[int]) -> "Selection":
+        """Return the images at `indices`, in that order; raise DataError for an index out of range."""
+        pixels = self.pick(indices)
+        labels, conditions = (None if y is None else y[list(indices)] for y in (self.labels, self.conditions))
+        return replace(self, pixels=pixels, labels=labels, conditions=conditions)
 
     def as_seen(self, model: VAE) -> Pixels:
         """Return the images, [N, D], as the model's network sees them: standardized if they are rows of a table."""
@@ -119,6 +127,7 @@ class Trained:
         run: the run's directory, or None.
         config: the run's settings, or None.
         completed: the number of epochs that the run had completed when it saved this checkpoint.
+        exported: of an export, what its export.json says, else None.
     """
 
     model: VAE
@@ -126,6 +135,7 @@ class Trained:
     run: Path | None
     config: Config | None
     completed: int = 0
+    exported: Mapping[str, Any] | None = None
 
     @classmethod
     @pytorch_state.as_it_starts()
@@ -146,7 +156,8 @@ class Trained:
             raise RunError(f"{source}: not all parameters and buffers of the model are finite")
         run = path if (path / "config.toml").is_file() else _run_of(source)
         config = None if run is None else Config(**read_toml(run / "config.toml"))
-        return cls(model, source, run, config, state["epoch"] if state else 0)
+        exported = _exported(source) if run is None else None
+        return cls(model, source, run, config, state["epoch"] if state else 0, exported)
 
     @property
     def device(self) -> torch.device:
@@ -160,12 +171,33 @@ class Trained:
 
     @property
     def seed(self) -> int:
-        """Return the seed of the run, which reproduces the noise of its test loss; 0 without a run."""
-        return self.config.seed if self.config else 0
+        """Return the seed of the run, which reproduces the noise of its test loss; 0 if it is not known."""
+        return self.config.seed if self.config else self._of_export("seed", int, 0)
+
+    @property
+    def binarize(self) -> str:
+        """Return the treatment of the run's pixels, one of `Config.binarize`; "none" if it is not known."""
+        return self.config.binarize if self.config else self._of_export("binarize", str, "none")
+
+    @property
+    def label_names(self) -> list[str]:
+        """Return the names of the classes of the run's images, empty if there are none or they are not known."""
+        if self.exported is not None:
+            return self._of_export("label_names", list, [])
+        names: list[str] = self.recorded.get("images", {}).get("label_names", [])
+        return names
 
     def place(self, *names: str) -> Path | None:
-        """Return a path inside the run's directory; None for a model without a run."""
-        return self.run.joinpath(*names) if self.run else None
+        """Return a path inside the directory of the run or export; None for a model that belongs to neither."""
+        folder = self.source if self.exported is not None else self.run
+        return folder.joinpath(*names) if folder else None
+
+    def _of_export(self, name: str, kind: type[T], default: T) -> T:
+        """Return what export.json says of the run; exports of an earlier version say nothing."""
+        value = (self.exported or {}).get(name, default)
+        if not isinstance(value, kind):
+            raise RunError(f"{self.source / checkpoint.EXPORT}: {name}: expected {kind.__name__}, got {value!r}")
+        return value
 
     @property
     def title(self) -> str:
@@ -240,7 +272,7 @@ class Trained:
         """Return the labels as classes of the model, those with names by their names."""
         if labels is None:
             raise DataError(f"labels: {self.source} is conditional, expected a label for each image; {name} has none")
-        known = self.recorded.get("images", {}).get("label_names", [])
+        known = self.label_names
         if known and names and list(names) != known:
             unknown = [each for each in names if each not in known]
             if unknown:
@@ -254,7 +286,7 @@ class Trained:
 
     def class_of(self, label: str | int) -> int:
         """Return the class of a label, an index or a name; raise ConfigError if the model has no such class."""
-        count, names = self.model.classes, self.recorded.get("images", {}).get("label_names", [])
+        count, names = self.model.classes, self.label_names
         if not count:
             raise ConfigError(f"label: expected none, {self.source} is not conditional; got {label}")
         if isinstance(label, str) and label in names:
@@ -271,7 +303,7 @@ class Trained:
                 table: dict[str, Any] = (
                     {"standardize": True, "likelihood": "gaussian"} if self.model.is_standardized else {}
                 )
-                return Config(**given, **table)
+                return Config(**{"binarize": self.binarize, **given}, **table)
             raise ConfigError(
                 f"data: {self.source} belongs to no run that names its images; expected --data NAME or PATH"
             )
@@ -298,3 +330,15 @@ def _run_of(source: Path) -> Path | None:
     """Return the run directory whose checkpoints/ contains `source`, or None."""
     folder = source.absolute().parent
     return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.toml").is_file() else None
+
+
+def _exported(source: Path) -> dict[str, Any] | None:
+    """Return what the export.json of a directory says, or None if there is none."""
+    file = source / checkpoint.EXPORT
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: not readable ({getattr(error, 'strerror', None) or error})") from None
+    return found if isinstance(found, dict) else {}

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.vae_fast\.tmp")
 # From file systems that cannot tell when data is on disk; some also refuse to sync directories.
@@ -50,6 +51,31 @@ def replace(path: Path, data: bytes) -> None:
         with _closed(descriptor), removed_on_failure(temporary):
             _fill(descriptor, data)
             temporary.replace(path)
+    sync(path.parent)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file to fill piece by piece, then move it to `path`, replacing what is there; after an error, remove it.
+
+    An OSError that names no file gets the name of this one.
+    """
+    sweep(path.parent)
+    try:
+        descriptor, temporary = _new_temporary(path)
+        try:
+            with _closed(descriptor):
+                with open(descriptor, "wb", closefd=False) as file:
+                    yield file
+                _wait(descriptor)
+                temporary.replace(path)
+        finally:
+            with suppress(OSError):  # it has its new name, or the error says more
+                temporary.unlink()
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).endswith(".vae_fast.tmp"):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     sync(path.parent)
 
 
@@ -161,6 +187,11 @@ def _fill(descriptor: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
+    _wait(descriptor)
+
+
+def _wait(descriptor: int) -> None:
+    """Wait until a file is on disk, as far as the file system can tell."""
     try:
         os.fsync(descriptor)
     except OSError as error:

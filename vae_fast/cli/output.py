@@ -15,14 +15,16 @@ from vae_fast.errors import ConfigError, RunError
 from vae_fast.reporting import pictures
 
 MOST_LISTED = 12  # numbers in a file name
-DRAWN = "path of the picture and the array, without .png and .npy (default: in RUN/pictures/step-N/)"
+DRAWN = (
+    "path of the picture and the array, without .png and .npy (default: in RUN/pictures/step-N/, or EXPORT/pictures/)"
+)
 
 
 def place(trained: Trained, out: Path | None, *names: str) -> Path:
-    """Return where a result goes: to `out`, or into the run's directory; raise errors now, not after the work."""
+    """Return where a result goes: to `out`, or into the run or export; raise errors now, not after the work."""
     found = out or trained.place(*names)
     if found is None:
-        raise ConfigError(f"--out: {trained.source} belongs to no run that could keep the result; expected a path")
+        raise ConfigError(f"--out: {trained.source} is no run or export that could keep the result; expected a path")
     if found.is_symlink() and not found.exists():
         raise RunError(f"--out: {found} is a link to {found.readlink()}, which is not there")
     require_writable(found.parent)
@@ -56,8 +58,11 @@ def save_pictures(
     array: Tensor,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Write rows of images as a PNG grid and `array` as .npy next to it: at `out`, or in the run's pictures/step-N/."""
-    stem = file_place(trained, out, "pictures", trained.source.name, name)
+    """Write rows of images as a PNG grid and `array` as .npy next to it.
+
+    They go to `out`, to the run's pictures/step-N/, or to the export's pictures/.
+    """
+    stem = file_place(trained, out, "pictures", *([trained.source.name] if trained.run else []), name)
     if stem.suffix in (".png", ".npy"):
         stem = stem.with_suffix("")
     png, npy = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "npy"))

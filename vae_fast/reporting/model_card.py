@@ -60,7 +60,7 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
 
 
 def _classes(trained: Trained) -> str:
-    names = trained.recorded.get("images", {}).get("label_names", [])
+    names = trained.label_names
     shown = ", ".join(f"{label} `{name}`" for label, name in enumerate(names[:MOST_NAMES]))
     more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
     return shown + more if names else f"0 to {trained.model.classes - 1}"
