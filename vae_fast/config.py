@@ -142,8 +142,8 @@ class Config:
     """a run directory to continue, or auto: continue the run in --out if it has a valid checkpoint, else start it"""
     keep: int = 3
     """number of checkpoints kept in addition to the best one"""
-    log: Literal["none", "tensorboard"] = "none"
-    """tensorboard: write records and pictures to RUN/tensorboard/ as well as to metrics.jsonl and pictures/"""
+    log: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+    """where records and pictures also go: to RUN/tensorboard/, Weights & Biases, or MLflow"""
     nvtx: bool = False
     """mark data, steps and their parts, evaluation and checkpoints as NVTX ranges for Nsight Systems"""
     profile: Literal["off", "nsys", "torch", "memory"] = "off"

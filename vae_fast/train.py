@@ -109,9 +109,10 @@ def _trained(
                 if config.dry_run:
                     trainer.rehearse()
                 else:
-                    trainer.begin()
-                    trainer.run()
-                    group.on_rank0(_finish, trainer)
+                    with trainer.tracking:
+                        trainer.begin()
+                        trainer.run()
+                        group.on_rank0(_finish, trainer)
         group.barrier()
     return trainer
 
@@ -128,7 +129,7 @@ def _finish(trainer: Trainer) -> None:
         files = pictures.save_all(
             trainer.model, images, config.seed, trainer.metrics, treatment, directory.pictures, labels
         )
-    trainer.tracker.pictures(files, trainer.epoch)
+    trainer.tracking.pictures(files, trainer.epoch)
     for line in summary(config, trainer.metrics, splits.test, directory, trainer.model.likelihood):
         trainer.printer.line(line)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_fast.artifacts import checkpoint, strict_json
 from vae_fast.artifacts.directory import RunDirectory
-from vae_fast.artifacts.trackers import tracker
+from vae_fast.artifacts.trackers import tracking
 from vae_fast.config import Config
 from vae_fast.config_rules import OBJECTIVES
 from vae_fast.data.images import Pixels
@@ -54,6 +54,7 @@ class Trainer:
     ) -> None:
         self.config, self.plan, self.splits, self.directory, self.printer = config, plan, splits, directory, printer
         self.profile, self.group = profile, group
+        self.tracking = group.on_all_ranks(tracking, config, directory.path, printer.line, group.is_rank0)
         self.mark = mark = marks(config.nvtx, profiler=config.profile in ("torch", "memory"))
         device = plan.torch_device
         resident = plan.feed == "device"
@@ -114,8 +115,6 @@ class Trainer:
         self._require_space()
         if self.directory.recorded:
             self._resume()
-        log = self.config.log if self.group.is_rank0 else "none"
-        self.tracker = self.group.on_all_ranks(tracker, log, self.directory.path / "tensorboard", self.epoch)
         if not self._is_done:
             self._warm_up()
         steps = self.config.epochs * self.sampler.steps_per_epoch
@@ -125,6 +124,7 @@ class Trainer:
             lost = self.epoch - len(self.metrics)
             self.printer.line(f"warning: {self.directory.metrics_file} has lost the records of {lost} epochs")
         self.group.on_rank0(self._write_config)
+        self.tracking.begin(self.epoch)
 
     def run(self) -> None:
         """Run the remaining epochs; after a signal, save the state at the next step boundary and raise Interrupted."""
@@ -256,8 +256,7 @@ class Trainer:
         self.epoch = record["epoch"]
         self.metrics.append(record)
         self.group.on_rank0(self.directory.append_metrics, record)
-        with self.directory.saving("TensorBoard's record"):
-            self.group.on_rank0(self.tracker.epoch, record)
+        self.tracking.epoch(record)
         self.printer.line(epoch_line(record, self.config.epochs))
         self.engine.stop_if_diverged()
         # Only a good state is saved; after a divergence the earlier checkpoints serve.
