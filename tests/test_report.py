@@ -16,7 +16,7 @@ from vae_fast import report
 from vae_fast.analysis import generate
 from vae_fast.analysis.trained import Trained
 from vae_fast.models.layers import ACTIVATIONS
-from vae_fast.reporting import model_card, webpage
+from vae_fast.reporting import charts, model_card
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -84,7 +84,7 @@ def test_every_curve_has_a_style(tmp_path: Path, small: Callable[..., vf.Config]
 
 @pytest.mark.parametrize("losses", [(105.0, 105.2, 105.1), (300.0, 90.0, 80.0), (1e-4, 2e-4, 3e-4)])
 def test_grid_lines_of_a_chart_have_distinct_labels(losses: tuple[float, ...]) -> None:
-    drawn = webpage.curves({"train": list(enumerate(losses, start=1))}, "losses")
+    drawn = charts.curves({"train": list(enumerate(losses, start=1))}, "losses")
     labels = re.findall(r'text-anchor="end">([\d.]+)</text>', drawn)
     assert len(labels) == len(set(labels)) == 5
 
