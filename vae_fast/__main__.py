@@ -7,7 +7,7 @@ from pathlib import Path
 
 COMMANDS = (
     *("train", "evaluate", "sample", "reconstruct", "interpolate", "traverse"),
-    *("trace", "report", "export", "env"),
+    *("trace", "report", "compare", "export", "env"),
 )
 
 
