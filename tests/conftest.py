@@ -67,6 +67,17 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return vf.fit(vf.Config(data="digits", hidden=(64,), latent=4, epochs=2, lr=2e-3, out=str(out))).directory
 
 
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of six runs of two epochs, which differ in `latent` and `lr`, for tests that do not change it."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for latent in (2, 3, 4):
+        for lr in (1e-3, 3e-3):
+            out = folder / f"z{latent}-lr{lr:g}"
+            vf.fit(vf.Config(data="digits", hidden=(16,), latent=latent, lr=lr, epochs=2, out=str(out)))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Return a real browser, or skip the test."""

@@ -11,7 +11,6 @@ from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from vae_fast.analysis.recorded_runs import PARTS, RecordedRun
-from vae_fast.artifacts import strict_json
 from vae_fast.config import NOT_RECORDED
 from vae_fast.errors import ConfigError
 from vae_fast.models.likelihood import bits_per_value
@@ -80,7 +79,7 @@ def compared(runs: Sequence[RecordedRun], sort: str | None = None) -> Comparison
     for each in settings:
         each |= {key: places[key][each[key]] for key in PATHS if each.get(key)}
     keys = list(dict.fromkeys(key for each in settings for key in each))
-    differing = [key for key in keys if len({strict_json.dumps(each.get(key)) for each in settings}) > 1]
+    differing = [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
     groups = _groups(runs, [each["data"] for each in settings])
     group_of = {id(run): group for group in groups for run in group.runs}
     rows = []
@@ -122,7 +121,7 @@ def shown(value: Any) -> str:
     """Return the value of a setting as text, written as for a flag; "-" stands for None."""
     if isinstance(value, list | tuple):
         return " ".join(map(shown, value)) or "none"
-    return "-" if value is None else value if isinstance(value, str) else strict_json.dumps(value)
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _settings(run: RecordedRun) -> Row:
