@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import vae_fast as vf
 from tests.compared_runs import as_csv, copied, records, rewrite, rows
 from vae_fast import compare, evaluate
 
@@ -109,6 +111,16 @@ def test_an_estimate_of_an_earlier_checkpoint_says_so(run: Path, capsys: pytest.
     capsys.readouterr()
     assert compare.main([str(run)]) == 0
     assert f"(K = 2, step {int(first.name[5:])})" in capsys.readouterr().out
+
+
+def test_an_estimate_of_images_that_are_binarized_at_each_step(tmp_path: Path, small: Callable[..., vf.Config]) -> None:
+    """Take that of their static sample, which stands for them; of validation images where there is no other."""
+    out = tmp_path / "run"
+    vf.fit(small(binarize="dynamic", valid=50, epochs=1, out=str(out)))
+    for part in ("valid", "test"):
+        assert evaluate.main([str(out), "--device", "cpu", "--iw", "2", "--split", part]) == 0
+        (row,) = as_csv(out)
+        assert (row["iw_part"], row["iw_images"]) == (part, {"valid": "50", "test": "1000"}[part])
 
 
 def test_folders_that_cannot_be_shown_get_a_line_each(

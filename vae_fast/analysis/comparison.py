@@ -118,10 +118,10 @@ def shortest_names(paths: Iterable[str | PurePath]) -> dict[Any, str]:
 
 
 def shown(value: Any) -> str:
-    """Return the value of a setting as text, written as for a flag; "-" stands for None."""
+    """Return the value of a setting as text, written as for a flag; "-" stands for nothing: None, or no text."""
     if isinstance(value, list | tuple):
         return " ".join(map(shown, value)) or "none"
-    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "-" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _settings(run: RecordedRun) -> Row:

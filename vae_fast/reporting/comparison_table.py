@@ -50,7 +50,7 @@ def as_csv(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(comparison.columns)
     for row in comparison.rows:
-        writer.writerow("" if row[key] is None else shown(row[key]) for key in comparison.columns)
+        writer.writerow("" if row[key] in (None, "") else shown(row[key]) for key in comparison.columns)
     return text.getvalue()
 
 
