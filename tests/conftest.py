@@ -1,6 +1,7 @@
 """Fixtures for several test files: real data, and settings small enough for a run of a second or two."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,34 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of two epochs on the embedded digits, for tests that do not change it."""
     out = tmp_path_factory.mktemp("trained") / "run"
     return vf.fit(vf.Config(data="digits", hidden=(64,), latent=4, epochs=2, lr=2e-3, out=str(out))).directory
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of six runs of two epochs, which differ in `latent` and `lr`, for tests that do not change it."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for latent in (2, 3, 4):
+        for lr in (1e-3, 3e-3):
+            out = folder / f"z{latent}-lr{lr:g}"
+            vf.fit(vf.Config(data="digits", hidden=(16,), latent=latent, lr=lr, epochs=2, out=str(out)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a real browser, or skip the test."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("chromium and chromedriver (Debian's chromium-driver) are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture

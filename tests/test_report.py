@@ -1,9 +1,7 @@
 """The report page on a trained model, in a real browser."""
 
-import html.parser
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +10,12 @@ import pytest
 import torch
 
 import vae_fast as vf
+from tests.pages import Reader, contrasts, errors, overflow
 from vae_fast import report
 from vae_fast.analysis import generate
 from vae_fast.analysis.trained import Trained
 from vae_fast.models.layers import ACTIVATIONS
-from vae_fast.reporting import model_card, webpage
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-
-class Reader(html.parser.HTMLParser):
-    """A parser that collects open tags, images without a text alternative, and what the page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.fetched: list[str] = []
-        self.nameless: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.fetched += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:")]
-        if (tag == "img" and not given.get("alt")) or (given.get("role") == "img" and not given.get("aria-label")):
-            self.nameless.append(tag)
-        if tag not in ("meta", "img", "input", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass  # SVG elements
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+from vae_fast.reporting import charts, model_card
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +57,7 @@ def test_every_curve_has_a_style(tmp_path: Path, small: Callable[..., vf.Config]
 
 @pytest.mark.parametrize("losses", [(105.0, 105.2, 105.1), (300.0, 90.0, 80.0), (1e-4, 2e-4, 3e-4)])
 def test_grid_lines_of_a_chart_have_distinct_labels(losses: tuple[float, ...]) -> None:
-    drawn = webpage.curves({"train": list(enumerate(losses, start=1))}, "losses")
+    drawn = charts.curves({"train": list(enumerate(losses, start=1))}, "losses")
     labels = re.findall(r'text-anchor="end">([\d.]+)</text>', drawn)
     assert len(labels) == len(set(labels)) == 5
 
@@ -119,21 +92,6 @@ def test_a_report_on_a_model_with_one_dimension_and_no_run(tmp_path: Path) -> No
     assert len(images) == 1000
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("chromium and chromedriver (Debian's chromium-driver) are not installed")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
 PIXELS = """
 const canvas = document.getElementById("picture");
 return Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data);
@@ -147,11 +105,6 @@ slider.dispatchEvent(new Event("input"));
 
 def picture(browser: Any) -> torch.Tensor:
     return torch.tensor(browser.execute_script(PIXELS)).view(28, 28, 4)[..., 0] / 255
-
-
-def errors(browser: Any) -> list[str]:
-    """Return the errors in the console; a warning that this test reads the canvas often is ignored."""
-    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def expected(model: vf.VAE, z: torch.Tensor) -> torch.Tensor:
@@ -194,35 +147,14 @@ def test_every_activation_runs_in_the_page(browser: Any, activation: str, tmp_pa
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_page_fits_its_window(browser: Any, page: Path, width: int) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(page.as_uri())
-    seen, needed = browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
-    assert seen == width
-    assert needed <= seen
+    assert overflow(browser, page, width) <= 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(browser: Any, page: Path, scheme: str) -> None:
     """Check for the least contrast of text that WCAG 2.1 requires at level AA: 4.5."""
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get(page.as_uri())
-    paper = luminance(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-    assert (paper > 0.5) == (scheme == "light")
-    colours = browser.execute_script("""
-        return ["body", ".note", "figcaption", "button", "dd"].map(
-            (kind) => getComputedStyle(document.querySelector(kind)).color);
-    """)
-    for ink in map(luminance, colours):
-        assert (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) > 4.5
-
-
-def luminance(colour: str) -> float:
-    """Return the luminance of "rgb(r, g, b)" as WCAG defines it."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    kinds = dict.fromkeys(("body", ".note", "figcaption", "button", "dd"), "color")
+    assert min(contrasts(browser, page, scheme, kinds).values()) > 4.5
 
 
 def test_the_map_of_posterior_means_that_do_not_vary(trained_run: Path) -> None:

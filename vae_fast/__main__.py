@@ -12,7 +12,7 @@ from vae_fast.runtime.signals import end_quietly_before
 
 COMMANDS = (
     *("train", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "latents"),
-    *("trace", "report", "export", "env"),
+    *("trace", "report", "compare", "export", "env"),
 )
 
 

@@ -6,11 +6,8 @@ One HTML file that needs no network and no server: RUN/report.html.
 import argparse
 import math
 import statistics
-import string
 import sys
 from collections.abc import Iterator, Sequence
-from html import escape
-from importlib import resources
 from pathlib import PurePath
 from typing import Any
 
@@ -26,7 +23,7 @@ from vae_fast.cli.exit_codes import exit_code
 from vae_fast.data.transforms import pixel_kind
 from vae_fast.evaluate import evaluate
 from vae_fast.models.vae import VAE
-from vae_fast.reporting import pictures, webpage
+from vae_fast.reporting import charts, pictures, webpage
 from vae_fast.reporting.explorer import SLIDERS, Starts, explorer, grid
 from vae_fast.runtime import pytorch_state
 
@@ -53,16 +50,9 @@ def report(trained: Trained, selection: Selection) -> str:
         webpage.section("Latent explorer", *explored.parts),
         *_settings(trained),
     ]
-    assets = resources.files("vae_fast.reporting") / "assets"
     title = f"{model.title}: {selection.data}"
-    return string.Template((assets / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        lead=escape(f"{trained.title}; {selection.title}; losses in nats per image"),
-        style=(assets / "report.css").read_text(encoding="utf-8"),
-        sections="\n".join(sections),
-        model=explored.data,
-        script=explored.script,
-    )
+    lead = f"{trained.title}; {selection.title}; losses in nats per image"
+    return webpage.page(title, lead, sections, *explored.scripts)
 
 
 def _summary(trained: Trained, selection: Selection) -> str:
@@ -88,7 +78,7 @@ def _losses(trained: Trained) -> Iterator[str]:
     series = {name: [(r["epoch"], r[key]) for r in records if r.get(key) is not None] for name, key in names.items()}
     series = {name: points for name, points in series.items() if points}
     pixels = pixel_kind(trained.config.treatment, trained.image_shape)
-    curve = webpage.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
+    curve = charts.curves(series, f"Loss by epoch, nats per image, {pixels}") if series else ""
     keys = [f"{part}_{key}" for part in series for key in ("loss", "nll", "kl")]
     observations = observed(records)
     rows = [
@@ -180,7 +170,7 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     coloured = ", each drawn as its label" if labels else ""
     text = f"Posterior means of {count:,} images along their first two principal components{held}{coloured}"
     flat = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))  # if there is a single latent dimension
-    yield webpage.scatter([(x, y) for x, y in flat.tolist()], labels, text)
+    yield charts.scatter([(x, y) for x, y in flat.tolist()], labels, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ import vae_fast as vf
 from vae_fast.__main__ import COMMANDS
 from vae_fast.cli import numbers, run_arguments
 
-ON_A_RUN = tuple(name for name in COMMANDS if name not in ("train", "env"))
+ON_A_RUN = tuple(name for name in COMMANDS if name not in ("train", "compare", "env"))
 
 
 def command(name: str) -> Any:

@@ -152,12 +152,17 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of the epochs so far, in order, skipping invalid lines, which a kill may leave behind."""
+        return self.metrics_and_damage()[0]
+
+    def metrics_and_damage(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the same as `metrics`, and the number of lines that are no records."""
         records: list[dict[str, Any]] = []
         lines = atomic.read(self.metrics_file).splitlines() if self.metrics_file.exists() else []
-        for record in map(_record, lines):
+        parsed = [_record(line) for line in lines if line.strip()]
+        for record in parsed:
             if record is not None and record["epoch"] > (records[-1]["epoch"] if records else 0):
                 records.append(record)
-        return records
+        return records, parsed.count(None)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         with self.saving(f"the record of epoch {record['epoch']}"):
@@ -260,20 +265,20 @@ def _fresh_paths(data: str) -> list[Path]:
     return [Path("runs", stamp), *(Path("runs", f"{stamp}-{n}") for n in range(2, 1000))]
 
 
-def require_writable(path: Path) -> None:
-    """Raise RunError if a directory, which need not exist yet, cannot be written to."""
+def require_writable(path: Path, flag: str = "--out") -> None:
+    """Raise RunError, naming the flag, if a directory, which need not exist yet, cannot be written to."""
     for folder in (path, *path.parents):
         if folder.is_symlink() and not folder.exists():
             raise RunError(
-                f"--out: {folder} is a link to {folder.readlink()}, which is not there; make it, or remove it"
+                f"{flag}: {folder} is a link to {folder.readlink()}, which is not there; make it, or remove it"
             )
     existing = _existing(path)
     if not existing.is_dir():
-        raise RunError(f"--out: {existing} is a file, expected a directory")
+        raise RunError(f"{flag}: {existing} is a file, expected a directory")
     try:
         ours = Path(tempfile.mkdtemp(prefix=PROBE, dir=existing))
     except OSError as error:
-        raise RunError(f"--out: nothing can be written in {existing} ({error.strerror})") from None
+        raise RunError(f"{flag}: nothing can be written in {existing} ({error.strerror})") from None
     for probe in chain([ours], existing.glob(f"{PROBE}*")):  # also those that killed processes left here
         with suppress(OSError):
             probe.rmdir()

@@ -25,20 +25,29 @@ def place(trained: Trained, out: Path | None, *names: str) -> Path:
     found = out or trained.place(*names)
     if found is None:
         raise ConfigError(f"--out: {trained.source} is no run or export that could keep the result; expected a path")
-    if found.is_symlink() and not found.exists():
-        raise RunError(f"--out: {found} is a link to {found.readlink()}, which is not there")
-    require_writable(found.parent)
-    return found
+    return _checked(found)
 
 
 def file_place(trained: Trained, out: Path | None, *names: str) -> Path:
     """Return where a file goes, after making its folder and removing the half-written files of killed commands."""
-    found = place(trained, out, *names)
+    return file(place(trained, out, *names))
+
+
+def file(path: Path, flag: str = "--out") -> Path:
+    """Return the path of a file to write, after making its folder; raise RunError, naming the flag, if it cannot be."""
+    found = _checked(path, flag)
     if found.is_dir():
-        raise RunError(f"--out: expected a file, {found} is a directory")
+        raise RunError(f"{flag}: expected a file, {found} is a directory")
     found.parent.mkdir(parents=True, exist_ok=True)
     atomic.sweep(found.parent)
     return found
+
+
+def _checked(path: Path, flag: str = "--out") -> Path:
+    if path.is_symlink() and not path.exists():
+        raise RunError(f"{flag}: {path} is a link to {path.readlink()}, which is not there")
+    require_writable(path.parent, flag)
+    return path
 
 
 def listed(chosen: Sequence[int]) -> str:

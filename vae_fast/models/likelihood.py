@@ -48,6 +48,15 @@ FAMILIES = {
 }
 
 
+def bits_per_value(nats: float, likelihood: str, binarize: str, values: int) -> float | None:
+    """Return nats per image of so many values as bits per value; None where values are not discrete.
+
+    likelihood: one of `FAMILIES`. binarize: the setting of that name.
+    """
+    is_discrete = likelihood == "discretized_logistic" or (likelihood == "bernoulli" and binarize != "none")
+    return nats / (values * math.log(2)) if is_discrete else None
+
+
 class Likelihood(nn.Module):
     """A likelihood of images of `shape`, [C, H, W] or any other.
 
@@ -121,8 +130,7 @@ class Likelihood(nn.Module):
 
     def bits_per_dimension(self, nats: float, binarize: str = "none") -> float | None:
         """Return nats per image as bits per value; None where values are not discrete, so that bits mean nothing."""
-        is_discrete = self.name == "discretized_logistic" or (self.name == "bernoulli" and binarize != "none")
-        return nats / (self._values * math.log(2)) if is_discrete else None
+        return bits_per_value(nats, self.name, binarize, self._values)
 
     def _by_value(self) -> Tensor | None:
         """Return the log of the scale as the operators take it: [] or [D]; None without a scale."""

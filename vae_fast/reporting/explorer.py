@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from typing import Any, NamedTuple
 
 import torch
@@ -22,11 +21,10 @@ EXACT = 1 / 255  # largest error of a pixel in half precision; above it the page
 
 
 class Explorer(NamedTuple):
-    """The content of the section, and the data and the script that belong to it, both empty if nothing runs."""
+    """The content of the section, and the elements of the page that run it, none if it is drawn ahead."""
 
     parts: Sequence[str]
-    data: str = "null"
-    script: str = ""
+    scripts: Sequence[str] = ()
 
 
 class Starts(NamedTuple):
@@ -41,8 +39,8 @@ def explorer(model: VAE, found: Latents, starts: Starts, shape: Sequence[int]) -
     """Return the explorer. shape: that of an image, (C, H, W)."""
     if model.network != "mlp" or model.classes or model.is_standardized:
         return Explorer(list(_drawn(model, found, starts, shape)))
-    script = (resources.files("vae_fast.reporting") / "assets" / "explorer.js").read_text(encoding="utf-8")
-    return Explorer([_sliders(found, starts)], strict_json.dumps(_embedded(model, starts, shape)), script)
+    held = webpage.data("model", strict_json.dumps(_embedded(model, starts, shape)))
+    return Explorer([_sliders(found, starts)], [held, webpage.script("explorer.js")])
 
 
 def grid(model: VAE, rows: Sequence[Tensor], description: str) -> str:
