@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from vae_fast.artifacts import atomic
+from vae_fast.artifacts import atomic, strict_json
 from vae_fast.config import Config
 from vae_fast.errors import RunError, first_line
 
@@ -174,7 +174,9 @@ class MLflow:
         self._id = ""
 
     def begin(self, epoch: int) -> str:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of 7, which hold up a run for minutes
+        # Its own, 7 and two minutes each, would hold up the run for a quarter of an hour.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         for name in ("alembic", "mlflow.store.db.utils"):  # they report every table of a new store
             logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
@@ -276,4 +278,4 @@ def _known_run(folder: Path, log: str) -> str | None:
 
 
 def _keep_run(folder: Path, log: str, run: str) -> None:
-    atomic.replace(folder / RUNS, json.dumps({**_known_runs(folder), log: run}, indent=1).encode())
+    atomic.replace(folder / RUNS, strict_json.dumps({**_known_runs(folder), log: run}, indent=1).encode())
