@@ -7,18 +7,17 @@ namespace vae_fast {
 
 double Pass::panel_loss(const Place& place, const float* pixels, float* logits, int64_t row, int64_t rows,
                         int64_t panel) const {
-  const int64_t lanes = std::min(kPanel, images_.batch - panel * kPanel);
-  if (objective_.likelihood == Likelihood::bernoulli)
-    return loops_.bernoulli_panel(pixels, logits, rows, lanes, scale());
   const PanelLoss loss = loops_.likelihood_panel(
       objective_.likelihood,
       {.pixels = pixels,
        .logits = logits,
        .terms = scale_terms(row),
        .rows = rows,
-       .lanes = lanes,
+       .lanes = lanes_of(panel),
        .scale = scale(),
-       .by_scale = network_.scales == 0 ? nullptr : at(layout_.by_scale) + panel * network_.pixels() + row});
+       .by_scale = network_.scales == 0 ? nullptr : at(layout_.by_scale) + panel * network_.pixels() + row,
+       .slopes = nullptr,
+       .nll = nullptr});
   saw_gradient(place, loss.largest_slope);
   return loss.nll;
 }

@@ -57,14 +57,16 @@ void Pass::lose_samples(const Place& place, const Group& one) const {
   for (int64_t k = 0; k < one.count; ++k) {
     float* const logits = by_output(last, one) + k * feature_stride(pixels);
     for (int64_t row = rows.begin; row < rows.end; row += kLossRows)
-      loops_.lane_losses(objective_.likelihood, {.pixels = images + row * kPanel,
-                                                 .logits = logits + row * kPanel,
-                                                 .terms = scale_terms(row),
-                                                 .rows = std::min(kLossRows, rows.end - row),
-                                                 .lanes = lanes_of(one.first / samples),
-                                                 .scale = scale(),
-                                                 .slopes = slopes_by_scale(one.slot + k, row),
-                                                 .nll = sample_nll(one.slot + k) + row / kLossRows * kPanel});
+      loops_.likelihood_panel(objective_.likelihood,
+                              {.pixels = images + row * kPanel,
+                               .logits = logits + row * kPanel,
+                               .terms = scale_terms(row),
+                               .rows = std::min(kLossRows, rows.end - row),
+                               .lanes = lanes_of(one.first / samples),
+                               .scale = scale(),
+                               .by_scale = nullptr,
+                               .slopes = slopes_by_scale(one.slot + k, row),
+                               .nll = sample_nll(one.slot + k) + row / kLossRows * kPanel});
   }
 }
 
@@ -132,8 +134,7 @@ void Pass::sum_samples(Losses& result) const {
   }
   if (objective_.bound != Bound::elbo)
     result.kl = (bound - result.nll) / std::max(1e-6, static_cast<double>(objective_.beta));
-  const double loss = objective_.bound == Bound::elbo ? result.nll + objective_.beta * result.kl : bound;
-  result.loss = loss / batch;
+  result.loss = (result.nll + objective_.beta * result.kl) / batch;
 }
 
 }  // namespace vae_fast

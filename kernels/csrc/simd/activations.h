@@ -57,6 +57,11 @@ VAE_FAST_INLINE Activated hyperbolic_tangent(float x) {
   return {x < 0.0F ? -value : value, 1.0F - value * value};
 }
 
+// Clears the lanes of one row that have no image.
+VAE_FAST_INLINE void clear_lanes(float* row, int64_t lanes) {
+  for (int64_t i = lanes; i < kPanel; ++i) row[i] = 0.0F;
+}
+
 VAE_FAST_INLINE uint32_t magnitude(float x) { return std::bit_cast<uint32_t>(x) & 0x7FFFFFFFU; }
 
 template <typename Function>

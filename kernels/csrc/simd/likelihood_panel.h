@@ -1,5 +1,5 @@
-// The loss of a panel's pixels and its gradients for the likelihoods besides the Bernoulli. The formulas are those of
-// likelihoods.h; what they share between value and derivatives, and what depends on the scale alone, is computed once.
+// The loss of a panel's pixels and its gradients. The formulas are those of elbo.h and likelihoods.h; what they share
+// between value and derivatives, and what depends on the scale alone, is computed once.
 #pragma once
 
 #include "activations.h"
@@ -80,6 +80,28 @@ void scale_terms(Likelihood likelihood, const float* log_scale, int64_t count, c
   if (likelihood == Likelihood::discretized_logistic) scale_terms_of<DiscretizedLogistic>(log_scale, count, to);
 }
 
+VAE_FAST_INLINE PanelLoss total(const float* sums, uint32_t largest, const LikelihoodPanel& by) {
+  if (by.nll != nullptr) copy(sums, kPanel, by.nll);
+  return {sum_of_lanes(sums, by.lanes), largest};
+}
+
+PanelLoss bernoulli_panel(const LikelihoodPanel& by) {
+  alignas(64) float sums[kPanel] = {};
+  for (int64_t row = 0; row < by.rows; ++row) {
+    const float* const __restrict pixels = by.pixels + row * kPanel;
+    float* const __restrict logits = by.logits + row * kPanel;
+#pragma omp simd
+    for (int64_t i = 0; i < kPanel; ++i) {
+      const float logit = logits[i], x = pixels[i];
+      const float small = exp_f(-std::fabs(logit));
+      sums[i] += (1.0F - x) * logit - ((logit < 0.0F ? logit : 0.0F) - log1p_f(small));
+      logits[i] = by.scale * ((logit < 0.0F ? small : 1.0F) / (1.0F + small) - x);
+    }
+    if (by.lanes < kPanel) clear_lanes(logits, by.lanes);
+  }
+  return total(sums, 0, by);
+}
+
 template <typename Model>
 PanelLoss likelihood_panel_of(const LikelihoodPanel& by) {
   alignas(64) float sums[kPanel] = {};
@@ -98,8 +120,13 @@ PanelLoss likelihood_panel_of(const LikelihoodPanel& by) {
       logits[i] = by.scale * loss.by_logit;
       slopes[i] = loss.by_scale;
     }
-    for (int64_t i = by.lanes; i < kPanel; ++i) logits[i] = slopes[i] = 0.0F;
-    if (Model::scaled && by.by_scale != nullptr) {
+    clear_lanes(logits, by.lanes);
+    clear_lanes(slopes, by.lanes);
+    if (Model::scaled && by.slopes != nullptr) {
+      float* const __restrict to = by.slopes + row * kPanel;
+#pragma omp simd
+      for (int64_t i = 0; i < kPanel; ++i) to[i] = by.scale * slopes[i];
+    } else if (Model::scaled && by.by_scale != nullptr) {
       float sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = 0; i < kPanel; ++i) sum += slopes[i];
@@ -107,10 +134,11 @@ PanelLoss likelihood_panel_of(const LikelihoodPanel& by) {
       largest = magnitude(by.by_scale[row]) > largest ? magnitude(by.by_scale[row]) : largest;
     }
   }
-  return {sum_of_lanes(sums, by.lanes), largest};
+  return total(sums, largest, by);
 }
 
 PanelLoss likelihood_panel(Likelihood likelihood, const LikelihoodPanel& by) {
+  if (likelihood == Likelihood::bernoulli) return bernoulli_panel(by);
   if (likelihood == Likelihood::continuous_bernoulli) return likelihood_panel_of<ContinuousBernoulli>(by);
   if (likelihood == Likelihood::gaussian) return likelihood_panel_of<Gaussian>(by);
   return likelihood_panel_of<DiscretizedLogistic>(by);

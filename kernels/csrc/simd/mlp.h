@@ -87,22 +87,26 @@ uint32_t gather(const Gather& by) {
   return largest;
 }
 
+// Draws the normals of one block of columns, four of each of the noise's 16 rows.
+VAE_FAST_INLINE void draw_normals(const Draw& draw, const uint32_t* rows, int64_t block, float (*eps)[kPanel]) {
+#pragma omp simd
+  for (int64_t i = 0; i < kPanel; ++i) {
+    const Words words = philox4x32({static_cast<uint32_t>(block), rows[i], draw.step, draw.stream}, draw.key);
+    const auto [eps0, eps1] = normals(words.word[0], words.word[1]);
+    const auto [eps2, eps3] = normals(words.word[2], words.word[3]);
+    eps[0][i] = eps0;
+    eps[1][i] = eps1;
+    eps[2][i] = eps2;
+    eps[3][i] = eps3;
+  }
+}
+
 uint32_t posterior(const PosteriorPanel& by) {
   uint32_t largest = 0;
   const int64_t latent = by.draw->columns;
   for (int64_t block = 0; block < by.draw->blocks; ++block) {
     alignas(64) float eps[kWords][kPanel];
-#pragma omp simd
-    for (int64_t i = 0; i < kPanel; ++i) {
-      const Words words =
-          philox4x32({static_cast<uint32_t>(block), by.rows[i], by.draw->step, by.draw->stream}, by.draw->key);
-      const auto [eps0, eps1] = normals(words.word[0], words.word[1]);
-      const auto [eps2, eps3] = normals(words.word[2], words.word[3]);
-      eps[0][i] = eps0;
-      eps[1][i] = eps1;
-      eps[2][i] = eps2;
-      eps[3][i] = eps3;
-    }
+    draw_normals(*by.draw, by.rows, block, eps);
     for (int64_t word = 0; word < smaller(kWords, latent - block * kWords); ++word) {
       const int64_t j = block * kWords + word;
       const float* const __restrict mu = by.stats + j * kPanel;
@@ -122,10 +126,6 @@ uint32_t posterior(const PosteriorPanel& by) {
     }
   }
   return largest;
-}
-
-VAE_FAST_INLINE void clear_lanes(float* row, int64_t lanes) {
-  for (int64_t i = lanes; i < kPanel; ++i) row[i] = 0.0F;
 }
 
 uint32_t posterior_gradient(const PosteriorGradient& by) {
@@ -152,24 +152,6 @@ uint32_t posterior_gradient(const PosteriorGradient& by) {
     }
   }
   return largest;
-}
-
-// Returns -log p(x | logit) of `rows` features of one panel, summed over the images, and replaces the logits [rows][16]
-// by `scale` times its derivative.
-double bernoulli_panel(const float* __restrict pixels, float* __restrict logits, int64_t rows, int64_t lanes,
-                       float scale) {
-  alignas(64) float sums[kPanel] = {};
-  for (int64_t row = 0; row < rows; ++row) {
-#pragma omp simd
-    for (int64_t i = 0; i < kPanel; ++i) {
-      const float logit = logits[row * kPanel + i], x = pixels[row * kPanel + i];
-      const float small = exp_f(-std::fabs(logit));
-      sums[i] += (1.0F - x) * logit - ((logit < 0.0F ? logit : 0.0F) - log1p_f(small));
-      logits[row * kPanel + i] = scale * ((logit < 0.0F ? small : 1.0F) / (1.0F + small) - x);
-    }
-    if (lanes < kPanel) clear_lanes(logits + row * kPanel, lanes);
-  }
-  return sum_of_lanes(sums, lanes);
 }
 
 }  // namespace

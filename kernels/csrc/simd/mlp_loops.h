@@ -77,7 +77,7 @@ struct ScaleTerms {
   float* by_width;  // the derivative by s of the logistic's
 };
 
-// Features of one panel, and the gradients of their loss.
+// Features of one panel, and the gradients of their loss. Those by a scale are either of each image or their sum.
 struct LikelihoodPanel {
   const float* pixels;  // [rows][16]
   float* logits;        // the same, replaced by `scale` times the derivative by them
@@ -85,6 +85,8 @@ struct LikelihoodPanel {
   int64_t rows, lanes;
   float scale;
   float* by_scale;      // of each row, `scale` times the derivative by the log of its scale, summed; or null
+  float* slopes;        // the same of each image, [rows][16]; or null
+  float* nll;           // [16], sums over the rows; or null
 };
 
 struct PanelLoss {
@@ -103,17 +105,6 @@ struct SamplesPanel {
   float* z;              // [K][Z][16]
   float* below;          // [K][16]: log q(z | x) - log p(z)
   double* kl;            // [Z], sums over the images of the KL in closed form
-};
-
-// Features of one panel, of which the loss is wanted for each image.
-struct LanesPanel {
-  const float* pixels;  // [rows][16]
-  float* logits;        // the same, replaced by `scale` times the derivative by them
-  ScaleTerms terms;     // of each row, if the likelihood has a scale
-  int64_t rows, lanes;
-  float scale;
-  float* slopes;        // [rows][16], `scale` times the derivative by the log of the row's scale; or null
-  float* nll;           // [16], sums over the rows
 };
 
 // The weights of the samples of one panel of images.
@@ -214,10 +205,8 @@ struct MlpLoops {
   void (*multiply)(const Product&);
   // Copies runs [begin, end) of 16 features of one panel [features][16] to squares [16][16], `stride` apart.
   void (*by_image)(const float* from, int64_t features, int64_t begin, int64_t end, float* to, int64_t stride);
-  double (*bernoulli_panel)(const float* pixels, float* logits, int64_t rows, int64_t lanes, float scale);
   PanelLoss (*likelihood_panel)(Likelihood, const LikelihoodPanel&);
   uint32_t (*draw_samples)(const SamplesPanel&);
-  void (*lane_losses)(Likelihood, const LanesPanel&);
   void (*weigh_samples)(const Weights&);
   uint32_t (*share_gradients)(const Shares&);
   uint32_t (*samples_gradient)(const SamplesGradient&);

@@ -1,7 +1,6 @@
 // The stages of a step that draws several samples of z an image. The specification is objectives/multisample.py.
 #pragma once
 
-#include "likelihood_panel.h"
 #include "mlp.h"
 
 namespace vae_fast {
@@ -33,17 +32,7 @@ uint32_t draw_samples(const SamplesPanel& by) {
   for (int64_t i = 0; i < by.samples * kPanel; ++i) by.below[i] = 0.0F;
   for (int64_t block = 0; block * kWords < columns; ++block) {
     alignas(64) float eps[kWords][kPanel];
-#pragma omp simd
-    for (int64_t i = 0; i < kPanel; ++i) {
-      const Words words =
-          philox4x32({static_cast<uint32_t>(block), by.rows[i], by.draw->step, by.draw->stream}, by.draw->key);
-      const auto [eps0, eps1] = normals(words.word[0], words.word[1]);
-      const auto [eps2, eps3] = normals(words.word[2], words.word[3]);
-      eps[0][i] = eps0;
-      eps[1][i] = eps1;
-      eps[2][i] = eps2;
-      eps[3][i] = eps3;
-    }
+    draw_normals(*by.draw, by.rows, block, eps);
     for (int64_t word = 0; word < smaller(kWords, columns - block * kWords); ++word) {
       const uint32_t seen = draw_column(by, block * kWords + word, eps[word]);
       largest = seen > largest ? seen : largest;
@@ -58,54 +47,6 @@ uint32_t draw_samples(const SamplesPanel& by) {
     by.kl[j] = sum_of_lanes(kl, by.lanes);
   }
   return largest;
-}
-
-template <typename Model>
-void lane_losses_of(const LanesPanel& by) {
-  alignas(64) float sums[kPanel] = {};
-  for (int64_t row = 0; row < by.rows; ++row) {
-    const float* const __restrict pixels = by.pixels + row * kPanel;
-    float* const __restrict logits = by.logits + row * kPanel;
-    const float inverse = Model::scaled ? by.terms.inverse[row] : 1.0F;
-    const float constant = Model::scaled ? by.terms.constant[row] : 0.0F;
-    const float by_width = Model::scaled ? by.terms.by_width[row] : 0.0F;
-    alignas(64) float slopes[kPanel];
-#pragma omp simd
-    for (int64_t i = 0; i < kPanel; ++i) {
-      const PixelLoss loss = pixel_loss_of(Model{}, logits[i], pixels[i], inverse, constant, by_width);
-      sums[i] += loss.value;
-      logits[i] = by.scale * loss.by_logit;
-      slopes[i] = by.scale * loss.by_scale;
-    }
-    clear_lanes(logits, by.lanes);
-    clear_lanes(slopes, by.lanes);
-    if (by.slopes != nullptr) copy(slopes, kPanel, by.slopes + row * kPanel);
-  }
-  copy(sums, kPanel, by.nll);
-}
-
-void bernoulli_lanes(const LanesPanel& by) {
-  alignas(64) float sums[kPanel] = {};
-  for (int64_t row = 0; row < by.rows; ++row) {
-    const float* const __restrict pixels = by.pixels + row * kPanel;
-    float* const __restrict logits = by.logits + row * kPanel;
-#pragma omp simd
-    for (int64_t i = 0; i < kPanel; ++i) {
-      const float logit = logits[i], x = pixels[i];
-      const float small = exp_f(-std::fabs(logit));
-      sums[i] += (1.0F - x) * logit - ((logit < 0.0F ? logit : 0.0F) - log1p_f(small));
-      logits[i] = by.scale * ((logit < 0.0F ? small : 1.0F) / (1.0F + small) - x);
-    }
-    clear_lanes(logits, by.lanes);
-  }
-  copy(sums, kPanel, by.nll);
-}
-
-void lane_losses(Likelihood likelihood, const LanesPanel& by) {
-  if (likelihood == Likelihood::bernoulli) return bernoulli_lanes(by);
-  if (likelihood == Likelihood::continuous_bernoulli) return lane_losses_of<ContinuousBernoulli>(by);
-  if (likelihood == Likelihood::gaussian) return lane_losses_of<Gaussian>(by);
-  lane_losses_of<DiscretizedLogistic>(by);
 }
 
 // Multiplies the gradients of one sample, [rows][16], by its shares, and sums those by the scale of each row.
