@@ -1,7 +1,7 @@
 """What the folders of image files mean: parts of a data set, and classes."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from vae_fast.errors import DataError
@@ -27,7 +27,7 @@ def arrange(names: Sequence[str], where: Path) -> dict[str, Part]:
     a path is the class of the image. Folders that contain everything else mean nothing. Raises DataError if some images
     have a class and others none.
     """
-    paths = [PurePosixPath(name).parts for name in names]
+    paths = [tuple(name.split("/")) for name in names]
     while len({path[0] for path in paths}) == 1 and min(map(len, paths)) > 2 and paths[0][0].lower() not in PARTS:
         paths = [path[1:] for path in paths]
     tops = {path[0].lower() for path in paths if len(path) > 1}

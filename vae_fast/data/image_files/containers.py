@@ -45,18 +45,20 @@ class Folder:
         found, root = [], os.path.realpath(self.path)
         for folder, subfolders, names in os.walk(self.path, onerror=_raise):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            inside = os.path.relpath(folder, self.path)
+            pictures = {name for name in names if _is_picture(name)}
             for name in [*subfolders, *names]:
                 path = os.path.join(folder, name)
-                if os.path.islink(path) and not os.path.realpath(path).startswith(root + os.sep):
-                    raise DataError(f"{path}: a link that leads out of {self.path}; replace it by what it leads to")
-            for name in names:
-                if _is_picture(name):
-                    path = os.path.join(folder, name)
-                    about = os.stat(path)
+                about = os.lstat(path)
+                if stat.S_ISLNK(about.st_mode):
+                    if not os.path.realpath(path).startswith(root + os.sep):
+                        raise DataError(f"{path}: a link that leads out of {self.path}; replace it by what it leads to")
+                    about = os.stat(path) if name in pictures else about
+                if name in pictures:
                     if not stat.S_ISREG(about.st_mode):
                         raise DataError(f"{path}: neither a file nor a folder")
                     stamp = f"{about.st_size} {about.st_mtime_ns}"
-                    found.append(Entry(os.path.relpath(path, self.path), stamp, path))
+                    found.append(Entry(name if inside == os.curdir else os.path.join(inside, name), stamp, path))
         return sorted(found)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes | str]]:
@@ -107,7 +109,7 @@ class Tar:
 
 
 def _is_picture(name: str) -> bool:
-    base = PurePosixPath(name).name
+    base = name.rpartition("/")[2]
     return base.lower().endswith(SUFFIXES) and not base.startswith(".") and "__MACOSX" not in name
 
 

@@ -69,7 +69,9 @@ def decode(content: bytes | str, how: How) -> Decoded:
         size = (how.width, how.height)
         if flat.size != size:
             flat = ImageOps.fit(flat, size, Image.Resampling.BICUBIC) if how.crop else flat.resize(size)
-        return Decoded(b"".join(band.tobytes() for band in flat.split()), had_alpha, was_turned)
+        interleaved = flat.tobytes()  # cut up below, which is faster than taking band by band
+        pixels = b"".join(interleaved[channel :: how.channels] for channel in range(how.channels))
+        return Decoded(pixels, had_alpha, was_turned)
 
 
 def size_and_channels(content: bytes | str) -> tuple[int, int, int]:
