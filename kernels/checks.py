@@ -169,3 +169,12 @@ def weight(name: str, value: Tensor, like: Tensor, shapes: tuple[tuple[int, ...]
     if value.shape not in shapes:
         raise ValueError(f"{name}: expected shape {' or '.join(str(list(s)) for s in shapes)}, got {list(value.shape)}")
     on_device(name, value, like.device)
+
+
+def mixture(z: Tensor, stats: Tensor, log_weights: Tensor) -> None:
+    """Check z [B, Z], and the stats [N, 2 Z] and the log weights [N] of a mixture."""
+    if z.dim() != 2 or stats.dim() != 2 or stats.shape[1] != 2 * z.shape[1] or log_weights.shape != stats.shape[:1]:
+        raise ValueError(
+            f"z, stats, log_weights: expected [B, Z], [N, 2 Z] and [N], got {list(z.shape)}, {list(stats.shape)} and "
+            f"{list(log_weights.shape)}"
+        )

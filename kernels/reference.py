@@ -51,6 +51,18 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
     return kl_per_dimension(mu, logvar).flatten(1).sum(1)
 
 
+def mixture_log_density(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor:
+    """Return log sum_n w_n N(z_b; m_n, diag(s_n^2)), [B], of z [B, Z].
+
+    The means and the log variances are the two halves of `stats` [N, 2 Z]; log_weights are [N].
+    """
+    dtype = compute_dtype(z, stats, log_weights)
+    means, logvars = stats.to(dtype).chunk(2, dim=1)
+    distances = (z.to(dtype).unsqueeze(1) - means) * (-0.5 * logvars).exp()  # [B, N, Z], in deviations
+    constants = log_weights.to(dtype) - 0.5 * (logvars + math.log(2 * math.pi)).sum(1)
+    return (constants - 0.5 * distances.square().sum(-1)).logsumexp(1)
+
+
 def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:
     """Return nll_b = -sum_d log p(x_bd | logit_bd), [B]; log_scale is [] or [D]."""
     dtype = compute_dtype(logits, target, log_scale)

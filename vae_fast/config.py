@@ -25,7 +25,7 @@ IN_MEMORY = "memory"  # stands for images that were passed to `vf.fit`
 STANDARDIZED = "standardized"
 NAMES = (*CATALOGUE, IN_MEMORY)  # values of `data` that are no paths
 # Settings that hold a path, unless they name a data set or are "auto".
-PATHS = ("data", "data_root", "labels", "out", "resume")
+PATHS = ("data", "data_root", "labels", "init_from", "out", "resume")
 # Settings that may hold the place of a function, FILE.py:function.
 PLACES = ("network", "objective")
 # Settings of one invocation, which do not define the run.
@@ -81,6 +81,11 @@ class Config:
     conditional: bool = False
     """give encoder and decoder the label of each image: the model is p(x | z, label)"""
 
+    prior: Literal["normal", "mixture", "vamp"] = "normal"
+    """distribution of z: N(0, I); a mixture of learned normals; vamp: of the posteriors of learned pseudo-inputs"""
+    components: int = 500
+    """number of normals in a mixture, or of pseudo-inputs"""
+
     objective: str = "elbo"
     """elbo, iwae, dreg (the importance-weighted bound, and its better gradients), or a function that returns nll and kl
     of each image: FILE.py:function or package.module:function"""
@@ -88,20 +93,30 @@ class Config:
     """samples of z for each image of a step"""
     epochs: int = 10
     """total number of epochs, including those before a resume"""
+    patience: int | None = None
+    """stop after this many epochs without a lower validation loss (default: never); needs --valid"""
+    evaluate_every: int = 1
+    """evaluate after every Nth epoch and the last"""
     batch_size: int = 128
     """images per step"""
     optimizer: Literal["adam", "adamw"] = "adam"
     """optimizer; both run in their fused form"""
     lr: float = 1e-3
     """learning rate, or its peak under a schedule"""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: decays to 0 at the end of the last epoch"""
+    lr_schedule: Literal["constant", "cosine", "multistep"] = "constant"
+    """cosine: decays to 0 at the end of the last epoch; multistep: falls at each of --lr-milestones"""
+    lr_milestones: tuple[int, ...] = ()
+    """epochs after which a multistep schedule multiplies the learning rate by --lr-gamma"""
+    lr_gamma: float = 0.1
+    """factor of a multistep schedule"""
     lr_warmup: float = 0.0
     """epochs over which the learning rate rises linearly from 0"""
     weight_decay: float = 0.0
     """decoupled weight decay, for adamw"""
     clip: float | None = None
     """maximum global gradient norm"""
+    ema: float = 0.0
+    """decay by step of an average of the weights, which is what gets evaluated and saved, such as 0.999; 0 for none"""
     beta: float = 1.0
     """weight of the KL term, or its peak under a schedule"""
     beta_schedule: Literal["constant", "linear", "cyclical"] = "constant"
@@ -136,6 +151,8 @@ class Config:
     seed: int = 0
     """seed of the initialisation, the noise and the shuffle"""
 
+    init_from: str | None = None
+    """a run, checkpoint, export or model.safetensors whose weights the run begins with; its optimizer begins anew"""
     out: str | None = None
     """the run directory (default: runs/<UTC time>-<data>)"""
     resume: str | None = None
@@ -178,7 +195,7 @@ class Config:
     def recorded(self) -> dict[str, Any]:
         """Return what config.toml holds: every setting that defines the run and is not None, with absolute paths."""
         settings = {k: v for k, v in asdict(self).items() if v is not None and k not in NOT_RECORDED}
-        paths = {"data_root", "labels"} | (set() if self.data in NAMES else {"data"})
+        paths = {"data_root", "labels", "init_from"} | (set() if self.data in NAMES else {"data"})
         paths |= {name for name in PLACES if ".py:" in settings[name]}
         settings = {k: os.path.abspath(v) if k in paths else v for k, v in settings.items()}
         del settings["network_options"]

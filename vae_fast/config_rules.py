@@ -61,6 +61,11 @@ def check_together(c: Any) -> None:
         )
     if (c.objective != "elbo" or c.samples > 1) and c.free_bits > 0:
         raise ConfigError(f"free_bits: expected 0 unless the objective is elbo with one sample, got {c.free_bits!r}")
+    if c.prior != "normal" and (c.free_bits > 0 or ":" in c.objective):
+        what = "free bits" if c.free_bits > 0 else "an objective of your own"
+        raise ConfigError(f"prior: expected normal with {what}, which has a KL in closed form, got {c.prior!r}")
+    if c.prior == "vamp" and c.conditional:
+        raise ConfigError("prior: expected normal or mixture with --conditional: pseudo-inputs have no labels")
     if ":" in c.objective and c.samples > 1:
         raise ConfigError(f"samples: expected 1 with an objective of your own, got {c.samples}")
     if c.network == "mlp" and c.network_options:
@@ -68,8 +73,15 @@ def check_together(c: Any) -> None:
     for name, default in (("hidden", (400,)), ("activation", "relu")):
         if c.network != "mlp" and getattr(c, name) != default:
             raise ConfigError(f"{name}: belongs to the MLP, the network is {c.network}; it may have --network-options")
+    if c.patience is not None and c.valid == 0:
+        raise ConfigError(f"patience: expected --valid with it, the images to judge by, got {c.patience} alone")
     if c.weight_decay != 0 and c.optimizer != "adamw":
         raise ConfigError(f"weight_decay: expected 0 with optimizer 'adam' (use 'adamw'), got {c.weight_decay!r}")
+    if (c.lr_schedule == "multistep") != bool(c.lr_milestones):
+        raise ConfigError(
+            f"lr_milestones: expected with lr_schedule 'multistep' alone, and some with it; got "
+            f"{list(c.lr_milestones)} with {c.lr_schedule!r}"
+        )
     if c.lr_warmup > c.epochs:
         raise ConfigError(f"lr_warmup: expected at most the {c.epochs} epochs of the run, got {c.lr_warmup!r}")
     if c.step == "fused" and c.amp_dtype == "fp16":
@@ -134,17 +146,27 @@ def _text(key: str, value: Any) -> str:
 
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("latent", "epochs", "batch_size", "samples", "beta_cycles", "keep"), lambda v: v >= 1, "at least 1"),
+    (
+        ("latent", "epochs", "batch_size", "samples", "components", "evaluate_every", "beta_cycles", "keep"),
+        lambda v: v >= 1,
+        "at least 1",
+    ),
     (
         ("valid", "lr_warmup", "weight_decay", "beta", "free_bits"),
         lambda v: 0 <= v < math.inf,
         "a finite number, 0 or more",
     ),
-    (("lr", "beta_warmup"), lambda v: 0 < v < math.inf, "a finite number above 0"),
+    (("lr", "lr_gamma", "beta_warmup"), lambda v: 0 < v < math.inf, "a finite number above 0"),
     (("clip",), lambda v: v is None or 0 < v < math.inf, "a finite number above 0"),
     (("threads",), lambda v: v is None or 1 <= v <= MOST_THREADS, f"1 to {MOST_THREADS}"),
     (("image_size",), lambda v: v is None or (len(v) in (1, 2) and min(v) >= 1), "one or two positive sizes"),
     (("hidden",), lambda v: all(width >= 1 for width in v), "positive widths"),
-    (("test_fraction",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    (
+        ("lr_milestones",),
+        lambda v: all(epoch >= 1 for epoch in v) and list(v) == sorted(set(v)),
+        "rising numbers of epochs",
+    ),
+    (("test_fraction", "ema"), lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    (("patience",), lambda v: v is None or v >= 1, "at least 1"),
     (("seed",), lambda v: 0 <= v < 2**63, "0 <= seed < 2^63"),
 )

@@ -5,9 +5,11 @@ values are in nats per image.
 """
 
 import argparse
+import math
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,10 @@ def evaluate(
 
     Returns:
         Values that JSON can hold: model, images, images_sha256 (of their pixels, a table's before it is standardized),
-        binarize, likelihood, loss, nll, kl, nll_minus_entropy (null but for the Bernoulli on grey pixels),
-        bits_per_dimension (of the loss; null unless the pixels are discrete), kl_per_dimension, mean_variance,
-        active_units and, with iw, importance_weighted.
+        binarize, likelihood, prior, loss, nll, kl, nll_minus_entropy (null but for the Bernoulli on grey pixels),
+        bits_per_dimension (of the loss; null unless the pixels are discrete), kl_per_dimension (to N(0, 1), whatever
+        the prior), mean_variance, active_units, information (see `latents.Information`) and, with iw,
+        importance_weighted.
     """
     if iw < 0:
         raise ValueError(f"iw: expected 0 or more, got {iw!r}")
@@ -69,6 +72,7 @@ def evaluate(
         "images_sha256": selection.sha256,
         "binarize": selection.binarize,
         "likelihood": trained.model.likelihood.name,
+        "prior": trained.model.prior.name,
         "seed": seed,
         **validate(trained.model, pixels, seed, labels),
         "nll_minus_entropy": None,
@@ -77,6 +81,7 @@ def evaluate(
         "mean_variance": found.variance.tolist(),
         "active_threshold": threshold,
         "active_units": found.active(threshold),
+        "information": asdict(latents.information(trained.model, pixels, seed, labels)),
     }
     result["bits_per_dimension"] = trained.model.likelihood.bits_per_dimension(result["loss"], selection.binarize)
     if trained.model.likelihood.name == "bernoulli" and selection.binarize == "none":
@@ -144,7 +149,11 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         f"{result['active_threshold']:g})"
     )
     each = " ".join(f"{value:.2f}" for value in sorted(kl, reverse=True))
-    yield textwrap.fill(each, 100, initial_indent="KL of each    ", subsequent_indent=" " * 14)
+    told = result["information"]
+    mutual, gap = (f"{told[key]:.2f} +- {nats(told[key + '_error'])}" for key in ("mutual", "gap"))
+    yield f"information   I(image; z) {mutual}, at most {math.log(told['images']):.2f}; KL(q(z) || p(z)) {gap}"
+    to = "" if result["prior"] == "normal" else "to N(0, 1): "
+    yield textwrap.fill(f"{to}{each}", 100, initial_indent="KL of each    ", subsequent_indent=" " * 14)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

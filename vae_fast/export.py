@@ -19,11 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vae_fast.analysis.trained import Trained
-from vae_fast.artifacts import atomic, checkpoint, strict_json
+from vae_fast.artifacts import atomic, checkpoint, npz, strict_json
 from vae_fast.cli import output, run_arguments
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.data.standardization import Standardization
@@ -41,6 +42,10 @@ FILES = {
     "pt2": "`encoder.pt2`, `decoder.pt2`: `torch.export.load(file).module()`, for any batch",
     "onnx": f"`encoder.onnx`, `decoder.onnx`: opset {OPSET}, for any batch",
 }
+PRIOR = "prior.npz"
+PRIOR_DESCRIPTION = (
+    f"`{PRIOR}`: the normals of the prior, `weights` [N], `means` and `deviations` [N, Z]; draw n by its weight, then z"
+)
 CHECKED = 8  # images in a comparison; not the example's number, because the batch size must be dynamic
 TOLERANCE = {
     "safetensors": 0.0,
@@ -120,6 +125,9 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
         files = [
             f"{FILES[name]} (read back: off by at most {off:.1e} of the largest value)" for name, off in found.items()
         ]
+        if not model.prior.is_normal:
+            _write_prior(model, temporary / PRIOR)
+            files.append(PRIOR_DESCRIPTION)
         atomic.write(temporary / "README.md", model_card.model_card(trained, files).encode())
         description = {
             "hyperparameters": model.hyperparameters,
@@ -131,6 +139,19 @@ def export(trained: Trained, directory: Path, formats: Sequence[str] = ("safeten
         }
         atomic.write(temporary / checkpoint.EXPORT, strict_json.dumps(description, indent=1).encode())
     return found
+
+
+@torch.inference_mode()
+def _write_prior(model: VAE, file: Path) -> None:
+    """Write the normals of a prior of several, so that others can draw z."""
+    mixture = model.mixture()
+    assert mixture is not None
+    arrays = {"weights": mixture.log_weights.exp(), "means": mixture.means, "deviations": mixture.deviations}
+    npz.write(
+        file,
+        {name: (np.float32, tuple(array.shape)) for name, array in arrays.items()},
+        [{name: array.numpy() for name, array in arrays.items()}],
+    )
 
 
 Half = Callable[..., Sequence[Tensor]]  # takes pixels or z, and labels if the model has classes

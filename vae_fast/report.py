@@ -118,7 +118,7 @@ def _shown(name: str, value: Any) -> str:
 def _starts(model: VAE, selection: Selection, images: Tensor) -> Starts:
     """Return the prior's mean and the posterior means of the first images, with their labels; of the mean, class 0."""
     labels = selection.conditions_of(range(len(images)))
-    z = torch.cat([torch.zeros(1, model.latent), generate.means(model, images, labels)])
+    z = torch.cat([generate.prior_mean(model)[None], generate.means(model, images, labels)])
     names = ["prior mean", *(f"image {i}" for i in range(len(images)))]
     return Starts(z, names, None if labels is None else torch.cat([torch.zeros(1, dtype=torch.int64), labels]))
 
@@ -141,14 +141,18 @@ def _samples(trained: Trained) -> str:
     count = pictures.COLUMNS * pictures.SAMPLE_ROWS if labels is None else len(labels)
     images = generate.sample(trained.model, count, 0, labels).view(-1, *trained.image_shape)
     of = "" if labels is None else ", a row for each class"
-    return grid(trained.model, images.split(pictures.COLUMNS), f"Images decoded from draws of N(0, I){of}")
+    return grid(
+        trained.model, images.split(pictures.COLUMNS), f"Images decoded from draws of {trained.model.prior.title}{of}"
+    )
 
 
 def _traversals(trained: Trained, found: latents.Latents) -> Iterator[str]:
     dimensions = found.most_active()[:SLIDERS]
-    z = latent_paths.sweeps(torch.zeros(trained.model.latent), dimensions, latent_paths.quantiles(pictures.COLUMNS))
+    model = trained.model
+    values = generate.prior_quantiles(model, pictures.COLUMNS)
+    z = latent_paths.sweeps(generate.prior_mean(model), dimensions, values)
     yield webpage.note(
-        "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at 0"
+        "Each row sweeps one latent dimension from the prior's 2nd to its 98th percentile, the others at its mean"
         + (", for the first class." if trained.model.classes else ".")
     )
     label = torch.tensor(0) if trained.model.classes else None
@@ -161,7 +165,8 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     count = min(MAPPED, len(selection.pixels))
     given = selection.conditions_of(range(count))
     points = generate.means(trained.model, selection.pixels[:count].to("cpu"), given).double()
-    points = points - points.mean(0)
+    centre = points.mean(0)
+    points = points - centre
     _, spread, directions = torch.linalg.svd(points, full_matrices=False)
     plane = points @ directions[:2].T
     share = float(spread[:2].square().sum() / spread.square().sum())
@@ -169,8 +174,16 @@ def _map(trained: Trained, selection: Selection) -> Iterator[str]:
     labels = None if selection.labels is None else selection.labels[:count].tolist()
     coloured = ", each drawn as its label" if labels else ""
     text = f"Posterior means of {count:,} images along their first two principal components{held}{coloured}"
-    flat = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))  # if there is a single latent dimension
-    yield charts.scatter([(x, y) for x, y in flat.tolist()], labels, text)
+    with torch.inference_mode():
+        mixture = trained.model.mixture()
+    marks = [] if mixture is None else _flat((mixture.means.cpu() - centre) @ directions[:2].T)
+    text += f"; a cross at the mean of each of the {len(marks)} normals of the prior" if marks else ""
+    yield charts.scatter(_flat(plane), labels, text, marks)
+
+
+def _flat(plane: Tensor) -> list[tuple[float, float]]:
+    """Return points [n, 2], or [n, 1] if there is a single latent dimension."""
+    return [(x, y) for x, y in torch.nn.functional.pad(plane, (0, 2 - plane.shape[1])).tolist()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Draw images from a trained model by decoding z ~ N(0, I); write a PNG grid and the images as .npy."""
+"""Draw images from a trained model by decoding draws of its prior; write a PNG grid and the images as .npy."""
 
 import argparse
 import sys

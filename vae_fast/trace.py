@@ -24,7 +24,7 @@ from vae_fast.config import STANDARDIZED
 from vae_fast.data.transforms import floats, pixel_kind
 from vae_fast.kernels import kl_per_dimension, streams
 from vae_fast.models import mlp
-from vae_fast.objectives.priors import standard_normal
+from vae_fast.objectives.noise import standard_normal
 from vae_fast.reporting import terminal
 from vae_fast.runtime import pytorch_state
 

@@ -21,14 +21,14 @@ ROWS = 10  # dimensions, if none are given: those with the largest KL
 def traverse(
     trained: Trained, dimensions: Sequence[int], steps: int, around: Tensor | None = None, label: str | int = 0
 ) -> Tensor:
-    """Return [len(dimensions), steps, *input_shape] in [0, 1]: each dimension at N(0, 1) quantiles, the others fixed.
+    """Return [len(dimensions), steps, *input_shape] in [0, 1]: each dimension at quantiles of the prior, others fixed.
 
     around: latents [Z] at which the others are fixed; the prior's mean if None. label: the class that is decoded, an
     index or a name, if the model is conditional.
     """
-    centre = torch.zeros(trained.model.latent) if around is None else around
+    centre = generate.prior_mean(trained.model) if around is None else around
     labels = torch.tensor(trained.class_of(label)) if trained.model.classes else None
-    z = latent_paths.sweeps(centre, dimensions, latent_paths.quantiles(steps))
+    z = latent_paths.sweeps(centre, dimensions, generate.prior_quantiles(trained.model, steps))
     return generate.decode(trained.model, z, labels)
 
 
@@ -70,8 +70,8 @@ def _run(chosen: argparse.Namespace) -> None:
         label = int(labels[0]) if label is None and labels is not None else label
     number = 0 if label is None else trained.class_of(label)
     images = traverse(trained, dimensions, chosen.steps, around, number)
-    low, *_, high = latent_paths.quantiles(chosen.steps).tolist()
-    captions = [[f"z{j} from {low:.2f} to {high:.2f}, {found.kl[j]:.2f} nats"] for j in dimensions]
+    ends = generate.prior_quantiles(trained.model, chosen.steps)[:, [0, -1]].tolist()
+    captions = [[f"z{j} from {ends[j][0]:.2f} to {ends[j][1]:.2f}, {found.kl[j]:.2f} nats"] for j in dimensions]
     centre = selection.suffix if chosen.around is None else f"-around-{selection.slug}-{chosen.around}"
     centre += f"-label{number}" if trained.model.classes else ""
     name = f"traversals{centre}-z{output.listed(dimensions)}-{chosen.steps}steps"

@@ -32,9 +32,9 @@ def fused(model: VAE, x: Tensor, **more: Any) -> tuple[Tensor, list[Tensor]]:
 
 def specified(model: VAE, x: Tensor, samples: int, objective: str) -> tuple[Any, tuple[Tensor, ...]]:
     noise, rates = Noise(torch.tensor(3), torch.tensor(4), OFFSET), Rates(torch.tensor(1e-3), torch.tensor(BETA))
-    done = forward(model, x, noise, samples=samples)
+    done = forward(model, x, noise, samples=samples, prior=model.prior)
     given = model, model.likelihood, x, noise, done, rates, torch.tensor(1.0)
-    return backward(*given, images=len(x), objective=objective)
+    return backward(*given, images=len(x), objective=objective, prior=model.prior)
 
 
 CASES = [  # batch, samples, objective, likelihood

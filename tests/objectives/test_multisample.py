@@ -13,6 +13,7 @@ from tests.own_objectives import sampled
 from vae_fast.errors import ConfigError
 from vae_fast.kernels import Rates, extension
 from vae_fast.models import sizes
+from vae_fast.models.prior import Mixture, log_density
 from vae_fast.models.vae import VAE
 from vae_fast.objectives import elbo
 from vae_fast.objectives.elbo import Noise
@@ -24,28 +25,34 @@ BETA, SCALE, IMAGES = 0.7, 8.0, 10
 Found = tuple[Any, tuple[Tensor, ...]]
 
 
-def small(likelihood: str = "bernoulli", latent: int = 3) -> VAE:
+def small(likelihood: str = "bernoulli", latent: int = 3, prior: str = "normal") -> VAE:
     torch.manual_seed(0)
-    return VAE((1, 4, 4), hidden=(9,), latent=latent, activation="tanh", likelihood=likelihood)
+    network = {"hidden": (9,), "latent": latent, "activation": "tanh"}
+    return VAE((1, 4, 4), **network, likelihood=likelihood, prior=prior, components=5)
 
 
 def gradients(model: VAE, x: Tensor, samples: int, objective: str, seed: int = 3, beta: float = BETA) -> Found:
     noise, rates = Noise(torch.tensor(seed), torch.tensor(4), 0), Rates(torch.tensor(1e-3), torch.tensor(beta))
-    done = forward(model, x, noise, samples=samples)
+    done = forward(model, x, noise, samples=samples, prior=model.prior)
     given = model, model.likelihood, x, noise, done, rates, torch.tensor(SCALE)
-    return backward(*given, images=IMAGES, objective=objective)
+    return backward(*given, images=IMAGES, objective=objective, prior=model.prior)
+
+
+def fixed(mixture: Mixture | None) -> Mixture | None:
+    return None if mixture is None else Mixture(*(t.detach() for t in mixture))
 
 
 def written_out(model: VAE, x: Tensor, samples: int, objective: str) -> Found:
     """Return the loss of each image and the gradients, by autograd in float64, with the same noise."""
-    eps = forward(model, x, Noise(torch.tensor(3), torch.tensor(4), 0), samples=samples).eps.double()
+    noise = Noise(torch.tensor(3), torch.tensor(4), 0)
+    eps = forward(model, x, noise, samples=samples, prior=model.prior).eps.double()
     exact = VAE(**model.hyperparameters).double()
     exact.load_state_dict(model.state_dict())
     mu, logvar = exact.stats(x.double()).chunk(2, dim=-1)
     z = mu + (0.5 * logvar).exp() * eps
     nll = torch.stack([exact.likelihood.nll(exact.logits(each), x.double()) for each in z])
     constant = 0.5 * math.log(2 * math.pi)
-    prior = (-0.5 * z.square() - constant).sum(-1)
+    prior = log_density(z, exact.mixture())
     if objective == "dreg":  # the posterior's own parameters are held fixed, and the path's weights are squared
         density = -0.5 * (z - mu.detach()).square() / logvar.detach().exp() - 0.5 * logvar.detach() - constant
     else:
@@ -53,23 +60,34 @@ def written_out(model: VAE, x: Tensor, samples: int, objective: str) -> Found:
     log_w = -nll + BETA * (prior - density.sum(-1))
     loss = -(log_w.logsumexp(0) - math.log(samples))
     if objective == "elbo":
+        loss = -log_w.mean(0)
+    if objective == "elbo" and model.prior.is_normal:
         kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(-1)
         loss = nll.mean(0) + BETA * kl
     total, parameters = SCALE / IMAGES * loss.sum(), list(exact.parameters())
     found = torch.autograd.grad(total, parameters, retain_graph=True)
     if objective == "dreg":
-        shares = log_w.softmax(0).detach()
-        surrogate = -SCALE / IMAGES * (shares * (1 - BETA + BETA * shares) * log_w).sum()
-        of_encoder = torch.autograd.grad(surrogate, list(exact.encoder.parameters()))
+        shares, encoder = log_w.softmax(0).detach(), list(exact.encoder.parameters())
+        along_z = log_w - BETA * prior + BETA * log_density(z, fixed(exact.mixture()))
+        surrogate = -SCALE / IMAGES * (shares * (1 - BETA + BETA * shares) * along_z).sum()
+        of_encoder = torch.autograd.grad(surrogate, encoder)
+        if model.prior.name == "vamp":  # whose pseudo-inputs go through the encoder, too
+            loss_by_prior = -SCALE / IMAGES * BETA * (shares * log_density(z.detach(), exact.mixture())).sum()
+            more = torch.autograd.grad(loss_by_prior, encoder)
+            of_encoder = tuple(a + b for a, b in zip(of_encoder, more, strict=True))
         found = (*of_encoder, *found[len(of_encoder) :])
     return loss, found
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize(
+    ("likelihood", "prior"), [("bernoulli", "normal"), ("gaussian", "vamp"), ("gaussian", "mixture")]
+)
 @pytest.mark.parametrize("samples", [1, 5])
 @pytest.mark.parametrize("objective", ["elbo", "iwae", "dreg"])
-def test_loss_and_gradients_are_those_of_the_written_out_formula(objective: str, samples: int, likelihood: str) -> None:
-    model, x = small(likelihood), torch.rand(6, 16)
+def test_loss_and_gradients_are_those_of_the_written_out_formula(
+    objective: str, samples: int, likelihood: str, prior: str
+) -> None:
+    model, x = small(likelihood, prior=prior), torch.rand(6, 16)
     terms, found = gradients(model, x, samples, objective)
     loss, expected = written_out(model, x, samples, objective)
     torch.testing.assert_close(terms.nll + BETA * terms.kl, loss.float(), rtol=1e-5, atol=1e-5)
@@ -158,6 +176,8 @@ def test_the_fused_step_learns_the_same(tmp_path: Path) -> None:
         {"objective": "iwae", "compile": True, "likelihood": "gaussian", "step": "autograd"},
         {"objective": "iwae", "likelihood": "discretized_logistic"},
         {"objective": "elbo", "network": "conv", "network_options": {"width": 4}, "conditional": True},
+        {"objective": "elbo", "prior": "vamp", "components": 20, "amp_dtype": "bf16", "binarize": "dynamic"},
+        {"objective": "dreg", "prior": "mixture", "components": 20, "compile": True},
     ],
 )
 def test_a_run_resumes_bit_for_bit(more: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

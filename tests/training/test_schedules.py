@@ -15,6 +15,10 @@ from vae_fast.training.schedules import beta_at, epoch_schedule, is_constant, le
         ({}, {0: 1e-3, 99: 1e-3}),
         ({"lr_warmup": 1.0}, {0: 1e-4, 9: 1e-3, 50: 1e-3}),
         ({"lr_schedule": "cosine"}, {0: 1e-3, 50: 5e-4, 100: 0}),
+        (
+            {"lr_schedule": "multistep", "lr_milestones": (2, 5), "lr_gamma": 0.5, "lr_warmup": 1.0},
+            {0: 1e-4, 19: 1e-3, 20: 5e-4, 49: 5e-4, 50: 2.5e-4, 99: 2.5e-4},
+        ),
         ({"lr_schedule": "cosine", "lr_warmup": 2.0}, {0: 5e-5, 19: 1e-3, 20: 1e-3, 60: 5e-4}),
     ],
 )

@@ -8,7 +8,9 @@ from torch import Tensor
 from vae_fast.kernels import streams
 from vae_fast.models.sizes import rows_at_once
 from vae_fast.models.vae import VAE
-from vae_fast.objectives.priors import standard_normal
+from vae_fast.objectives.noise import standard_normal
+
+QUANTILE_DRAWS = 4096
 
 
 @torch.inference_mode()
@@ -36,9 +38,36 @@ def means(model: VAE, images: Tensor, labels: Tensor | None = None) -> Tensor:
     return torch.cat([model.encode(_on(model, images[r].flatten(1)), _on(model, labels, r))[0].cpu() for r in rows])
 
 
+@torch.inference_mode()
 def prior(model: VAE, count: int, seed: int) -> Tensor:
-    """Draw from N(0, I): [count, Z]; row i does not depend on `count`."""
-    return standard_normal(count, model.latent, seed, 0, stream=streams.SAMPLING)
+    """Draw from the prior: [count, Z] on the CPU; row i does not depend on `count`."""
+    eps = standard_normal(count, model.latent, seed, 0, stream=streams.SAMPLING)
+    mixture = model.mixture()
+    if mixture is None:
+        return eps
+    uniform = torch.special.ndtr(standard_normal(count, 1, seed, 1, stream=streams.SAMPLING).double()).flatten()
+    ends = mixture.log_weights.double().exp().cumsum(0).cpu()
+    chosen = torch.searchsorted(ends, uniform).clamp(max=len(ends) - 1)
+    return mixture.means.cpu()[chosen] + mixture.deviations.cpu()[chosen] * eps
+
+
+@torch.inference_mode()
+def prior_mean(model: VAE) -> Tensor:
+    """Return the mean of the prior, [Z] on the CPU."""
+    mixture = model.mixture()
+    return torch.zeros(model.latent) if mixture is None else (mixture.log_weights.exp() @ mixture.means).cpu()
+
+
+def prior_quantiles(model: VAE, steps: int, outermost: float = 0.02) -> Tensor:
+    """Return quantiles of the prior's dimensions, [Z, steps], at probabilities from `outermost` to 1 - `outermost`.
+
+    Those of a mixture are those of QUANTILE_DRAWS draws.
+    """
+    probabilities = torch.linspace(outermost, 1 - outermost, steps, dtype=torch.float64)
+    if model.prior.is_normal:
+        values: Tensor = torch.special.ndtri(probabilities)
+        return values.float().expand(model.latent, -1)
+    return prior(model, QUANTILE_DRAWS, 0).quantile(probabilities.float(), dim=0).T
 
 
 def sample(model: VAE, count: int, seed: int, labels: Tensor | None = None) -> Tensor:

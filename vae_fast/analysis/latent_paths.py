@@ -30,16 +30,9 @@ def spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
 PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"linear": linear, "spherical": spherical}
 
 
-def quantiles(steps: int, outermost: float = 0.02) -> Tensor:
-    """Return quantiles of N(0, 1) at probabilities evenly spaced from `outermost` to 1 - `outermost`."""
-    probabilities = torch.linspace(outermost, 1 - outermost, steps, dtype=torch.float64)
-    values: Tensor = torch.special.ndtri(probabilities)
-    return values.float()
-
-
 def sweeps(around: Tensor, dimensions: Sequence[int], values: Tensor) -> Tensor:
-    """Return latents [len(dimensions), steps, Z]: `around` [Z], with one dimension per row set to `values` [steps]."""
-    z = around.expand(len(dimensions), len(values), -1).clone()
+    """Return latents [len(dimensions), steps, Z]: `around` [Z], one dimension a row set to its `values` [Z, steps]."""
+    z = around.expand(len(dimensions), values.shape[1], -1).clone()
     for row, dimension in zip(z, dimensions, strict=True):
-        row[:, dimension] = values
+        row[:, dimension] = values[dimension]
     return z

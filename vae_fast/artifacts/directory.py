@@ -24,7 +24,7 @@ from vae_fast.errors import ConfigError, RunError
 from vae_fast.models.vae import VAE
 
 # Settings that may change on a resume; all others define the run.
-MAY_CHANGE = {"epochs", "data_root", "device", "feed", "keep", "log", "nvtx", "threads"}
+MAY_CHANGE = {"epochs", "patience", "evaluate_every", "data_root", "device", "feed", "keep", "log", "nvtx", "threads"}
 
 
 SEAL = "# The SHA-256 of what follows, as the run wrote it: "
@@ -217,7 +217,8 @@ def _recorded(path: Path, config: Config) -> dict[str, Any]:
         if old != new:
             raise ConfigError(
                 f"{name}: cannot change on a resume; {path} has {old!r}, got {new!r}. Start anew with it and the "
-                f"rest of its settings: --config {path / 'config.toml'} --{name.replace('_', '-')} ... --out ANOTHER"
+                f"rest of its settings: --config {path / 'config.toml'} --{name.replace('_', '-')} ... --out ANOTHER; "
+                f"--init-from {path} begins with its weights"
             )
     return recorded
 

@@ -26,4 +26,6 @@ def new_model(config: Config, input_shape: Sequence[int], classes: int = 0) -> V
             config.options,
             classes,
             config.standardize,
+            config.prior,
+            config.components,
         )

@@ -16,6 +16,7 @@ from vae_fast.data.standardization import Standardization
 from vae_fast.kernels import reparameterize
 from vae_fast.models import networks
 from vae_fast.models.likelihood import Likelihood
+from vae_fast.models.prior import COMPONENTS, Mixture, Prior
 from vae_fast.runtime import user_code
 
 
@@ -42,6 +43,8 @@ class VAE(nn.Module):
         classes: the number of classes of a conditional VAE, p(x | z, label); 0 for none.
         standardized: whether images are rows of a table of any real values, which `encode` standardizes and `decode`
             restores, by the buffers `offset` and `spread`.
+        prior, components: the distribution of z, "normal", "mixture" or "vamp", and of how many normals it consists:
+            see `Prior`. New pseudo-inputs are random; `Prior.begin_from` sets them to images.
 
     Attributes:
         draws_random_numbers: whether training draws from torch's generators, as dropout does.
@@ -65,6 +68,8 @@ class VAE(nn.Module):
         options: Mapping[str, Any] = MappingProxyType({}),
         classes: int = 0,
         standardized: bool = False,
+        prior: str = "normal",
+        components: int = COMPONENTS,
     ) -> None:
         super().__init__()
         for name, sizes in (("input_shape", input_shape), ("hidden", hidden), ("latent", (latent,))):
@@ -87,6 +92,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder = made.encoder, made.decoder
         self.source, self.draws_random_numbers, self.has_moving_buffers = made.source, made.draws, made.moves
         self.likelihood = Likelihood(likelihood, scale, self.input_shape, first_scale=1.0 if standardized else None)
+        self.prior = Prior(prior, latent, self.pixels, components, is_bounded=not standardized)
         self.offset: Tensor | None
         self.spread: Tensor | None
         self.register_buffer("offset", torch.zeros(self.pixels) if standardized else None)
@@ -119,6 +125,7 @@ class VAE(nn.Module):
             "scale": self.likelihood.scale,
             **({"classes": self.classes} if self.classes else {}),
             **({"standardized": True} if self.is_standardized else {}),
+            **({} if self.prior.is_normal else {"prior": self.prior.name, "components": self.prior.components}),
         }
 
     @property
@@ -154,6 +161,16 @@ class VAE(nn.Module):
         """Return mu and logvar of images as one tensor [B, 2 Z], neither checked nor standardized as `encode` does."""
         stats: Tensor = self.encoder(self._normalise(x), *self._condition(x, labels))
         return stats
+
+    def stats_with_inputs(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """Return the stats of images [B, ...] and then those of the prior's inputs [N, D]: [B + N, 2 Z]."""
+        stats: Tensor = self.encoder(torch.cat((self._normalise(x), self._normalise(inputs))))
+        return stats
+
+    def mixture(self) -> Mixture | None:
+        """Return the prior as a mixture of normals; None if it is N(0, I)."""
+        inputs = self.prior.inputs()
+        return self.prior.mixture(None if inputs is None else self.stats(inputs))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the logits [B, *input_shape] of latents [B, Z], of a standardized VAE in the units of its table.

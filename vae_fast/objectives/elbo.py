@@ -20,7 +20,9 @@ from vae_fast.kernels import (
     streams,
 )
 from vae_fast.models.likelihood import Likelihood
+from vae_fast.models.prior import log_density
 from vae_fast.models.vae import VAE
+from vae_fast.objectives.noise import log_posterior, standard_normal
 
 
 def objective(
@@ -44,13 +46,22 @@ def objective(
         labels: int64 [B], if the VAE has classes.
         beta: the weight of the KL term: a float, or a 0-d tensor.
         free_bits: lambda of Kingma et al. 2016 (Improving Variational Inference with Inverse Autoregressive Flow,
-            appendix C.8), in nats: the KL term becomes sum_j max(lambda, mean_b kl_bj).
+            appendix C.8), in nats, with a normal prior: the KL term becomes sum_j max(lambda, mean_b kl_bj).
 
     Returns:
-        Elbo(loss, nll, kl): loss 0-d, nll and kl [B], float32; kl is the true KL whatever the value of free_bits.
+        Elbo(loss, nll, kl): loss 0-d, nll and kl [B], float32; kl is the true KL whatever the value of free_bits, and
+        under a mixture its estimate by the sample, log q(z | x) - log p(z).
     """
     stats = model.stats(x, labels)  # [B, 2 Z]
-    z, kl = sample_posterior(stats, seed, step, row_offset=row_offset, stream=stream)  # [B, Z], [B]
+    mixture = model.mixture()
+    if mixture is None:
+        z, kl = sample_posterior(stats, seed, step, row_offset=row_offset, stream=stream)  # [B, Z], [B]
+    else:
+        mu, logvar = stats.float().chunk(2, dim=-1)
+        rows, columns = mu.shape
+        eps = standard_normal(rows, columns, seed, step, row_offset=row_offset, stream=stream, device=mu.device)
+        z = mu + (0.5 * logvar).exp() * eps
+        kl = log_posterior(eps, logvar) - log_density(z, mixture)
     reconstruction = model.likelihood.nll(model.logits(z, labels), x)  # [B]
     if free_bits == 0:
         return Elbo((reconstruction + beta * kl).mean(), reconstruction, kl)

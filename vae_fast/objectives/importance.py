@@ -14,9 +14,10 @@ from torch import Tensor
 
 from vae_fast.data.images import Pixels
 from vae_fast.kernels import streams
+from vae_fast.models.prior import log_density
 from vae_fast.models.sizes import layer_sizes
 from vae_fast.models.vae import VAE
-from vae_fast.objectives.priors import standard_normal
+from vae_fast.objectives.noise import log_posterior, standard_normal
 
 LAYER_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}  # the most bytes for the outputs of a layer, or for a draw of noise
 BLOCK = 64  # samples of an image whose noise is drawn at once
@@ -51,7 +52,7 @@ def log_likelihoods(
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples!r}")
-    device = next(model.parameters()).device
+    device, mixture = next(model.parameters()).device, model.mixture()
     numbers = LAYER_BYTES[device.type] // 4
     rows = max(1, numbers // max(layer_sizes(model)["decoder"]))  # rows that the decoder processes at once
     drawn = max(1, numbers // (BLOCK * model.latent))  # images for which one block of noise is drawn at once
@@ -65,7 +66,7 @@ def log_likelihoods(
             z = mu + (0.5 * logvar).exp() * noise  # [S, b, Z]
             logits = model.logits(z.flatten(0, 1), None if y is None else y.repeat(len(z)))  # [S b, D]
             reconstruction = model.likelihood.nll(logits, x.repeat(len(z), 1))
-            prior_over_posterior = 0.5 * (logvar + noise.square() - z.square()).sum(-1)  # [S, b]
+            prior_over_posterior = log_density(z, mixture) - log_posterior(noise, logvar)  # [S, b]
             weights = prior_over_posterior - reconstruction.view_as(prior_over_posterior)
             total = torch.logaddexp(total, weights.double().logsumexp(0))
         yield (total - math.log(samples)).cpu()

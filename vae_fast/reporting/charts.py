@@ -92,9 +92,14 @@ def _top(values: Sequence[float]) -> float:
     return ninetieth if low < ninetieth and high - low > 2 * (ninetieth - low) else high
 
 
-def scatter(points: Sequence[tuple[float, float]], classes: Sequence[int] | None, description: str) -> str:
-    """Return a plot of points in the plane; with `classes`, each point is its class's number in the class's colour."""
-    place, _ = _axes([x for x, _ in points], [y for _, y in points], MAP_HEIGHT)
+def scatter(
+    points: Sequence[Point], classes: Sequence[int] | None, description: str, marks: Sequence[Point] = ()
+) -> str:
+    """Return a plot of points in the plane, with crosses at `marks`.
+
+    With `classes`, each point is its class's number in the class's colour.
+    """
+    place, _ = _axes([x for x, _ in (*points, *marks)], [y for _, y in (*points, *marks)], MAP_HEIGHT)
     parts = []
     for i, point in enumerate(points):
         x, y = place(*point)
@@ -103,6 +108,9 @@ def scatter(points: Sequence[tuple[float, float]], classes: Sequence[int] | None
             parts.append(f'<text class="point" x="{x:.1f}" y="{y + 3:.1f}" fill="{colour}">{classes[i]}</text>')
         else:
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{COLOURS[0]}" fill-opacity=".75"/>')
+    for mark in marks:
+        x, y = place(*mark)
+        parts.append(f'<path class="mark" d="M{x - 4:.1f} {y:.1f}h8m-4 -4v8"/>')
     return _drawing(parts, description, MAP_HEIGHT)
 
 

@@ -16,6 +16,8 @@ from vae_fast.models.vae import VAE
 from vae_fast.reporting import pictures, webpage
 
 SLIDERS, REACH = 12, 3  # number of sliders, or of dimensions drawn, and how far each goes from 0
+OUTERMOST = 0.0015  # of a prior of several normals: the share beyond each end, that of N(0, 1) beyond REACH
+EMBEDDED_DRAWS = 100  # of such a prior, for the page's random latents
 MOST_DRAWN = 4  # starts that are drawn ahead
 EXACT = 1 / 255  # largest error of a pixel in half precision; above it the page holds single precision
 
@@ -40,7 +42,7 @@ def explorer(model: VAE, found: Latents, starts: Starts, shape: Sequence[int]) -
     if model.network != "mlp" or model.classes or model.is_standardized:
         return Explorer(list(_drawn(model, found, starts, shape)))
     held = webpage.data("model", strict_json.dumps(_embedded(model, starts, shape)))
-    return Explorer([_sliders(found, starts)], [held, webpage.script("explorer.js")])
+    return Explorer([_sliders(model, found, starts)], [held, webpage.script("explorer.js")])
 
 
 def grid(model: VAE, rows: Sequence[Tensor], description: str) -> str:
@@ -54,10 +56,10 @@ def _drawn(model: VAE, found: Latents, starts: Starts, shape: Sequence[int]) -> 
     dimensions = found.most_active()[:SLIDERS]
     listed = ", ".join(f"z{j} ({found.kl[j]:.2f} nats)" for j in dimensions)
     yield webpage.note(
-        f"From each start one dimension a row moves from -{REACH} to {REACH}, the others stay: {listed}. The decoder "
+        f"From each start one dimension a row moves through {_span(model)}, the others stay: {listed}. The decoder "
         f"of {model.title} cannot run in this page, so these are drawn ahead."
     )
-    values = torch.linspace(-REACH, REACH, pictures.COLUMNS)
+    values = torch.stack([torch.linspace(low, high, pictures.COLUMNS) for low, high in _reach(model).tolist()])
     for i, (name, z) in enumerate(zip(starts.names[:MOST_DRAWN], starts.z, strict=False)):
         label = None if starts.labels is None else starts.labels[i]
         images = generate.decode(model, latent_paths.sweeps(z, dimensions, values), label)
@@ -65,10 +67,23 @@ def _drawn(model: VAE, found: Latents, starts: Starts, shape: Sequence[int]) -> 
         yield drawing if i == 0 else webpage.folded(f"from {name}", drawing)
 
 
-def _sliders(found: Latents, starts: Starts) -> str:
+def _reach(model: VAE) -> Tensor:
+    """Return how far each dimension goes, [Z, 2]: from -REACH to REACH, or as far as a prior of several normals."""
+    if model.prior.is_normal:
+        return torch.tensor([-REACH, REACH], dtype=torch.float32).expand(model.latent, 2)
+    return generate.prior_quantiles(model, 2, outermost=OUTERMOST)
+
+
+def _span(model: VAE) -> str:
+    return f"-{REACH} to {REACH}" if model.prior.is_normal else f"{1 - 2 * OUTERMOST:.1%} of the prior"
+
+
+def _sliders(model: VAE, found: Latents, starts: Starts) -> str:
+    reach = _reach(model).tolist()
     rows = "".join(
         f"<label><span>z{j} ({found.kl[j]:.2f} nats)</span>"
-        f'<input type="range" min="{-REACH}" max="{REACH}" step="0.01" data-dimension="{j}"><output></output></label>'
+        f'<input type="range" min="{reach[j][0]:g}" max="{reach[j][1]:g}" step="0.01" data-dimension="{j}">'
+        f"<output></output></label>"
         for j in found.most_active()[:SLIDERS]
     )
     first, *others = (f'<button type="button" data-start="{i}">{name}</button>' for i, name in enumerate(starts.names))
@@ -98,6 +113,7 @@ def _embedded(model: VAE, starts: Starts, shape: Sequence[int]) -> dict[str, Any
         "precision": "float16" if precise else "float32",
         "weights": base64.b64encode((half if precise else flat).numpy().tobytes()).decode("ascii"),
         "starts": [{"z": z.tolist()} for z in starts.z],
+        "draws": [] if model.prior.is_normal else generate.prior(model, EMBEDDED_DRAWS, 0).tolist(),
     }
 
 
@@ -108,6 +124,6 @@ def half_is_enough(model: VAE, starts: Tensor) -> bool:
     """
     rounded = VAE(**model.hyperparameters)
     rounded.load_state_dict({name: t.cpu().half().float() for name, t in model.state_dict().items()})
-    ends = REACH * torch.eye(model.latent)
-    z = torch.cat([starts, generate.prior(model, 64, 0), ends, -ends])
+    ends = latent_paths.sweeps(generate.prior_mean(model), range(model.latent), _reach(model)).flatten(0, 1)
+    z = torch.cat([starts, generate.prior(model, 64, 0), ends])
     return bool((generate.decode(model, z) - generate.decode(rounded, z)).abs().max() <= EXACT)

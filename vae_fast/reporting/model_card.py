@@ -15,8 +15,19 @@ MOST_NAMES = 20  # of classes
 UNKNOWN = "not known: the model came without its run"
 RECIPE = ("epochs", "batch_size", "optimizer", "lr", "lr_schedule", "beta", "seed")  # REST only if not default
 REST = (
-    *("lr_warmup", "weight_decay", "clip", "beta_schedule", "beta_warmup", "beta_cycles", "free_bits"),
-    *("objective", "valid"),
+    *(
+        "lr_milestones",
+        "lr_gamma",
+        "lr_warmup",
+        "ema",
+        "weight_decay",
+        "clip",
+        "beta_schedule",
+        "beta_warmup",
+        "beta_cycles",
+        "free_bits",
+    ),
+    *("objective", "samples", "prior", "components", "valid"),
 )
 
 
@@ -37,6 +48,7 @@ def model_card(trained: Trained, files: Sequence[str]) -> str:
         f"{'in the units of the table' if model.is_standardized else 'in [0, 1]'} -> mu, logvar, "
         f"[B, {model.latent}] each",
         f"- decoder: z, float32 [B, {model.latent}] -> logits, of the pixels' shape; {model.likelihood.family.image}",
+        f"- prior of z: {model.prior.title}",
         *([f"- both halves also take labels, int64 [B]: {_classes(trained)}"] if model.classes else []),
         "",
         "## Files",

@@ -66,7 +66,7 @@ def below_each_other(images: Tensor, reconstructions: Tensor, columns: int) -> l
 
 
 def save_samples(model: VAE, seed: int, image_shape: Sequence[int], path: Path | IO[bytes]) -> None:
-    """Save images decoded from z ~ N(0, I), a row for each class if there are any; image_shape is (C, H, W)."""
+    """Save images decoded from draws of the prior, a row for each class if there are any; image_shape is (C, H, W)."""
     labels = sampled_labels(model)
     images = generate.sample(model, COLUMNS * SAMPLE_ROWS if labels is None else len(labels), seed, labels)
     save_grid(list(images.view(-1, *image_shape).split(COLUMNS)), path, model=model)

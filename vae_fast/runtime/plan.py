@@ -297,6 +297,8 @@ def _no_fused_step(config: Config, device: torch.device, processes: int) -> str 
         return "the fused step has no labels"
     if config.objective not in OBJECTIVES:
         return f"the fused step has no objectives of your own, such as {config.objective}"
+    if config.prior != "normal":
+        return f"the fused step has a normal prior, the prior is {config.prior}"
     if processes > 1 and config.free_bits > 0:
         return "free bits are a function of the batch that all processes share"
     return mlp_refuses((), config.activation)

@@ -25,6 +25,7 @@ from vae_fast.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from vae_fast.runtime.nvtx import Mark, unmarked
 from vae_fast.runtime.plan import Plan
 from vae_fast.training import cuda_graphs
+from vae_fast.training.averaging import EVERY, SUFFIX, Average
 from vae_fast.training.schedules import beta_at, epoch_schedule, is_constant, learning_rate_at
 from vae_fast.training.step_metrics import StepMetrics
 from vae_fast.training.steps import IMPLEMENTATIONS
@@ -99,6 +100,7 @@ class Engine:
         given = self._schedule, seed, self.step_metrics, group, mark, self._labels, objective
         self._train = step(model, config, plan, *given)
         self.optimizer = self._train.optimizer
+        self.average = Average(model, config.ema) if config.ema > 0 else None
         self._capture = capture
         self._graphs: dict[int, cuda_graphs.Graph] = {}  # by their number of steps
         self._steps_per_launch = 1  # steps in one launch
@@ -126,7 +128,7 @@ class Engine:
         with cuda_graphs.preserved(self._train.changed()), compile_errors():
             self._program(1)
             if self._makes_many_steps_a_call:
-                self._steps_per_launch = min(self._steps_worth_a_call(), self._max_steps_per_launch)
+                self._steps_per_launch = self._fitting(self._steps_worth_a_call())
         if self.plan.cuda_graphs:
             self._record()
 
@@ -142,9 +144,13 @@ class Engine:
 
     def launches(self, steps: int) -> list[int]:
         """Return how many steps each of the next calls of `advance` has to make, for a total of `steps`."""
-        whole, rest = divmod(steps, self._steps_per_launch)
-        last = [1] * rest if self._graphs else [rest] if rest else []  # there are graphs of one step and of several
-        return [self._steps_per_launch] * whole + last
+        size = self._steps_per_launch
+        first = (
+            0 if self.average is None else min(steps, -self.step_number % size)
+        )  # so that launches end where it moves
+        whole, rest = divmod(steps - first, size)
+        ends = [[1] * n if self._graphs else [n] if n else [] for n in (first, rest)]  # graphs have one step or `size`
+        return [*ends[0], *[size] * whole, *ends[1]]
 
     def advance(self, count: int, batches: Tensor | None = None) -> None:
         """Run `count` steps of the epoch, in one launch if they were recorded together.
@@ -160,6 +166,8 @@ class Engine:
         else:
             self._program(count)
         before, self.step_number = self.step_number, self.step_number + count
+        if self.average is not None:
+            self.average.after(self.step_number)
         if before // CHECK_EVERY < self.step_number // CHECK_EVERY:
             self.stop_if_diverged()
 
@@ -185,18 +193,32 @@ class Engine:
         return self.step_metrics.recent(self.step_number).skips_in_a_row > MOST_SCALER_SKIPS
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Return parameters, optimizer tensors and counters: with config and data, all that the run depends on."""
+        """Return parameters, optimizer tensors and counters: with config and data, all that the run depends on.
+
+        The parameters are the averages if there are any; then those of the next step are among the optimizer's tensors.
+        """
         counters = {
             "step": self.step_number,
             "sums": self.step_metrics.sums.tolist(),
             "skips_in_a_row": self.step_metrics.recent(self.step_number).skips_in_a_row if self.step_number else 0,
             "scaler": self._train.scale.state(),
         }
-        return self.model.state_dict(), self.optimizer.tensors(), counters
+        parameters, tensors = self.model.state_dict(), self.optimizer.tensors()
+        if self.average is not None:
+            return parameters | self.average.tensors(), tensors | self.average.trained(), counters
+        return parameters, tensors, counters
+
+    def begin_from(self, parameters: dict[str, Tensor]) -> None:
+        """Begin the run with these parameters, as `state` returns them."""
+        self.model.load_state_dict(parameters)
+        if self.average is not None:
+            self.average.load(dict(self.model.named_parameters()))
 
     def load_state(self, parameters: dict[str, Tensor], optimizer: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
-        self.model.load_state_dict(parameters)
+        """Continue from what `state` returned; averages can begin here, and end here."""
+        self.model.load_state_dict({name: optimizer.get(f"{name}{SUFFIX}", p) for name, p in parameters.items()})
+        if self.average is not None:
+            self.average.load(parameters)
         self.optimizer.load_tensors(optimizer)
         self._train.copy_weights()
         self.step_number = counters["step"]
@@ -207,7 +229,13 @@ class Engine:
     def _max_steps_per_launch(self) -> int:
         if self.draws_random_numbers:
             return 1  # the generators are seeded anew for each step
-        return self.steps_per_epoch if self._images is not None else min(self.steps_per_epoch, len(self._slots))
+        most = self.steps_per_epoch if self._images is not None else min(self.steps_per_epoch, len(self._slots))
+        return most if self.average is None else min(most, EVERY)
+
+    def _fitting(self, steps: int) -> int:
+        """Return the number of steps in a launch, at most `steps`."""
+        most = min(steps, self._max_steps_per_launch)
+        return most if self.average is None else 1 << (most.bit_length() - 1)  # which divides EVERY
 
     def _steps_worth_a_call(self) -> int:
         """Return how many steps in one operator call take CALL_SECONDS, judging by the fastest of a few timed calls."""
@@ -240,7 +268,7 @@ class Engine:
         """Return the graphs of the plan: one of a single step, for the end of an epoch, and one of several steps."""
         one = self._group.on_all_ranks(self._capture, partial(self._program, 1))
         worth = self.plan.steps_per_graph or cuda_graphs.steps_worth_a_graph(one)
-        together = min(self._group.on_rank0(lambda: worth), self._max_steps_per_launch)
+        together = self._fitting(self._group.on_rank0(lambda: worth))
         if together == 1:
             return {1: one}
         return {1: one, together: self._group.on_all_ranks(self._capture, partial(self._program, together))}

@@ -9,12 +9,18 @@ from vae_fast.config import Config
 
 
 def learning_rate_at(step: int, config: Config, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step (counted from 0): linear warm-up, then constant or half a cosine down to 0."""
+    """Return the learning rate of a step (counted from 0): linear warm-up, then what the schedule says.
+
+    constant; cosine, half a cosine down to 0; or multistep, a factor of lr_gamma for each milestone passed.
+    """
     warmup = round(config.lr_warmup * steps_per_epoch)
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.lr_schedule == "constant":
         return config.lr
+    if config.lr_schedule == "multistep":
+        passed = sum(step >= epoch * steps_per_epoch for epoch in config.lr_milestones)
+        return config.lr * config.lr_gamma**passed
     progress = (step - warmup) / max(1, config.epochs * steps_per_epoch - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_fast.artifacts import checkpoint, strict_json
+from vae_fast.artifacts import checkpoint
 from vae_fast.artifacts.directory import RunDirectory
 from vae_fast.artifacts.trackers import tracking
 from vae_fast.config import Config
@@ -21,7 +21,7 @@ from vae_fast.data.sampler import BatchSampler
 from vae_fast.data.splits import Splits
 from vae_fast.data.standardization import Standardization
 from vae_fast.data.transforms import mean_entropy
-from vae_fast.errors import ContactLost, RunError, first_line
+from vae_fast.errors import RunError
 from vae_fast.models.build import new_model
 from vae_fast.models.sizes import network_memory
 from vae_fast.objectives.own import OwnObjective
@@ -32,11 +32,11 @@ from vae_fast.runtime.plan import Plan
 from vae_fast.runtime.printer import Printer
 from vae_fast.runtime.profiler import Profile
 from vae_fast.runtime.signals import Interrupted, begun, collected_signals
-from vae_fast.training import cuda_graphs
 from vae_fast.training.engine import Engine
 from vae_fast.training.epoch_line import epoch_line
+from vae_fast.training.held_out import HeldOut
+from vae_fast.training.initialization import initialize, weights_from
 from vae_fast.training.planning import require_memory, require_shareable
-from vae_fast.training.validation import Validation
 
 
 class Trainer:
@@ -66,10 +66,9 @@ class Trainer:
         self.objective = None if config.objective in OBJECTIVES else OwnObjective(config.objective, self.model)
         require_shareable(self.model, self.objective, group.size)
         self.model.to(device)
-        if splits.standardization is not None:
-            self.model.offset, self.model.spread = (t.to(device) for t in splits.standardization)
         place = partial(_placed, device=device if resident else None, standardization=splits.standardization)
         images = place(splits.train)
+        initialize(self.model, config, images, splits.standardization)
         self.prefetcher = None if resident else Prefetcher(images, device, mark)
         self.labels = splits.labels if splits.classes else {}
         self.engine = Engine(
@@ -83,10 +82,9 @@ class Trainer:
             group=group,
             mark=mark,
         )
-        self.held_out = {  # by their names in the metrics
-            name: place(part) for name, part in (("valid", splits.valid), ("test", splits.test)) if part is not None
-        }
-        self.evaluations: dict[str, Validation] = {}
+        parts = {"valid": splits.valid, "test": splits.test}
+        held_out = {name: place(part) for name, part in parts.items() if part is not None}
+        self.held_out = HeldOut(self.model, held_out, self.labels, config, group, printer)
         self.metrics: list[dict[str, Any]] = []
         self.epoch = 0  # the number of completed epochs
         self.best: dict[str, float] | None = None  # the lowest loss on held-out images, and its step
@@ -96,8 +94,7 @@ class Trainer:
     def rehearse(self) -> None:
         """Run one step and write nothing."""
         self._require_space()
-        if self.directory.recorded:
-            self._resume()
+        self._take_state()
         if self._is_done:
             return
         self.engine.warm_up()
@@ -113,8 +110,7 @@ class Trainer:
     def begin(self) -> None:
         """Load the state to resume from, if any, and compile; only then write config.toml."""
         self._require_space()
-        if self.directory.recorded:
-            self._resume()
+        self._take_state()
         if not self._is_done:
             self._warm_up()
         steps = self.config.epochs * self.sampler.steps_per_epoch
@@ -130,21 +126,34 @@ class Trainer:
         """Run the remaining epochs; after a signal, save the state at the next step boundary and raise Interrupted."""
         begun()
         with collected_signals() as received:
-            while self.epoch < self.config.epochs:
+            while self.epoch < self.config.epochs and not self._is_out_of_patience:
                 record = self._train_epoch(self.epoch + 1, received)
-                record |= self.mark("evaluation", self._evaluate)()
+                record |= self.mark("evaluation", self._evaluate)(record["epoch"])
                 self._close_epoch(record)
                 if number := self.group.agreed_signal(received, now=True):
                     raise Interrupted(number, f"go on with --resume {self.directory.path}")
         if self.metrics and self._learned_nothing(self.metrics[-1]):
             raise RunError("training diverged: all steps of the last epoch were skipped. Try a lower --lr, or --clip 1")
 
+        if self._is_out_of_patience:
+            self.printer.line(f"stopped: the validation loss has not fallen for {self.config.patience} epochs")
+        if self.engine.average is not None:
+            self.engine.average.swap()  # the model that the caller gets
+
     @property
     def _is_done(self) -> bool:
-        return self.engine.step_number == self.config.epochs * self.sampler.steps_per_epoch
+        return self.engine.step_number == self.config.epochs * self.sampler.steps_per_epoch or self._is_out_of_patience
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        """Return whether the validation loss has not fallen for --patience epochs."""
+        if self.config.patience is None or self.best is None or self.epoch % self.config.evaluate_every:
+            return False
+        return self.epoch - self.best["step"] // self.sampler.steps_per_epoch >= self.config.patience
 
     def _require_space(self) -> None:
-        saved = 3 * sum(t.nbytes for t in self.model.state_dict().values())  # with both of Adam's moments
+        copies = 3 if self.config.ema == 0 else 4  # with both of Adam's moments, and the average
+        saved = copies * sum(t.nbytes for t in self.model.state_dict().values())
         self.group.on_rank0(self.directory.require_space, saved, self.config.epochs, self.config.keep)
 
     def _write_config(self) -> None:
@@ -170,7 +179,7 @@ class Trainer:
             self.printer.line("compiling the step: half a minute if it is new to this machine")
         began = time.perf_counter()
         self.engine.warm_up()
-        self._record_evaluations()
+        self.held_out.record(is_wanted=self.engine.plan.cuda_graphs and self.prefetcher is None)
         done = ["compiled"] if self.plan.is_torch_compiled else []
         if self.engine.graphs_failed is not None:
             self.printer.line(f"cuda graphs: off (recording a step failed: {self.engine.graphs_failed})")
@@ -178,26 +187,6 @@ class Trainer:
             done.append(f"recorded {self.engine.plan.steps_per_graph} steps a graph")
         if done:
             self.printer.line(f"{', '.join(done)} in {time.perf_counter() - began:.1f} s")
-
-    def _record_evaluations(self) -> None:
-        """Record evaluations as graphs if the steps are; run them eagerly if that fails and was not requested."""
-        wanted = cuda_graphs.capture if self.engine.plan.cuda_graphs and self.prefetcher is None else None
-        try:
-            self.evaluations = self.group.on_all_ranks(self._new_evaluations, wanted)
-        except RuntimeError as error:
-            if wanted is None or isinstance(error, ContactLost):
-                raise
-            if self.config.cuda_graphs == "on":
-                raise RunError(f"--cuda-graphs on: recording the evaluation failed: {first_line(error)}") from error
-            self.printer.line(f"evaluation is not recorded: {first_line(error)}")
-            self.evaluations = self._new_evaluations(None)
-
-    def _new_evaluations(self, capture: cuda_graphs.Capture | None) -> dict[str, Validation]:
-        seed = self.config.seed
-        return {
-            name: Validation(self.model, images, seed, capture, self.group, self.labels.get(name))
-            for name, images in self.held_out.items()
-        }
 
     def _train_epoch(self, epoch: int, received: list[int]) -> dict[str, Any]:
         """Run the remaining steps of an epoch and return its record, without the part from the evaluation."""
@@ -242,14 +231,12 @@ class Trainer:
         share = self.group.shard(self.config.batch_size)
         return self.prefetcher.chunks(order[:, share].contiguous(), sizes)
 
-    def _evaluate(self) -> dict[str, float | None]:
-        """Return test_* (None if there are no test images) and, with --valid, valid_*."""
-        record: dict[str, float | None] = dict.fromkeys(("test_loss", "test_nll", "test_kl"))
-        for name, evaluate in self.evaluations.items():
-            for key, value in evaluate().items():
-                record[f"{name}_{key}"] = value
-        finite: dict[str, float | None] = strict_json.finite(record)
-        return finite
+    def _evaluate(self, epoch: int) -> dict[str, float | None]:
+        """Evaluate the weights, or their average, where the settings want it, else return nothing but None."""
+        if epoch % self.config.evaluate_every and epoch != self.config.epochs:
+            return self.held_out.nothing()
+        with self.engine.average.in_place() if self.engine.average is not None else nullcontext():
+            return self.held_out.evaluate()
 
     def _close_epoch(self, record: dict[str, Any]) -> None:
         """Record the epoch, then save it, in this order so that a resume never lacks a record."""
@@ -277,10 +264,14 @@ class Trainer:
         save = self.mark("checkpoint", self.directory.save)
         self.group.on_rank0(save, self.model, parameters, optimizer, state, keep=self.config.keep)
 
-    def _resume(self) -> None:
-        found = self.group.on_rank0(self._checkpoint)
+    def _take_state(self) -> None:
+        """Continue from the newest checkpoint of a resumed run, else begin from the weights of --init-from, if any."""
+        found = self.group.on_rank0(self._checkpoint) if self.directory.recorded else None
         if found is not None:
             self._take_up(found)
+        elif self.config.init_from is not None:
+            found_weights = self.group.on_rank0(weights_from, self.config.init_from, self.model, self.printer.line)
+            self.engine.begin_from(found_weights)
 
     def _checkpoint(self) -> checkpoint.Checkpoint | None:
         """Return the newest valid checkpoint after checking that the images are the run's; None to start afresh."""

@@ -94,7 +94,8 @@
   }
   const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
   document.getElementById("random").addEventListener("click", () => {
-    z.forEach((_, j) => (z[j] = normal()));
+    const drawn = model.draws[Math.floor(Math.random() * model.draws.length)]; // undefined for N(0, I)
+    z.forEach((_, j) => (z[j] = drawn ? drawn[j] : normal()));
     show();
   });
   document.querySelectorAll("[data-start]").forEach((button) =>

@@ -13,6 +13,7 @@ from vae_fast.data.transforms import bernoulli_sample
 from vae_fast.errors import ContactLost
 from vae_fast.kernels import Rates, Terms, finish_step_
 from vae_fast.kernels.reference import SKIPPED
+from vae_fast.models.prior import Prior
 from vae_fast.models.sizes import parts_of
 from vae_fast.models.vae import VAE
 from vae_fast.objectives import elbo, multisample
@@ -71,7 +72,8 @@ class AutogradStep:
         compiled = plan.is_torch_compiled
         inner = unmarked if compiled else mark  # compiled code cannot contain ranges
         self._parts = parts_of(model, share.stop - share.start, config.samples)
-        through, back = _passes(config, objective, None if group.is_alone else partial(group.total, compiled=compiled))
+        total = None if group.is_alone else partial(group.total, compiled=compiled)
+        through, back = _passes(config, objective, model.prior, total)
         self._through = through
         self._forward, self._backward = inner("forward", self._activations), inner("backward", back)
         self._learn = mark("gradients", compiled_with_backward(self._gradients)) if compiled else self._gradients
@@ -181,15 +183,15 @@ class AutogradStep:
 
 
 def _passes(
-    config: Config, own: OwnObjective | None, total: Callable[[Tensor], Tensor] | None
+    config: Config, own: OwnObjective | None, prior: Prior, total: Callable[[Tensor], Tensor] | None
 ) -> tuple[Callable[..., Any], Callable[..., Learned]]:
     """Return the forward and the backward pass of the objective; the first returns what the second needs."""
     if own is not None:
         return elbo.forward, own.backward
-    if config.objective == "elbo" and config.samples == 1:
+    if config.objective == "elbo" and config.samples == 1 and prior.is_normal:
         return elbo.forward, partial(elbo.backward, free_bits=config.free_bits, total=total)
-    forward = partial(multisample.forward, samples=config.samples)
-    return forward, partial(multisample.backward, objective=config.objective)
+    forward = partial(multisample.forward, samples=config.samples, prior=prior)
+    return forward, partial(multisample.backward, objective=config.objective, prior=prior)
 
 
 def _together(found: Sequence[Learned]) -> Learned:
