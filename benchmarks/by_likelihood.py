@@ -1,23 +1,21 @@
 """The speed of the step as one CPU operator with each likelihood, relative to the Bernoulli's.
 
-`python -m benchmarks.by_likelihood --help`. In every round all take turns, each over the same number of images in its
-own random order. A speed is the Bernoulli's time over the other's, in the same round; the table has medians with
-quartiles. Scaled likelihoods learn one scale, or one for each pixel.
+`python -m benchmarks.by_likelihood --help`. In every round all take turns, each over the same images. A speed is the
+Bernoulli's time over the other's, in the same round; the table has medians with quartiles. Scaled likelihoods learn one
+scale, or one for each pixel.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import torch
 
-from benchmarks import cores
 from benchmarks.contenders.network import D, Trainer
 from benchmarks.contenders.vae_fast_engine import build
-from benchmarks.harness.rounds import quartiles, seconds
+from benchmarks.harness.rounds import quartiles
+from benchmarks.harness.turns import parser, turns
 from benchmarks.reporting.results import Spread
 from benchmarks.reporting.tables import markdown, spread
 from vae_fast.cli.exit_codes import exit_code
-from vae_fast.cli.numbers import non_negative, positive_number
 from vae_fast.config_rules import SCALED_LIKELIHOODS
 from vae_fast.errors import RunError
 from vae_fast.kernels import extension
@@ -40,14 +38,8 @@ def measure(batch: int, precision: str, rounds: int, patience: float) -> dict[Ki
     pixels = torch.randint(0, 256, (max(IMAGES, 2 * batch), D), dtype=torch.uint8)
     steps = max(2, IMAGES // batch)
     trainers = {kind: _trainer(kind, pixels, batch, precision, steps) for kind in KINDS}
-    speeds: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
-    for number_of_round in range(rounds + 1):
-        patience = cores.wait(patience)
-        times = {kind: _turn(train, steps, batch, len(pixels)) for kind, train in trainers.items()}
-        if number_of_round > 0:  # the first warms up
-            for kind, time in times.items():
-                speeds[kind].append(times[KINDS[0]] / time)
-    return {kind: Spread(*quartiles(values)) for kind, values in speeds.items()}
+    found = turns(trainers, len(pixels), batch, steps, rounds, patience)
+    return {kind: Spread(*quartiles([times[KINDS[0]] / times[kind] for times in found])) for kind in KINDS}
 
 
 def _trainer(kind: Kind, pixels: torch.Tensor, batch: int, precision: str, steps: int) -> Trainer:
@@ -56,18 +48,8 @@ def _trainer(kind: Kind, pixels: torch.Tensor, batch: int, precision: str, steps
     return build(VAE(likelihood=name, scale=scale), pixels, batch, precision, steps, step="fused", **settings)
 
 
-def _turn(train: Trainer, steps: int, batch: int, images: int) -> float:
-    order = torch.randint(images, (steps, batch))
-    return seconds(lambda: train(order), "cpu")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.by_likelihood", description=__doc__)
-    parser.add_argument("--batch", type=positive_number, nargs="+", default=[128, 1024], help="images per step")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="default: fp32")
-    parser.add_argument("--rounds", type=positive_number, default=9, help="rounds to take medians of; default: 9")
-    parser.add_argument("--patience", type=non_negative, default=0.0, help="total seconds to wait for near cores")
-    chosen = parser.parse_args(arguments)
+    chosen = parser("by_likelihood", __doc__, [128, 1024]).parse_args(arguments)
     if not extension.load():
         raise RunError(extension.status())
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")

@@ -6,7 +6,6 @@ over the same number of batches. A time is relative to K steps of one sample, in
 with quartiles.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -15,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import cores
 from benchmarks.contenders.network import D, Network, Trainer
 from benchmarks.contenders.pytorch_baselines import autocast
 from benchmarks.contenders.vae_fast_engine import build
-from benchmarks.harness.rounds import quartiles, seconds
+from benchmarks.harness.rounds import quartiles
+from benchmarks.harness.turns import parser, turns
 from benchmarks.reporting.results import Spread
 from benchmarks.reporting.tables import markdown, spread
 from vae_fast.cli.exit_codes import exit_code
-from vae_fast.cli.numbers import non_negative, positive_number
+from vae_fast.cli.numbers import positive_number
 from vae_fast.errors import RunError
 from vae_fast.kernels import extension
 from vae_fast.models.vae import VAE
@@ -81,25 +80,18 @@ def measure(batch: int, samples: int, precision: str, rounds: int, patience: flo
         "dreg": ours(VAE(), objective="dreg", samples=samples),
         USUAL: usual(pixels, samples, precision),
     }
-    ratios: dict[str, list[float]] = {name: [] for name in trainers}
-    for number_of_round in range(rounds + 1):
-        patience = cores.wait(patience)
-        order = torch.randint(len(pixels), (steps, batch))
-        times = {name: seconds(partial(train, order), "cpu") for name, train in trainers.items()}
-        if number_of_round > 0:  # the first compiles
-            for name, time in times.items():
-                ratios[name].append((samples if name == SEPARATE else 1) * time / (samples * times[SEPARATE]))
-    return {name: Spread(*quartiles(values)) for name, values in ratios.items()}
+    found = turns(trainers, len(pixels), batch, steps, rounds, patience)
+    times_taken = {name: samples if name == SEPARATE else 1 for name in trainers}
+    return {
+        name: Spread(*quartiles([n * times[name] / (samples * times[SEPARATE]) for times in found]))
+        for name, n in times_taken.items()
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.by_samples", description=__doc__)
-    parser.add_argument("--batch", type=positive_number, nargs="+", default=[128], help="images per step")
-    parser.add_argument("--samples", type=positive_number, default=8, help="K; default: 8")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="default: fp32")
-    parser.add_argument("--rounds", type=positive_number, default=9, help="rounds to take medians of; default: 9")
-    parser.add_argument("--patience", type=non_negative, default=0.0, help="total seconds to wait for near cores")
-    chosen = parser.parse_args(arguments)
+    given = parser("by_samples", __doc__, [128])
+    given.add_argument("--samples", type=positive_number, default=8, help="K; default: 8")
+    chosen = given.parse_args(arguments)
     if not extension.load():
         raise RunError(extension.status())
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {chosen.samples} samples\n")

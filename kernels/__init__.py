@@ -14,7 +14,6 @@ from .functional import (
     PosteriorSample,
     elbo_loss,
     kl_per_dimension,
-    mixture_log_density,
     nll,
     random_bits,
     reparameterize,
@@ -32,7 +31,7 @@ from .fused_mlp import (
     set_flush_denormal,
 )
 from .matmul import linear
-from .training import nll_with_gradient, sample_posterior_gradient
+from .training import mixture_log_density, nll_with_gradient, sample_posterior_gradient
 
 __all__ = [
     "FLOAT32",

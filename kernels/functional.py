@@ -326,17 +326,3 @@ def _reduce(loss: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return loss
     return loss.mean() if reduction == "mean" else loss.sum()
-
-
-def mixture_log_density(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor:
-    """Return log sum_n w_n N(z_b; m_n, diag(s_n^2)), [B], in nats; float32, or float64 if any input is.
-
-    Args:
-        z: [B, Z].
-        stats: [N, 2 Z], the means m_n, then the log variances.
-        log_weights: [N], of weights that sum to 1.
-
-    Raises ValueError for other shapes. Source: Tomczak and Welling, VAE with a VampPrior, AISTATS 2018, equation 9.
-    """
-    checks.mixture(z, stats, log_weights)
-    return reference.mixture_log_density(z, stats, log_weights)

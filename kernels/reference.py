@@ -56,11 +56,36 @@ def mixture_log_density(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor
 
     The means and the log variances are the two halves of `stats` [N, 2 Z]; log_weights are [N].
     """
+    return mixture_joint(z, stats, log_weights).logsumexp(1)
+
+
+def mixture_joint(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor:
+    """Return log w_n N(z_b; m_n, diag(s_n^2)), [B, N], of the arguments of `mixture_log_density`."""
     dtype = compute_dtype(z, stats, log_weights)
     means, logvars = stats.to(dtype).chunk(2, dim=1)
     distances = (z.to(dtype).unsqueeze(1) - means) * (-0.5 * logvars).exp()  # [B, N, Z], in deviations
     constants = log_weights.to(dtype) - 0.5 * (logvars + math.log(2 * math.pi)).sum(1)
-    return (constants - 0.5 * distances.square().sum(-1)).logsumexp(1)
+    return constants - 0.5 * distances.square().sum(-1)
+
+
+def mixture_gradient(grad: Tensor, z: Tensor, stats: Tensor, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of sum_b grad_b log p(z_b) by z, stats and log_weights, given `mixture_joint`.
+
+    With the shares r_bn = grad_b w_n N_n(z_b) / p(z_b) all are matrix products of [B, N] with [B, Z] or [N, Z]:
+    by z_b it is sum_n r_bn (m_n - z_b) / s_n^2, by m_n sum_b r_bn (z_b - m_n) / s_n^2, and by log s_n^2
+    sum_b r_bn ((z_b - m_n)^2 / s_n^2 - 1) / 2.
+    """
+    dtype = joint.dtype
+    (means, logvars), at = stats.to(dtype).chunk(2, dim=1), z.to(dtype)
+    precisions = (-logvars).exp()
+    shares = grad.to(dtype).unsqueeze(1) * joint.log_softmax(1).exp()
+    by_z = shares @ (means * precisions) - at * (shares @ precisions)
+    total, first, second = shares.sum(0), shares.T @ at, shares.T @ at.square()
+    all_of = total.unsqueeze(1)
+    by_means = precisions * (first - means * all_of)
+    by_logvars = 0.5 * (precisions * (second - means * (2 * first - means * all_of)) - all_of)
+    by_stats = torch.cat((by_means, by_logvars), dim=1)
+    return by_z.to(z.dtype), by_stats.to(stats.dtype), total
 
 
 def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
-"""Operators for a training step, where the gradients at which backward begins are known before the forward pass.
+"""Operators for a training step: those that know their gradient beforehand, and the density of a learned prior.
 
 The loss is a mean: its gradient by each image's nll is 1 / B, and by its KL beta / B, both times the loss scale.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,3 +127,39 @@ def sample_posterior_gradient(
         bits = random_bits(rows, pairs, seed, step, row_offset=row_offset, stream=stream, impl=impl)
         gradient = reference.sample_posterior_gradient(grad_z, kl_weight, stats, bits)
     return gradient
+
+
+def mixture_log_density(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor:
+    """Return log sum_n w_n N(z_b; m_n, diag(s_n^2)), [B], in nats; float32, or float64 if any input is.
+
+    Args:
+        z: [B, Z].
+        stats: [N, 2 Z], the means m_n, then the log variances.
+        log_weights: [N], of weights that sum to 1.
+
+    Raises ValueError for other shapes. Source: Tomczak and Welling, VAE with a VampPrior, AISTATS 2018, equation 9.
+    """
+    checks.mixture(z, stats, log_weights)
+    value: Tensor = _MixtureLogDensity.apply(z, stats, log_weights)[0]  # type: ignore[no-untyped-call]
+    return value
+
+
+class _MixtureLogDensity(torch.autograd.Function):
+    """Keeps [B, N] for the backward pass, where autograd would keep [B, N, Z]."""
+
+    @staticmethod
+    def forward(z: Tensor, stats: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+        joint = reference.mixture_joint(z, stats, log_weights)
+        return joint.logsumexp(1), joint
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        z, stats, log_weights = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(z, stats, output[1])
+        ctx.weights_dtype = log_weights.dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        by_z, by_stats, by_weights = reference.mixture_gradient(grad, *ctx.saved_tensors)
+        return by_z, by_stats, by_weights.to(ctx.weights_dtype)

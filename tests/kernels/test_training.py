@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.kernels.operator_cases import DTYPES, LAYOUTS, SHAPES, encoded, images, scales
 from tests.kernels.training_cases import (
@@ -11,7 +13,14 @@ from tests.kernels.training_cases import (
     check_row_offset_on_the_device,
     check_sample_posterior_gradient,
 )
-from vae_fast.kernels import extension, nll_with_gradient, reference, sample_posterior, sample_posterior_gradient
+from vae_fast.kernels import (
+    extension,
+    mixture_log_density,
+    nll_with_gradient,
+    reference,
+    sample_posterior,
+    sample_posterior_gradient,
+)
 
 IMPLEMENTATIONS = [
     pytest.param("cpp", marks=pytest.mark.skipif(not extension.load(), reason=extension.status())),
@@ -99,3 +108,21 @@ def test_arguments_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 9), st.integers(1, 7), st.integers(1, 5), st.integers(0, 99))
+def test_the_gradients_of_a_mixtures_density_are_those_of_the_formula(
+    batch: int, components: int, latent: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    z, stats = (torch.randn(shape, generator=generator) for shape in ((batch, latent), (components, 2 * latent)))
+    inputs = z, stats, torch.randn(components, generator=generator).log_softmax(0)
+    weight = torch.randn(batch, generator=generator)
+    ours = [t.clone().requires_grad_() for t in inputs]
+    exact = [t.double().requires_grad_() for t in inputs]
+    value, expected = mixture_log_density(*ours), reference.mixture_log_density(*exact)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
+    found = torch.autograd.grad(value, ours, weight)
+    for gradient, correct in zip(found, torch.autograd.grad(expected, exact, weight.double()), strict=True):
+        torch.testing.assert_close(gradient.double(), correct, rtol=1e-4, atol=1e-4)

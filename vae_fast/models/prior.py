@@ -92,7 +92,7 @@ class Prior(nn.Module):
             return self.pseudo_inputs
         return self.pseudo_inputs.clamp(0, 1)
 
-    def mixture(self, of_inputs: Tensor | None) -> Mixture | None:
+    def mixture(self, of_inputs: Tensor | None = None) -> Mixture | None:
         """Return the mixture, in float32 or more, None for the normal; of_inputs: the encoder's stats of `inputs`."""
         if self.stats is not None and self.weights is not None:
             return Mixture(self.stats, self.weights.log_softmax(0))

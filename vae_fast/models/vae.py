@@ -162,11 +162,6 @@ class VAE(nn.Module):
         stats: Tensor = self.encoder(self._normalise(x), *self._condition(x, labels))
         return stats
 
-    def stats_with_inputs(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """Return the stats of images [B, ...] and then those of the prior's inputs [N, D]: [B + N, 2 Z]."""
-        stats: Tensor = self.encoder(torch.cat((self._normalise(x), self._normalise(inputs))))
-        return stats
-
     def mixture(self) -> Mixture | None:
         """Return the prior as a mixture of normals; None if it is N(0, I)."""
         inputs = self.prior.inputs()

@@ -6,7 +6,7 @@ backward pass starts from is known in advance, so that the loss itself need not 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, autograd
 
@@ -86,6 +86,29 @@ class Pass(NamedTuple):
     logits: Tensor
 
 
+Learned = tuple[Terms, tuple[Tensor, ...]]  # the losses of some images, and the gradients by the parameters
+
+
+class Backward(Protocol):
+    """The backward pass of an objective: `backward` below, or another's with the same arguments.
+
+    done: what the objective's forward pass returned.
+    """
+
+    def __call__(
+        self,
+        model: VAE,
+        likelihood: Likelihood,
+        x: Tensor,
+        noise: Noise,
+        done: Any,
+        rates: Rates,
+        scale: Tensor,
+        *,
+        images: int,
+    ) -> Learned: ...
+
+
 def forward(model: VAE, x: Tensor, noise: Noise, labels: Tensor | None = None) -> Pass:
     """Run images [B, D] (and labels [B]) through the encoder and the decoder, which are differentiated separately."""
     stats = model.stats(x, labels)
@@ -106,7 +129,7 @@ def backward(
     images: int,
     free_bits: float = 0.0,
     total: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Terms, tuple[Tensor, ...]]:
+) -> Learned:
     """Return the losses of `objective`, and the gradients of its loss, times `scale`, by the model's parameters.
 
     Args:
@@ -137,6 +160,8 @@ def backward(
     return Terms(reconstruction, done.kl, penalty), (*of_encoder, *of_decoder, *of_likelihood)
 
 
-def gradients_of(outputs: Tensor, inputs: list[Tensor], by_outputs: Tensor | None = None) -> tuple[Tensor, ...]:
+def gradients_of(
+    outputs: Tensor | list[Tensor], inputs: list[Tensor], by_outputs: Tensor | list[Tensor] | None = None
+) -> tuple[Tensor, ...]:
     """Return the gradients by `inputs`, zeros for one that the outputs do not depend on; a scalar's start from 1."""
     return autograd.grad(outputs, inputs, by_outputs, allow_unused=True, materialize_grads=True)

@@ -17,7 +17,7 @@ from vae_fast.errors import RunError
 from vae_fast.kernels import Rates, Terms, sample_posterior_gradient
 from vae_fast.models.likelihood import Likelihood
 from vae_fast.models.vae import VAE
-from vae_fast.objectives.elbo import Noise, Pass, gradients_of
+from vae_fast.objectives.elbo import Learned, Noise, Pass, gradients_of
 from vae_fast.runtime import user_code
 
 EXAMINED = 4  # images that a user's function is tried out on
@@ -57,7 +57,7 @@ class OwnObjective:
         scale: Tensor,
         *,
         images: int,
-    ) -> tuple[Terms, tuple[Tensor, ...]]:
+    ) -> Learned:
         """Return the terms over x, and the gradients of the loss, as `elbo.backward` does with the same arguments."""
         stats, z = done.stats.detach().requires_grad_(), done.z.detach().requires_grad_()
         logits = done.logits.detach().float().requires_grad_()

@@ -17,7 +17,7 @@ from vae_fast.models.prior import Prior
 from vae_fast.models.sizes import parts_of
 from vae_fast.models.vae import VAE
 from vae_fast.objectives import elbo, multisample
-from vae_fast.objectives.elbo import Noise
+from vae_fast.objectives.elbo import Backward, Learned, Noise
 from vae_fast.objectives.own import OwnObjective
 from vae_fast.runtime.compile import compiled_with_backward
 from vae_fast.runtime.distributed import ProcessGroup
@@ -27,8 +27,6 @@ from vae_fast.training.loss_scale import LossScale
 from vae_fast.training.optim import Adam
 from vae_fast.training.step_metrics import StepMetrics
 from vae_fast.training.steps.base import Labels, place
-
-Learned = tuple[Terms, tuple[Tensor, ...]]  # the losses of some images, and the gradients by the parameters
 
 
 class AutogradStep:
@@ -184,7 +182,7 @@ class AutogradStep:
 
 def _passes(
     config: Config, own: OwnObjective | None, prior: Prior, total: Callable[[Tensor], Tensor] | None
-) -> tuple[Callable[..., Any], Callable[..., Learned]]:
+) -> tuple[Callable[..., Any], Backward]:
     """Return the forward and the backward pass of the objective; the first returns what the second needs."""
     if own is not None:
         return elbo.forward, own.backward
