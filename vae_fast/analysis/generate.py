@@ -45,10 +45,15 @@ def prior(model: VAE, count: int, seed: int) -> Tensor:
     mixture = model.mixture()
     if mixture is None:
         return eps
-    uniform = torch.special.ndtr(standard_normal(count, 1, seed, 1, stream=streams.SAMPLING).double()).flatten()
-    ends = mixture.log_weights.double().exp().cumsum(0).cpu()
-    chosen = torch.searchsorted(ends, uniform).clamp(max=len(ends) - 1)
+    chosen = components_of(mixture.log_weights, count, seed)
     return mixture.means.cpu()[chosen] + mixture.deviations.cpu()[chosen] * eps
+
+
+def components_of(log_weights: Tensor, count: int, seed: int) -> Tensor:
+    """Draw components of a mixture by their log weights [N]: int64 [count]; row i does not depend on `count`."""
+    normal = standard_normal(count, 1, seed, 1, stream=streams.SAMPLING).flatten()
+    ends = log_weights.double().exp().cumsum(0).cpu()
+    return torch.searchsorted(ends, torch.special.ndtr(normal.double())).clamp(max=len(ends) - 1)
 
 
 @torch.inference_mode()
