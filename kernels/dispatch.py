@@ -29,8 +29,12 @@ ARGUMENTS = {
     "nll_with_gradient": ("logits", "target", "log_scale"),
     "sample_posterior_gradient": ("stats", "grad_z"),
     "sample_posterior_from": ("stats",),
+    "mixture_log_density": ("z", "stats", "log_weights"),
 }
-NOT_IN_CPP = {"sample_posterior_from": "C++ takes row_offset as an int"}
+LACKS = {  # what an implementation does not have
+    ("cpp", "sample_posterior_from"): "C++ takes row_offset as an int",
+    ("triton", "mixture_log_density"): "there is no kernel for it",
+}
 # The floating dtypes that Triton and C++ accept. After checks.py only a target can be uint8 and only a seed int64.
 TAKEN = (torch.float32, torch.float16, torch.bfloat16)
 _ALL_TAKEN = (*TAKEN, torch.uint8, torch.int64)
@@ -50,8 +54,7 @@ def chosen(function: str, impl: str, *tensors: Tensor | None) -> str:
     reason = _elsewhere(wanted, not is_cuda and first.is_cpu, is_cuda)
     if reason is not None:
         reason += f", and {ARGUMENTS[function][0]} is on {first.device}"
-    if wanted == "cpp" and function in NOT_IN_CPP:
-        reason = NOT_IN_CPP[function]
+    reason = LACKS.get((wanted, function), reason)
     reason = reason or missing(wanted) or _refused(function, tensors)
     if transforms.active():
         if impl == "auto":

@@ -42,6 +42,7 @@ for _schema in (
     f"sample_posterior_backward(Tensor? grad_z, Tensor? grad_kl, Tensor stats, {_NOISE}) -> Tensor",
     "sample_posterior_from(Tensor stats, Tensor seed, Tensor step, Tensor row_offset, int stream) -> (Tensor, Tensor)",
     f"sample_posterior_gradient(Tensor grad_z, Tensor kl_weight, Tensor stats, {_NOISE}) -> Tensor",
+    "mixture_joint(Tensor z, Tensor stats, Tensor log_weights) -> Tensor",
     f"nll({_PIXELS}, Tensor? log_scale, str likelihood) -> Tensor",
     f"nll_backward(Tensor grad_nll, {_PIXELS}, Tensor? log_scale, str likelihood) -> (Tensor, Tensor)",
     f"nll_with_gradient({_PIXELS}, Tensor weight, Tensor? log_scale, str likelihood) -> (Tensor, Tensor, Tensor)",
@@ -98,6 +99,11 @@ def _elbo_backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     by_scale = logits.new_empty(0) if log_scale is None else log_scale.new_empty(log_scale.shape)
     return logits.new_empty(logits.shape), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape), by_scale
+
+
+@torch.library.register_fake("vae_fast::mixture_joint")
+def _mixture_joint_fake(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor:
+    return z.new_empty((z.shape[0], stats.shape[0]), dtype=torch.float32)
 
 
 @torch.library.register_fake("vae_fast::sample_posterior_from")

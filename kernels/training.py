@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks, reference
+from . import checks, reference, transforms
 from .dispatch import IMPLEMENTATIONS, chosen
 from .functional import random_bits
 
@@ -129,18 +129,29 @@ def sample_posterior_gradient(
     return gradient
 
 
-def mixture_log_density(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor:
-    """Return log sum_n w_n N(z_b; m_n, diag(s_n^2)), [B], in nats; float32, or float64 if any input is.
+def mixture_log_density(z: Tensor, stats: Tensor, log_weights: Tensor, *, impl: str = "auto") -> Tensor:
+    """Return log sum_n w_n N(z_b; m_n, diag(s_n^2)), [B], in nats; differentiable in all arguments, once.
 
     Args:
         z: [B, Z].
         stats: [N, 2 Z], the means m_n, then the log variances.
         log_weights: [N], of weights that sum to 1.
+        impl: "auto", "reference", or "cpp" on a CPU.
 
-    Raises ValueError for other shapes. Source: Tomczak and Welling, VAE with a VampPrior, AISTATS 2018, equation 9.
+    Returns:
+        float32, or float64 if any input is; accumulated in that dtype.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. RuntimeError: `impl` is not available, or not for these.
+
+    Source: Tomczak and Welling, VAE with a VampPrior, AISTATS 2018, equation 9, whose normals are posteriors.
     """
     checks.mixture(z, stats, log_weights)
-    value: Tensor = _MixtureLogDensity.apply(z, stats, log_weights)[0]  # type: ignore[no-untyped-call]
+    checks.one_of("impl", impl, IMPLEMENTATIONS)
+    is_cpp = chosen("mixture_log_density", impl, z, stats, log_weights) == "cpp"
+    if transforms.active():
+        return reference.mixture_log_density(z, stats, log_weights)
+    value: Tensor = _MixtureLogDensity.apply(z, stats, log_weights, is_cpp)[0]  # type: ignore[no-untyped-call]
     return value
 
 
@@ -148,18 +159,20 @@ class _MixtureLogDensity(torch.autograd.Function):
     """Keeps [B, N] for the backward pass, where autograd would keep [B, N, Z]."""
 
     @staticmethod
-    def forward(z: Tensor, stats: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-        joint = reference.mixture_joint(z, stats, log_weights)
+    def forward(z: Tensor, stats: Tensor, log_weights: Tensor, is_cpp: bool) -> tuple[Tensor, Tensor]:
+        joint_of = torch.ops.vae_fast.mixture_joint if is_cpp else reference.mixture_joint
+        joint = joint_of(z, stats, log_weights)
         return joint.logsumexp(1), joint
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-        z, stats, log_weights = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        z, stats, log_weights, _ = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(z, stats, output[1])
         ctx.weights_dtype = log_weights.dtype
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         by_z, by_stats, by_weights = reference.mixture_gradient(grad, *ctx.saved_tensors)
-        return by_z, by_stats, by_weights.to(ctx.weights_dtype)
+        return by_z, by_stats, by_weights.to(ctx.weights_dtype), None

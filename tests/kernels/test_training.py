@@ -110,10 +110,11 @@ def test_arguments_that_do_not_fit_are_refused(
         call()
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 9), st.integers(1, 7), st.integers(1, 5), st.integers(0, 99))
-def test_the_gradients_of_a_mixtures_density_are_those_of_the_formula(
-    batch: int, components: int, latent: int, seed: int
+@given(st.integers(1, 21), st.integers(1, 40), st.integers(1, 5), st.integers(0, 99))
+def test_a_mixtures_density_and_gradients_are_those_of_the_formula(
+    impl: str, batch: int, components: int, latent: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     z, stats = (torch.randn(shape, generator=generator) for shape in ((batch, latent), (components, 2 * latent)))
@@ -121,8 +122,32 @@ def test_the_gradients_of_a_mixtures_density_are_those_of_the_formula(
     weight = torch.randn(batch, generator=generator)
     ours = [t.clone().requires_grad_() for t in inputs]
     exact = [t.double().requires_grad_() for t in inputs]
-    value, expected = mixture_log_density(*ours), reference.mixture_log_density(*exact)
+    value, expected = mixture_log_density(*ours, impl=impl), reference.mixture_log_density(*exact)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
     found = torch.autograd.grad(value, ours, weight)
     for gradient, correct in zip(found, torch.autograd.grad(expected, exact, weight.double()), strict=True):
         torch.testing.assert_close(gradient.double(), correct, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not extension.load(), reason=extension.status())
+def test_the_bits_of_a_mixtures_density_do_not_depend_on_threads_or_rows() -> None:
+    z, stats, log_weights = torch.randn(500, 20), torch.randn(300, 40), torch.randn(300).log_softmax(0)
+    whole, before = mixture_log_density(z, stats, log_weights, impl="cpp"), torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(torch.ops.vae_fast.mixture_joint(z, stats, log_weights).logsumexp(1), whole)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(mixture_log_density(z[7:8], stats, log_weights, impl="cpp"), whole[7:8])
+
+
+def test_a_mixtures_density_has_other_dtypes_transforms_and_one_derivative() -> None:
+    z, stats, log_weights = torch.randn(3, 2), torch.randn(4, 4), torch.randn(4).log_softmax(0)
+    assert mixture_log_density(z.double(), stats, log_weights).dtype == torch.float64
+    low = mixture_log_density(z.bfloat16(), stats.bfloat16(), log_weights)
+    torch.testing.assert_close(low, mixture_log_density(z.bfloat16().float(), stats.bfloat16().float(), log_weights))
+    by_row = torch.func.vmap(lambda row: mixture_log_density(row[None], stats, log_weights)[0])(z)
+    torch.testing.assert_close(by_row, mixture_log_density(z, stats, log_weights))
+    with pytest.raises(RuntimeError, match="impl='triton' of mixture_log_density is not available"):
+        mixture_log_density(z, stats, log_weights, impl="triton")

@@ -6,6 +6,7 @@
 #include "elbo.h"
 #include "layer_gradient.h"
 #include "likelihood_panel.h"
+#include "mixture.h"
 #include "mlp.h"
 #include "multisample.h"
 #include "noise.h"
@@ -32,6 +33,8 @@ constexpr MlpLoops mlp_loops{
     .weigh_samples = weigh_samples,
     .share_gradients = share_gradients,
     .samples_gradient = samples_gradient,
+    .lay_out_normals = lay_out_normals,
+    .mixture_joint = mixture_joint,
     .scale_terms = scale_terms,
     .scale_gradient = scale_gradient,
     .layer_gradient = layer_gradient,

@@ -135,6 +135,19 @@ struct SamplesGradient {
   float* by_stats;                        // [2 Z][16]
 };
 
+// The normals of a mixture: means and log variances in the halves of stats [N, 2 Z], log weights [N].
+struct Normals {
+  const float *stats, *log_weights;
+  int64_t count, latent;
+};
+
+struct MixtureRows {
+  const float* z;       // [B, Z]
+  const float* panels;  // of `lay_out_normals`, panel_stride apart
+  int64_t panel_stride, count, latent;
+  float* joint;         // [B, N]
+};
+
 // Rows [begin, end) of a layer's weight [out, in].
 struct WeightRows {
   int64_t out, in, begin, end;
@@ -210,6 +223,8 @@ struct MlpLoops {
   void (*weigh_samples)(const Weights&);
   uint32_t (*share_gradients)(const Shares&);
   uint32_t (*samples_gradient)(const SamplesGradient&);
+  void (*lay_out_normals)(const Normals&, int64_t first, float* to);
+  void (*mixture_joint)(const MixtureRows&, int64_t begin, int64_t end);
   void (*scale_terms)(Likelihood, const float* log_scale, int64_t count, const ScaleTerms& to);
   void (*scale_gradient)(const float* by_scale, int64_t panels, int64_t stride, int64_t pixels, float* to);
   void (*layer_gradient)(const LayerGradient&, const LayerUpdate&);
