@@ -173,6 +173,11 @@ def weight(name: str, value: Tensor, like: Tensor, shapes: tuple[tuple[int, ...]
 
 def mixture(z: Tensor, stats: Tensor, log_weights: Tensor) -> None:
     """Check z [B, Z], and the stats [N, 2 Z] and the log weights [N] of a mixture."""
+    for name, tensor in (("z", z), ("stats", stats), ("log_weights", log_weights)):
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name}: expected a floating dtype, got {tensor.dtype}")
+        if tensor.device != z.device:
+            raise ValueError(f"{name}: expected it on {z.device} like z, got {tensor.device}")
     if z.dim() != 2 or stats.dim() != 2 or stats.shape[1] != 2 * z.shape[1] or log_weights.shape != stats.shape[:1]:
         raise ValueError(
             f"z, stats, log_weights: expected [B, Z], [N, 2 Z] and [N], got {list(z.shape)}, {list(stats.shape)} and "

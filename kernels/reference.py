@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import philox
 
+MOST_TERMS = 1 << 25  # of a mixture's sums over dimensions that are in memory at a time: 128 MiB in float32
 LEVELS = 255  # the uint8 value k stands for the pixel k / 255
 
 
@@ -63,9 +64,12 @@ def mixture_joint(z: Tensor, stats: Tensor, log_weights: Tensor) -> Tensor:
     """Return log w_n N(z_b; m_n, diag(s_n^2)), [B, N], of the arguments of `mixture_log_density`."""
     dtype = compute_dtype(z, stats, log_weights)
     means, logvars = stats.to(dtype).chunk(2, dim=1)
-    distances = (z.to(dtype).unsqueeze(1) - means) * (-0.5 * logvars).exp()  # [B, N, Z], in deviations
+    inverse = (-0.5 * logvars).exp()
     constants = log_weights.to(dtype) - 0.5 * (logvars + math.log(2 * math.pi)).sum(1)
-    return constants - 0.5 * distances.square().sum(-1)
+    rows = max(1, MOST_TERMS // max(1, means.numel()))
+    parts = z.to(dtype).split(rows)  # [b, N, Z] of distances, in deviations, at a time
+    squares = [((part.unsqueeze(1) - means) * inverse).square().sum(-1) for part in parts]
+    return constants - 0.5 * torch.cat(squares)
 
 
 def mixture_gradient(grad: Tensor, z: Tensor, stats: Tensor, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,19 +77,19 @@ def mixture_gradient(grad: Tensor, z: Tensor, stats: Tensor, joint: Tensor) -> t
 
     With the shares r_bn = grad_b w_n N_n(z_b) / p(z_b) all are matrix products of [B, N] with [B, Z] or [N, Z]:
     by z_b it is sum_n r_bn (m_n - z_b) / s_n^2, by m_n sum_b r_bn (z_b - m_n) / s_n^2, and by log s_n^2
-    sum_b r_bn ((z_b - m_n)^2 / s_n^2 - 1) / 2.
+    sum_b r_bn ((z_b - m_n)^2 / s_n^2 - 1) / 2. The last two are differences of large sums, hence float64.
     """
     dtype = joint.dtype
     (means, logvars), at = stats.to(dtype).chunk(2, dim=1), z.to(dtype)
     precisions = (-logvars).exp()
     shares = grad.to(dtype).unsqueeze(1) * joint.log_softmax(1).exp()
     by_z = shares @ (means * precisions) - at * (shares @ precisions)
-    total, first, second = shares.sum(0), shares.T @ at, shares.T @ at.square()
-    all_of = total.unsqueeze(1)
-    by_means = precisions * (first - means * all_of)
-    by_logvars = 0.5 * (precisions * (second - means * (2 * first - means * all_of)) - all_of)
+    wide, at, means, precisions = shares.T.double(), at.double(), means.double(), (-logvars.double()).exp()
+    total, first, second = wide.sum(1, keepdim=True), wide @ at, wide @ at.square()
+    by_means = precisions * (first - means * total)
+    by_logvars = 0.5 * (precisions * (second - means * (2 * first - means * total)) - total)
     by_stats = torch.cat((by_means, by_logvars), dim=1)
-    return by_z.to(z.dtype), by_stats.to(stats.dtype), total
+    return by_z.to(z.dtype), by_stats.to(stats.dtype), total.squeeze(1).to(dtype)
 
 
 def nll(logits: Tensor, target: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:

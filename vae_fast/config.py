@@ -116,7 +116,7 @@ class Config:
     clip: float | None = None
     """maximum global gradient norm"""
     ema: float = 0.0
-    """decay by step of an average of the weights, which is what gets evaluated and saved, such as 0.999; 0 for none"""
+    """decay per step, such as 0.999, of an average of the weights, which is then evaluated and saved; 0 for none"""
     beta: float = 1.0
     """weight of the KL term, or its peak under a schedule"""
     beta_schedule: Literal["constant", "linear", "cyclical"] = "constant"

@@ -77,11 +77,7 @@ def check_together(c: Any) -> None:
         raise ConfigError(f"patience: expected --valid with it, the images to judge by, got {c.patience} alone")
     if c.weight_decay != 0 and c.optimizer != "adamw":
         raise ConfigError(f"weight_decay: expected 0 with optimizer 'adam' (use 'adamw'), got {c.weight_decay!r}")
-    if (c.lr_schedule == "multistep") != bool(c.lr_milestones):
-        raise ConfigError(
-            f"lr_milestones: expected with lr_schedule 'multistep' alone, and some with it; got "
-            f"{list(c.lr_milestones)} with {c.lr_schedule!r}"
-        )
+    _check_milestones(c)
     if c.lr_warmup > c.epochs:
         raise ConfigError(f"lr_warmup: expected at most the {c.epochs} epochs of the run, got {c.lr_warmup!r}")
     if c.step == "fused" and c.amp_dtype == "fp16":
@@ -90,6 +86,19 @@ def check_together(c: Any) -> None:
         profile_window(c.profile_steps)
         if c.profile == "off":
             raise ConfigError(f"profile_steps: expected --profile with it, got {c.profile_steps!r} alone")
+
+
+def _check_milestones(c: Any) -> None:
+    shown = " ".join(map(str, c.lr_milestones))
+    if c.lr_schedule != "multistep":
+        for name, given in (("lr_milestones", shown), ("lr_gamma", "" if c.lr_gamma == 0.1 else c.lr_gamma)):
+            if given:
+                raise ConfigError(f"{name}: belongs to lr_schedule 'multistep', got {given} with {c.lr_schedule!r}")
+    elif not c.lr_milestones or c.lr_milestones[-1] >= c.epochs:
+        raise ConfigError(
+            f"lr_milestones: expected epochs below the {c.epochs} of the run with lr_schedule 'multistep', got "
+            f"{shown or 'none'}"
+        )
 
 
 def is_place(value: str) -> bool:

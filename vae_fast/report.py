@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vae_fast.analysis import generate, latent_paths, latents
+from vae_fast.analysis.comparison import PATHS
 from vae_fast.analysis.diagnosis import nats, observed
 from vae_fast.analysis.trained import Selection, Trained
 from vae_fast.artifacts import atomic, strict_json
@@ -110,7 +111,7 @@ def _settings(trained: Trained) -> Iterator[str]:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name in ("data", "data_root", "labels", "name", "objective"):  # where files are on this machine is private
+    if name in ("name", *PATHS):  # where files are on this machine is private
         return PurePath(value).name
     return value if isinstance(value, str) else strict_json.dumps(value)
 

@@ -38,8 +38,8 @@ def sample(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = run_arguments.parser("sample", __doc__, "--count 60 --seed 3", out=output.DRAWN)
-    parser.set_defaults(split="train")
+    parser = run_arguments.parser("sample", __doc__, "--count 60 --seed 3", out=output.DRAWN, split="train")
+    parser.set_defaults(split=None)  # the training images
     parser.add_argument(
         "--from", dest="source", choices=["prior", "mixture"], default="prior", help="default: %(default)s"
     )
@@ -59,25 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     source, of = None, ""
     if chosen.source == "mixture":
-        trained, source = _fitted(chosen)
-        of = f"-mixture{len(source.means)}"
+        trained, source, of = _fitted(chosen)
     else:
         trained = Trained.open(chosen.run, chosen.device)
-        if chosen.components is not None:
-            raise ConfigError(f"--components: expected it with --from mixture, got {chosen.components} alone")
+        for name in ("components", "split", *run_arguments.IMAGE_SETTINGS):
+            if (value := getattr(chosen, name)) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')}: expected it with --from mixture, got {value} alone")
     images = sample(trained, chosen.count, chosen.seed, chosen.label, source)
     rows = images.split(chosen.columns)
     of += "" if chosen.label is None else f"-label{trained.class_of(chosen.label)}"
     output.save_pictures(trained, chosen.out, f"samples{of}-seed{chosen.seed}-{chosen.count}", rows, images)
 
 
-def _fitted(chosen: argparse.Namespace) -> tuple[Trained, Fitted]:
+def _fitted(chosen: argparse.Namespace) -> tuple[Trained, Fitted, str]:
+    """Return the model, the mixture, and what it adds to the name of a file."""
+    chosen.split = chosen.split or "train"
     trained, selection = run_arguments.opened(chosen)
     model = trained.model
     if not model.prior.is_normal:
         raise ConfigError(f"--from mixture: expected a model with a normal prior, that of {trained.source} is learned")
     components = chosen.components or fitted.COMPONENTS
-    return trained, fitted.fit(model, selection.as_seen(model), components, chosen.seed, selection.conditions)
+    found = fitted.fit(model, selection.as_seen(model), components, chosen.seed, selection.conditions)
+    return trained, found, f"-mixture{components}-{selection.slug}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from vae_fast.config import STANDARDIZED
 from vae_fast.data.transforms import floats, pixel_kind
 from vae_fast.kernels import kl_per_dimension, streams
 from vae_fast.models import mlp
-from vae_fast.objectives.noise import standard_normal
+from vae_fast.models.prior import log_density
+from vae_fast.objectives.noise import log_posterior, standard_normal
 from vae_fast.reporting import terminal
 from vae_fast.runtime import pytorch_state
 
@@ -54,7 +55,11 @@ def trace(trained: Trained, selection: Selection, index: int = 0, seed: int = 0)
     eps = standard_normal(1, model.latent, seed, 0, row_offset=index, stream=streams.EVALUATION, device=trained.device)
     z = mu + (0.5 * logvar).exp() * eps
     logits, seen = model.logits(z, given), model.standardize(raw.to(trained.device))
-    nll, kl = model.likelihood.nll(logits, seen).item(), kl_per_dimension(mu, logvar).sum().item()
+    nll, mixture = model.likelihood.nll(logits, seen).item(), model.mixture()
+    divergence = log_posterior(eps, logvar) - log_density(z, mixture)
+    if mixture is None:
+        divergence = kl_per_dimension(mu, logvar).sum(-1)
+    kl = divergence.item()
     decoded = model.likelihood.mean(logits).view_as(x)  # of a table standardized, like x
     stages = {
         "raw": _plane(raw),
@@ -179,7 +184,7 @@ def _drawn(image: Tensor) -> str:
 def _loss(loss: dict[str, float]) -> str:
     return (
         f"   loss of this image: {loss['loss']:.2f} nats = nll {loss['nll']:.2f}, -log p(x | z) of its pixels, "
-        f"+ kl {loss['kl']:.2f}, KL(q(z | x) || N(0, I))"
+        f"+ kl {loss['kl']:.2f}, KL(q(z | x) || p(z))"
     )
 
 

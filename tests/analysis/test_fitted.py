@@ -46,6 +46,7 @@ def test_samples_from_a_mixture_are_a_command(trained_run: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         (["--components", "3"], "--components: expected it with --from mixture, got 3 alone"),
+        (["--data", "mnist"], "--data: expected it with --from mixture, got mnist alone"),
         (["--from", "mixture", "--components", "5000"], "--components: expected at most the 1000 images to fit to"),
     ],
 )

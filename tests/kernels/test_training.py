@@ -1,5 +1,6 @@
 """Tests of the operators of a training step, in C++ and in the reference, against the reference in float64."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -127,6 +128,44 @@ def test_a_mixtures_density_and_gradients_are_those_of_the_formula(
     found = torch.autograd.grad(value, ours, weight)
     for gradient, correct in zip(found, torch.autograd.grad(expected, exact, weight.double()), strict=True):
         torch.testing.assert_close(gradient.double(), correct, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.003])
+def test_gradients_of_narrow_normals_are_exact(deviation: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = 2 + torch.randn(5, 3, generator=generator)
+    z = means.repeat(4, 1) + deviation * torch.randn(20, 3, generator=generator)
+    stats = torch.cat((means, torch.full_like(means, 2 * math.log(deviation))), dim=1).requires_grad_()
+    log_weights = torch.full((5,), -math.log(5))
+    exact = stats.detach().double().requires_grad_()
+    expected = reference.mixture_log_density(z.double(), exact, log_weights.double()).sum()
+    found = torch.autograd.grad(mixture_log_density(z, stats, log_weights).sum(), stats)[0]
+    correct = torch.autograd.grad(expected, exact)[0]
+    torch.testing.assert_close(found.double(), correct, rtol=1e-3, atol=1e-4 * float(correct.abs().max()))
+
+
+def test_the_density_of_many_rows_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, stats, log_weights = torch.randn(9, 2), torch.randn(4, 4), torch.randn(4).log_softmax(0)
+    whole = reference.mixture_log_density(z, stats, log_weights)
+    monkeypatch.setattr(reference, "MOST_TERMS", 16)  # two rows
+    assert torch.equal(reference.mixture_log_density(z, stats, log_weights), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"z": torch.zeros(2, 3)}, ValueError, r"expected \[B, Z\], \[N, 2 Z\] and \[N\], got \[2, 3\]"),
+        ({"z": torch.zeros(2, 2, dtype=torch.int64)}, TypeError, "z: expected a floating dtype, got torch.int64"),
+        ({"stats": torch.zeros(4, 4, device="meta")}, ValueError, "stats: expected it on cpu like z, got meta"),
+        ({"impl": "gpu"}, ValueError, "impl: expected one of"),
+    ],
+)
+def test_arguments_of_a_mixture_that_do_not_fit_are_refused(
+    change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    given: dict[str, object] = {"z": torch.zeros(2, 2), "stats": torch.zeros(4, 4), "log_weights": torch.zeros(4)}
+    with pytest.raises(error, match=message):
+        mixture_log_density(**{**given, **change})
 
 
 @pytest.mark.skipif(not extension.load(), reason=extension.status())

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import vae_fast as vf
-from vae_fast import evaluate, export, latents, report, sample, traverse
+from vae_fast import evaluate, export, latents, report, sample, trace, traverse
 from vae_fast.analysis import generate
-from vae_fast.errors import ConfigError
-from vae_fast.kernels import mixture_log_density
+from vae_fast.analysis.trained import Trained
+from vae_fast.errors import ConfigError, RunError
 from vae_fast.models.prior import Mixture, Prior, log_density
 from vae_fast.models.vae import VAE
 from vae_fast.objectives.importance import log_likelihoods
 from vae_fast.train import Run
+from vae_fast.training.validation import validate
 
 
 def drawn(components: int, latent: int, seed: int) -> Mixture:
@@ -124,6 +125,10 @@ def test_commands_know_the_prior(run: Run, capsys: pytest.CaptureFixture[str]) -
     assert found["importance_weighted"]["nll"] < found["loss"]
     assert evaluate.main([place]) == 0
     assert "KL of each    to N(0, 1): " in capsys.readouterr().out
+    assert trace.main([place, "--json"]) == 0
+    traced = json.loads(capsys.readouterr().out)["loss"]
+    first = validate(run.model, Trained.open(place, "cpu").images().pixels[:1].flatten(1), seed=0)
+    assert traced["kl"] == pytest.approx(first["kl"], rel=1e-4)
     for command in (sample, traverse, report):
         assert command.main([place]) == 0
     page = (run.directory / "report.html").read_text()
@@ -161,10 +166,41 @@ def test_what_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
         vf.Config(**given)
 
 
+def test_pseudo_inputs_and_batch_normalisation_are_refused(tmp_path: Path) -> None:
+    make = "import torch.nn as nn\n\ndef make(shape, latent, outputs):\n    d = shape[0] * shape[1] * shape[2]\n"
+    make += "    first = [nn.Flatten(), nn.Linear(d, 8), nn.BatchNorm1d(8), nn.Linear(8, 2 * latent)]\n"
+    make += "    return nn.Sequential(*first), nn.Linear(latent, d)\n"
+    (tmp_path / "network.py").write_text(make)
+    network = f"{tmp_path / 'network.py'}:make"
+    with pytest.raises(RunError, match=r"prior: expected normal or mixture, got vamp: network .* changes buffers"):
+        vf.fit(vf.Config(network=network, latent=2, prior="vamp", components=5, out=str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prior": "mixture", "conditional": True},
+        {"prior": "vamp", "feed": "stream", "data": "images.npy"},
+        {"prior": "vamp", "standardize": True, "likelihood": "gaussian", "data": "table.npy"},
+    ],
+)
+def test_priors_go_with_everything(more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    np.save("images.npy", random.integers(0, 256, (200, 5, 5)).astype(np.uint8))
+    np.save("table.npy", random.normal(5, 3, (200, 6)).astype(np.float32))
+    settings = {"hidden": (8,), "latent": 2, "components": 6, "batch_size": 20, "epochs": 2, "ema": 0.9, **more}
+    run = vf.fit(vf.Config(**settings, out="run"))
+    assert run.metrics[1]["test_loss"] < run.metrics[0]["test_loss"]
+    assert evaluate.main(["run"]) == 0
+    assert sample.main(["run"]) == 0
+    assert report.main(["run"]) == 0
+
+
 def test_arguments_of_the_model_and_the_density_are_checked() -> None:
     with pytest.raises(ValueError, match="prior: expected one of normal, mixture, vamp, got 'gamma'"):
         Prior("gamma", 2, 4, 3, True)
+    with pytest.raises(ValueError, match="prior: expected normal or mixture with classes, got 'vamp'"):
+        VAE(prior="vamp", classes=3)
     with pytest.raises(ValueError, match="components: expected a positive integer, got 0"):
         VAE(prior="vamp", components=0)
-    with pytest.raises(ValueError, match=r"z, stats, log_weights: expected \[B, Z\], .* got \[2, 3\]"):
-        mixture_log_density(torch.zeros(2, 3), torch.zeros(4, 5), torch.zeros(4))

@@ -37,6 +37,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # steps and settings
     "compiled": (3, {"free_bits": 0.008, "compile": True}),
     "nan": (3, {}),
     "conv": (3, {"network": "conv", "network_options": {"width": 4}, "conditional": True}),
+    "vamp": (3, {"prior": "vamp", "components": 9, "objective": "iwae", "samples": 2, "compile": True}),
     "fused": (100, {"step": "fused"}),
     "fused_bf16": (3, {"step": "fused", "amp_dtype": "bf16"}),
     "fused_dynamic": (3, {"step": "fused", "binarize": "dynamic", "clip": 1.0}),

@@ -176,7 +176,7 @@ def test_two_processes_do_what_one_does(compared: Compared, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["compiled", *(pytest.param(n, marks=fused) for n in ("fused", "fused_bf16", "fused_dynamic"))]
+    "name", ["compiled", "vamp", *(pytest.param(n, marks=fused) for n in ("fused", "fused_bf16", "fused_dynamic"))]
 )
 def test_two_processes_with_steps_of_one_function_do_what_one_does(compared: Compared, name: str) -> None:
     two, alone = case(compared, name)

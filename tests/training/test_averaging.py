@@ -22,9 +22,25 @@ def test_the_average_is_that_of_the_formula() -> None:
             model.weight.normal_()
         average.after(step)
         if step % EVERY == 0:
-            decay = min(0.99, (1 + step) / (10 + step)) ** EVERY
+            decay = min(0.99, (1 + step) / (10 + step)) ** EVERY if step > EVERY else 0
             expected = decay * expected + (1 - decay) * model.weight.detach().double()
     torch.testing.assert_close(average.tensors()["weight"], expected.float())
+
+
+def test_before_it_first_moves_it_is_the_weights_themselves(tmp_path: Path) -> None:
+    few = {**SETTINGS, "batch_size": 500, "epochs": 2}  # 4 steps in all
+    runs = [vf.fit(vf.Config(**{**few, "ema": ema}, out=str(tmp_path / str(ema)))) for ema in (0.0, 0.9)]
+    pairs = zip(*(run.model.state_dict().values() for run in runs), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert runs[0].metrics[-1]["test_loss"] == runs[1].metrics[-1]["test_loss"]
+
+
+def test_an_average_that_begins_from_parameters_keeps_no_history() -> None:
+    model = torch.nn.Linear(2, 1)
+    average = Average(model, 0.99)
+    average.load(dict(model.named_parameters()))
+    average.after(EVERY)
+    assert not any(t.requires_grad for t in average.tensors().values())
 
 
 def test_weights_come_back_after_an_exchange() -> None:

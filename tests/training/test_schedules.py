@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vae_fast as vf
+from vae_fast.errors import ConfigError
 from vae_fast.training.schedules import beta_at, epoch_schedule, is_constant, learning_rate_at
 
 
@@ -25,6 +26,21 @@ from vae_fast.training.schedules import beta_at, epoch_schedule, is_constant, le
 def test_the_learning_rate_follows_its_schedule(settings: dict[str, Any], expected: dict[int, float]) -> None:
     config = vf.Config(epochs=10, **settings)
     assert {step: learning_rate_at(step, config, 10) for step in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr_schedule": "multistep"}, "lr_milestones: expected epochs below the 10 of the run .* got none"),
+        ({"lr_schedule": "multistep", "lr_milestones": (3, 10)}, "lr_milestones: expected epochs below .* got 3 10"),
+        ({"lr_milestones": (3,)}, "lr_milestones: belongs to lr_schedule 'multistep', got 3 with 'constant'"),
+        ({"lr_gamma": 0.5}, "lr_gamma: belongs to lr_schedule 'multistep', got 0.5 with 'constant'"),
+        ({"lr_milestones": (3, 2), "lr_schedule": "multistep"}, "lr_milestones: expected rising numbers of epochs"),
+    ],
+)
+def test_milestones_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        vf.Config(epochs=10, **settings)
 
 
 def test_an_epochs_table_holds_the_values_of_its_steps() -> None:

@@ -21,7 +21,8 @@ LOSSES = (
     *("held_out_loss", "nll", "kl", "bits_per_value", "best_loss", "iw_nll"),
 )
 FASTEST_FIRST = "images_per_second"  # every other column is sorted from the lowest value
-PATHS = ("data", "data_root", "labels", "network", "objective")  # settings; where files are on this machine is private
+# Settings that are shown without their folders: where files are on this machine is private.
+PATHS = ("data", "data_root", "labels", "network", "objective", "init_from")
 MOST_LISTED = 4  # values in a note
 Row = dict[str, Any]
 
@@ -136,10 +137,10 @@ def _settings(run: RecordedRun) -> Row:
 
 def _results(run: RecordedRun, part: str | None) -> Row:
     """Return the results of a run. part: whose losses are compared."""
-    last = run.records[-1]
-    found: Row = {"epochs_done": last["epoch"], "epochs": run.config.epochs}
-    for name in ("train", *PARTS):
-        found |= {f"{name}_{term}": last.get(f"{name}_{term}") for term in ("loss", "nll", "kl")}
+    found: Row = {"epochs_done": run.records[-1]["epoch"], "epochs": run.config.epochs}
+    for name in ("train", *PARTS):  # of the last epoch that has them: not each is evaluated
+        has = [record for record in run.records if record.get(f"{name}_loss") is not None]
+        found |= {f"{name}_{term}": (has or run.records)[-1].get(f"{name}_{term}") for term in ("loss", "nll", "kl")}
     loss, nll, kl = (found.get(f"{part}_{term}") for term in ("loss", "nll", "kl"))
     found |= {"held_out": part, "held_out_loss": loss, "nll": nll, "kl": kl, "bits_per_value": None}
     if loss is not None and run.shape:

@@ -55,8 +55,11 @@ def fit(
     except ImportError:
         raise RunError("--from mixture: scikit-learn is not installed: pip install 'vae_fast[mixture]'") from None
     images = images[:MOST_IMAGES]
-    if len(images) < components:
-        raise RunError(f"--components: expected at most the {len(images)} images to fit to, got {components}")
+    if len(images) < max(2, components):
+        raise RunError(
+            f"--components: expected at most the {len(images)} images to fit to, and 2 of them or more; got "
+            f"{components}"
+        )
     mu, logvar = (torch.cat(each) for each in zip(*posteriors(model, images, labels, is_seen=True), strict=True))
     z = mu + (0.5 * logvar).exp() * standard_normal(len(mu), model.latent, seed, 0, stream=streams.EVALUATION)
     found = GaussianMixture(components, max_iter=200, random_state=seed % 2**32)

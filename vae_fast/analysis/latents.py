@@ -85,7 +85,7 @@ class Information:
 
     mutual: I(n; z) = E log q(z | x_n) / q(z), at most log N.
     gap: KL(q(z) || p(z)).
-    mutual_error, gap_error: their standard errors over the samples, None if there is one.
+    mutual_error, gap_error: their standard errors over the samples, None for a single sample.
     images, samples: N, and how many of them have a sample of z in the means.
     """
 

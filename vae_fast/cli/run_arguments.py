@@ -31,7 +31,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(
-    command: str, description: str | None, example: str, *, out: str | None = None, images: bool = True
+    command: str,
+    description: str | None,
+    example: str,
+    *,
+    out: str | None = None,
+    images: bool = True,
+    split: str = "test",
 ) -> Parser:
     """Return a parser with RUN, --device and --threads.
 
@@ -39,7 +45,7 @@ def parser(
         command, description: the name of the command and the text of its help.
         example: the arguments after RUN in the example of the help.
         out: the help of --out, which is added if this is given.
-        images: whether to add the arguments that choose images.
+        images: whether to add the arguments that choose images; split: the part that they choose by default.
     """
     prog = f"python -m vae_fast.{command}"
     result = Parser(
@@ -61,7 +67,7 @@ def parser(
     if out is not None:
         result.add_argument("--out", type=path, metavar="PATH", help=out)
     if images:
-        result.add_argument("--split", choices=PARTS, default="test", help="which images (default: test)")
+        result.add_argument("--split", choices=PARTS, default=split, help=f"which images (default: {split})")
         result.add_argument(
             "--data",
             help="images other than the run's: a name or a path, as for training; a single array is used whole",

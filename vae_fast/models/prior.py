@@ -96,8 +96,9 @@ class Prior(nn.Module):
         """Return the mixture, in float32 or more, None for the normal; of_inputs: the encoder's stats of `inputs`."""
         if self.stats is not None and self.weights is not None:
             return Mixture(self.stats, self.weights.log_softmax(0))
-        if self.pseudo_inputs is None or of_inputs is None:
+        if self.pseudo_inputs is None:
             return None
+        assert of_inputs is not None, "the stats of the pseudo-inputs"
         stats = of_inputs.to(torch.promote_types(of_inputs.dtype, torch.float32))
         return Mixture(stats, stats.new_full((len(stats),), -math.log(len(stats))))
 
@@ -106,7 +107,7 @@ class Prior(nn.Module):
         return [p for p in (self.stats, self.weights) if p is not None]
 
     def encoded_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters on which it depends through the encoder; with the others they are all, in order."""
+        """Return the parameters on which it depends through the encoder, after the others in the module's order."""
         return [p for p in (self.pseudo_inputs,) if p is not None]
 
 

@@ -63,13 +63,16 @@ def network_memory(config: Config, input_shape: Sequence[int], classes: int = 0)
         model = new_model(config, input_shape, classes)
     parameters = sum(p.numel() for p in model.parameters())
     most: int = max(part.stop - part.start for part in parts_of(model, config.batch_size, config.samples))
-    return 16 * parameters + most * image_memory(model, config.samples)
+    inputs = config.components if config.prior == "vamp" else 0  # which go through the encoder, too
+    encoded = 8 * inputs * sum(layer_sizes(model)["encoder"])
+    return 16 * parameters + most * image_memory(model, config.samples) + encoded
 
 
 def image_memory(model: VAE, samples: int) -> int:
     """Return the bytes that an image takes in a step: its values and their gradients, float32."""
     sizes = layer_sizes(model)
-    values: int = sum(sizes["encoder"]) + samples * (model.pixels + sum(sizes["decoder"]))
+    of_sample = model.pixels + sum(sizes["decoder"]) + (0 if model.prior.is_normal else model.prior.components)
+    values: int = sum(sizes["encoder"]) + samples * of_sample
     return 8 * values
 
 

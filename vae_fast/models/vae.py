@@ -92,6 +92,8 @@ class VAE(nn.Module):
         self.encoder, self.decoder = made.encoder, made.decoder
         self.source, self.draws_random_numbers, self.has_moving_buffers = made.source, made.draws, made.moves
         self.likelihood = Likelihood(likelihood, scale, self.input_shape, first_scale=1.0 if standardized else None)
+        if prior == "vamp" and classes:
+            raise ValueError("prior: expected normal or mixture with classes, got 'vamp': pseudo-inputs have no labels")
         self.prior = Prior(prior, latent, self.pixels, components, is_bounded=not standardized)
         self.offset: Tensor | None
         self.spread: Tensor | None

@@ -27,7 +27,7 @@ REST = (
         "beta_cycles",
         "free_bits",
     ),
-    *("objective", "samples", "prior", "components", "valid"),
+    *("objective", "samples", "prior", "components", "valid", "patience", "init_from"),
 )
 
 
@@ -103,6 +103,7 @@ def _recipe(trained: Trained) -> list[str]:
         return [UNKNOWN]
     usual, ours = asdict(Config()), asdict(trained.config)
     ours["objective"] = PurePath(trained.config.objective).name  # a file's folder is nobody else's business
+    ours["init_from"] = None if ours["init_from"] is None else PurePath(ours["init_from"]).name
     names = [*RECIPE, *(name for name in REST if ours[name] != usual[name])]
     precision = trained.recorded.get("plan", {}).get("precision", "not known")
     return [*(f"- {name}: {ours[name]}" for name in names), f"- precision: {precision}"]
@@ -114,7 +115,8 @@ def _numbers(trained: Trained) -> list[str]:
     records = trained.records()
     if not records or trained.config is None:
         return ["none were recorded"]
-    last = {"step": "not known", **records[-1]}
+    evaluated = [record for record in records if record.get("test_loss") is not None]
+    last = {"step": "not known", **(evaluated or records)[-1]}
     names = ("train_loss", "train_nll", "train_kl", "test_loss", "test_nll", "test_kl")
     losses = [f"- {name}: {last[name]:.2f}" for name in names if last.get(name) is not None]
     pixels = pixel_kind(trained.config.treatment, trained.image_shape)

@@ -4,7 +4,8 @@ After step t, average <- d average + (1 - d) weights with d = min(decay, (1 + t)
 that it forgets the weights that training began with. (Polyak and Juditsky: Acceleration of Stochastic Approximation by
 Averaging, 1992; the ramp is that of TensorFlow's ExponentialMovingAverage.)
 
-The average takes EVERY steps at once, with d^EVERY: as good where the decay is close to 1, and almost free.
+The average takes EVERY steps at once, with d^EVERY: as good where the decay is close to 1, and almost free. Up to the
+first time it is the weights themselves.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ SUFFIX = ".trained"  # of names in a checkpoint whose model is the average
 
 
 class Average:
-    """The average of a model's parameters.
+    """The average of a model's parameters; buffers, such as batch normalisation's, stay as they are.
 
     Args:
         model: whose parameters change in place.
@@ -32,14 +33,16 @@ class Average:
         self._decay = decay
 
     def after(self, step: int) -> None:
-        """Take up the weights after `step` steps; nothing happens unless that is a multiple of EVERY."""
-        if step % EVERY == 0:
+        """Take up the weights after `step` steps; after EVERY nothing happens unless that is a multiple of it."""
+        if step <= EVERY:
+            torch._foreach_copy_(self._averages, self._parameters)
+        elif step % EVERY == 0:
             decay = min(self._decay, (1 + step) / (10 + step)) ** EVERY
             torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Continue from what `tensors` returned."""
-        torch._foreach_copy_(self._averages, [tensors[name] for name in self._names])
+        torch._foreach_copy_(self._averages, [tensors[name].detach() for name in self._names])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -215,7 +215,7 @@ class Engine:
             self.average.load(dict(self.model.named_parameters()))
 
     def load_state(self, parameters: dict[str, Tensor], optimizer: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        """Continue from what `state` returned; averages can begin here, and end here."""
+        """Continue from what `state` returned."""
         self.model.load_state_dict({name: optimizer.get(f"{name}{SUFFIX}", p) for name, p in parameters.items()})
         if self.average is not None:
             self.average.load(parameters)

@@ -59,7 +59,8 @@ class HeldOut:
 
     def nothing(self) -> dict[str, float | None]:
         """Return None for everything that `evaluate` returns."""
-        return {f"{name}_{key}": None for name in {"test", *self._images} for key in ("loss", "nll", "kl")}
+        names = dict.fromkeys(("test", *self._images))
+        return {f"{name}_{key}": None for name in names for key in ("loss", "nll", "kl")}
 
     def evaluate(self) -> dict[str, float | None]:
         """Return test_* (None if there are no test images) and, with --valid, valid_*."""

@@ -71,6 +71,15 @@ def require_memory(images: int, network: int, device: torch.device) -> None:
         )
 
 
+def require_prior(model: VAE) -> None:
+    """Raise RunError for pseudo-inputs in a network whose buffers they would change (batch normalisation)."""
+    if model.prior.name == "vamp" and model.has_moving_buffers:
+        raise RunError(
+            f"prior: expected normal or mixture, got vamp: network {model.network} changes buffers (batch "
+            f"normalisation?), which pseudo-inputs would change, too"
+        )
+
+
 def require_shareable(model: VAE, objective: OwnObjective | None, processes: int) -> None:
     """Raise RunError if several processes cannot train the model as one would."""
     if processes == 1:

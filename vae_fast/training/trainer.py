@@ -36,7 +36,7 @@ from vae_fast.training.engine import Engine
 from vae_fast.training.epoch_line import epoch_line
 from vae_fast.training.held_out import HeldOut
 from vae_fast.training.initialization import initialize, weights_from
-from vae_fast.training.planning import require_memory, require_shareable
+from vae_fast.training.planning import require_memory, require_prior, require_shareable
 
 
 class Trainer:
@@ -64,6 +64,7 @@ class Trainer:
         self.sampler = BatchSampler(len(splits.train), config.batch_size, config.seed, device if resident else "cpu")
         self.model = new_model(config, splits.image_shape, splits.classes)
         self.objective = None if config.objective in OBJECTIVES else OwnObjective(config.objective, self.model)
+        require_prior(self.model)
         require_shareable(self.model, self.objective, group.size)
         self.model.to(device)
         place = partial(_placed, device=device if resident else None, standardization=splits.standardization)
@@ -136,7 +137,8 @@ class Trainer:
             raise RunError("training diverged: all steps of the last epoch were skipped. Try a lower --lr, or --clip 1")
 
         if self._is_out_of_patience:
-            self.printer.line(f"stopped: the validation loss has not fallen for {self.config.patience} epochs")
+            since = self.best["step"] // self.sampler.steps_per_epoch if self.best else 0
+            self.printer.line(f"stopped: the validation loss has not fallen since epoch {since}")
         if self.engine.average is not None:
             self.engine.average.swap()  # the model that the caller gets
 
