@@ -29,6 +29,9 @@ class Measurable(nn.Module):
 
     classes, input_shape, latent = 0, (D,), Z
 
+    def mixture(self) -> None:
+        """Return what stands for a normal prior."""
+
     def logits(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         model: Any = self
         logits: Tensor = model.decoder(z)
