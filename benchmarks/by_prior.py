@@ -13,9 +13,8 @@ import torch
 
 from benchmarks.contenders.vae_fast_engine import build
 from benchmarks.harness.rounds import quartiles
-from benchmarks.harness.turns import parser, turns
+from benchmarks.harness.turns import parser, table, turns
 from benchmarks.reporting.results import Spread
-from benchmarks.reporting.tables import markdown, spread
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.cli.numbers import positive_number
 from vae_fast.errors import RunError
@@ -29,7 +28,7 @@ PRIORS = ("mixture", "vamp")
 NORMAL, FUSED = "normal", "normal, one operator"
 
 
-def measure(batch: int, components: int, precision: str, rounds: int, patience: float) -> dict[str, Spread]:
+def measure(components: int, batch: int, precision: str, rounds: int, patience: float) -> dict[str, Spread]:
     """Return the seconds of a step with each prior relative to those with the normal one."""
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (max(IMAGES, 2 * batch), 784), dtype=torch.uint8)
@@ -53,11 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise RunError(extension.status())
     threads = torch.get_num_threads()
     print(f"{cpu_name()}, {threads} threads, torch {torch.__version__}, {chosen.components} components\n")
-    cases = [(batch, precision) for precision in chosen.precision for batch in chosen.batch]
-    found = [measure(batch, chosen.components, precision, chosen.rounds, chosen.patience) for batch, precision in cases]
-    head = ["prior", *(f"{precision}, batch {batch}" for batch, precision in cases)]
-    rows = [[name, *(spread(each[name]) for each in found)] for name in found[0]]
-    print("\n".join(markdown(head, rows, 1)))
+    print(table("prior", chosen, partial(measure, chosen.components)))
 
 
 if __name__ == "__main__":

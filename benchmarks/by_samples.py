@@ -18,9 +18,8 @@ from benchmarks.contenders.network import D, Network, Trainer
 from benchmarks.contenders.pytorch_baselines import autocast
 from benchmarks.contenders.vae_fast_engine import build
 from benchmarks.harness.rounds import quartiles
-from benchmarks.harness.turns import parser, turns
+from benchmarks.harness.turns import parser, table, turns
 from benchmarks.reporting.results import Spread
-from benchmarks.reporting.tables import markdown, spread
 from vae_fast.cli.exit_codes import exit_code
 from vae_fast.cli.numbers import positive_number
 from vae_fast.errors import RunError
@@ -68,7 +67,7 @@ def usual(pixels: Tensor, samples: int, precision: str) -> Trainer:
     return train
 
 
-def measure(batch: int, samples: int, precision: str, rounds: int, patience: float) -> dict[str, Spread]:
+def measure(samples: int, batch: int, precision: str, rounds: int, patience: float) -> dict[str, Spread]:
     """Return each contender's seconds relative to those of K steps of one sample."""
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (max(IMAGES, 2 * batch), D), dtype=torch.uint8)
@@ -95,11 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not extension.load():
         raise RunError(extension.status())
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {chosen.samples} samples\n")
-    cases = [(batch, precision) for precision in chosen.precision for batch in chosen.batch]
-    found = [measure(batch, chosen.samples, precision, chosen.rounds, chosen.patience) for batch, precision in cases]
-    head = ["time", *(f"{precision}, batch {batch}" for batch, precision in cases)]
-    rows = [[name, *(spread(each[name]) for each in found)] for name in found[0]]
-    print("\n".join(markdown(head, rows, 1)))
+    print(table("time", chosen, partial(measure, chosen.samples)))
 
 
 if __name__ == "__main__":

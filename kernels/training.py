@@ -151,6 +151,7 @@ def mixture_log_density(z: Tensor, stats: Tensor, log_weights: Tensor, *, impl: 
     is_cpp = chosen("mixture_log_density", impl, z, stats, log_weights) == "cpp"
     if transforms.active():
         return reference.mixture_log_density(z, stats, log_weights)
+    # PyTorch declares no types for `apply`.
     value: Tensor = _MixtureLogDensity.apply(z, stats, log_weights, is_cpp)[0]  # type: ignore[no-untyped-call]
     return value
 

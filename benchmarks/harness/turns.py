@@ -1,7 +1,7 @@
 """Trainers that take turns in one process, and the arguments of the programs that compare them."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -10,6 +10,8 @@ import torch
 from benchmarks import cores
 from benchmarks.contenders.network import Trainer
 from benchmarks.harness.rounds import seconds
+from benchmarks.reporting.results import Spread
+from benchmarks.reporting.tables import markdown, spread
 from vae_fast.cli.numbers import non_negative, positive_number
 
 Name = TypeVar("Name")
@@ -29,6 +31,17 @@ def turns(
         order = torch.randint(images, (steps, batch))
         found.append({name: seconds(partial(train, order), "cpu") for name, train in trainers.items()})
     return found[1:]
+
+
+def table(title: str, chosen: argparse.Namespace, measure: Callable[[int, str, int, float], dict[str, Spread]]) -> str:
+    """Return a table of what `measure` returns for each batch size and precision: a row for each name.
+
+    measure: takes a batch size, a precision, and the rounds and the patience of `chosen`, which `parser` has parsed.
+    """
+    cases = [(batch, precision) for precision in chosen.precision for batch in chosen.batch]
+    found = [measure(*case, chosen.rounds, chosen.patience) for case in cases]
+    head = [title, *(f"{precision}, batch {batch}" for batch, precision in cases)]
+    return "\n".join(markdown(head, [[name, *(spread(each[name]) for each in found)] for name in found[0]], 1))
 
 
 def parser(program: str, description: str | None, batches: Sequence[int]) -> argparse.ArgumentParser:
